@@ -1,0 +1,477 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * libfuse3 made small enough for Python: its structs, bit fields and two operation tables (CUSE device, FUSE file)
+ * become five callbacks on plain integers and bytes. Each request is replied to here, exactly once, by the function
+ * that received it, with what the callback returned.
+ */
+#define FUSE_USE_VERSION 314
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cuse_lowlevel.h>
+#include <fuse_lowlevel.h>
+#include <linux/fuse.h>
+
+#include "shim.h"
+
+#include "callbacks.h"
+
+#define KEEP_HANDLE (INT64_C(1) << 32)
+/* A reply to read is cut here: a client's buffer may be larger, what a device says at once is not. */
+#define REPLY_MAX 4096
+/* Nobody but this process changes the attributes, so the kernel need not ask again for a day. */
+#define ATTRIBUTES_VALID_S 86400.0
+
+struct shim {
+	struct fuse_session *session;
+	void *operations;
+	struct fuse_buf request;
+	bool is_cuse;
+	bool initialised;
+	struct stat attributes; /* of the file; the attributes of a device node are devtmpfs's */
+	char reply[REPLY_MAX];
+};
+
+/* A signal handler is given nothing but the number, so these two belong to the process. */
+static atomic_int caught_fd = -1;
+static atomic_uint_least64_t caught_signals;
+
+static struct shim *shim_of(fuse_req_t request)
+{
+	return fuse_req_userdata(request);
+}
+
+static void on_init(void *userdata, struct fuse_conn_info *connection)
+{
+	(void)connection;
+	((struct shim *)userdata)->initialised = true;
+}
+
+static void released(struct shim *shim, uint64_t fh)
+{
+	int64_t handle = shim_on_release(shim->operations, fh);
+
+	if (handle > 0)
+		fuse_pollhandle_destroy((struct fuse_pollhandle *)(uintptr_t)handle);
+}
+
+static void answer_open(fuse_req_t request, struct fuse_file_info *file)
+{
+	struct shim *shim = shim_of(request);
+	int64_t fh = shim_on_open(shim->operations, file->flags);
+
+	if (fh < 0) {
+		fuse_reply_err(request, (int)-fh);
+		return;
+	}
+	file->fh = (uint64_t)fh;
+	/* Without it the kernel cuts reads at the file's size, which is 0. */
+	file->direct_io = !shim->is_cuse;
+	/* The opener was killed while it waited: the kernel will send no release. */
+	if (fuse_reply_open(request, file) == -ENOENT)
+		released(shim, file->fh);
+}
+
+static void answer_read(fuse_req_t request, size_t size, struct fuse_file_info *file)
+{
+	struct shim *shim = shim_of(request);
+	int64_t count =
+		shim_on_read(shim->operations, file->fh, shim->reply, size < REPLY_MAX ? size : REPLY_MAX);
+
+	if (count < 0)
+		fuse_reply_err(request, (int)-count);
+	else
+		fuse_reply_buf(request, shim->reply, (size_t)count);
+}
+
+static void answer_write(fuse_req_t request, const char *data, size_t size, struct fuse_file_info *file)
+{
+	int64_t count = shim_on_write(shim_of(request)->operations, file->fh, data, size);
+
+	if (count < 0)
+		fuse_reply_err(request, (int)-count);
+	else
+		fuse_reply_write(request, (size_t)count);
+}
+
+static void answer_poll(fuse_req_t request, struct fuse_file_info *file, struct fuse_pollhandle *handle)
+{
+	int64_t answer =
+		shim_on_poll(shim_of(request)->operations, file->fh, file->poll_events, (uintptr_t)handle);
+
+	/* Only now: once replied to, the handle may be in another thread's hands. */
+	if (handle != NULL && (answer < 0 || !(answer & KEEP_HANDLE)))
+		fuse_pollhandle_destroy(handle);
+	if (answer < 0)
+		fuse_reply_err(request, (int)-answer);
+	else
+		fuse_reply_poll(request, (unsigned)(answer & ~KEEP_HANDLE));
+}
+
+static void answer_release(fuse_req_t request, struct fuse_file_info *file)
+{
+	struct shim *shim = shim_of(request);
+	uint64_t fh = file->fh;
+
+	/* First: on CUSE the client's close() waits for it (fs/fuse/file.c:fuse_sync_release). */
+	fuse_reply_err(request, 0);
+	released(shim, fh);
+}
+
+static void device_open(fuse_req_t request, struct fuse_file_info *file)
+{
+	answer_open(request, file);
+}
+
+static void device_read(fuse_req_t request, size_t size, off_t offset, struct fuse_file_info *file)
+{
+	(void)offset;
+	answer_read(request, size, file);
+}
+
+static void device_write(fuse_req_t request, const char *data, size_t size, off_t offset,
+			 struct fuse_file_info *file)
+{
+	(void)offset;
+	answer_write(request, data, size, file);
+}
+
+static void device_poll(fuse_req_t request, struct fuse_file_info *file, struct fuse_pollhandle *handle)
+{
+	answer_poll(request, file, handle);
+}
+
+static void device_release(fuse_req_t request, struct fuse_file_info *file)
+{
+	answer_release(request, file);
+}
+
+static void file_open(fuse_req_t request, fuse_ino_t inode, struct fuse_file_info *file)
+{
+	(void)inode;
+	answer_open(request, file);
+}
+
+static void file_read(fuse_req_t request, fuse_ino_t inode, size_t size, off_t offset,
+		      struct fuse_file_info *file)
+{
+	(void)inode;
+	(void)offset;
+	answer_read(request, size, file);
+}
+
+static void file_write(fuse_req_t request, fuse_ino_t inode, const char *data, size_t size, off_t offset,
+		       struct fuse_file_info *file)
+{
+	(void)inode;
+	(void)offset;
+	answer_write(request, data, size, file);
+}
+
+static void file_poll(fuse_req_t request, fuse_ino_t inode, struct fuse_file_info *file,
+		      struct fuse_pollhandle *handle)
+{
+	(void)inode;
+	answer_poll(request, file, handle);
+}
+
+static void file_release(fuse_req_t request, fuse_ino_t inode, struct fuse_file_info *file)
+{
+	(void)inode;
+	answer_release(request, file);
+}
+
+static void file_getattr(fuse_req_t request, fuse_ino_t inode, struct fuse_file_info *file)
+{
+	(void)inode;
+	(void)file;
+	fuse_reply_attr(request, &shim_of(request)->attributes, ATTRIBUTES_VALID_S);
+}
+
+/* chmod and chown hold, as on a node; size and times are nobody's business, as on a node that is opened with O_TRUNC. */
+static void file_setattr(fuse_req_t request, fuse_ino_t inode, struct stat *wanted, int which,
+			 struct fuse_file_info *file)
+{
+	struct stat *attributes = &shim_of(request)->attributes;
+
+	if (which & FUSE_SET_ATTR_MODE)
+		attributes->st_mode = S_IFREG | (wanted->st_mode & 07777);
+	if (which & FUSE_SET_ATTR_UID)
+		attributes->st_uid = wanted->st_uid;
+	if (which & FUSE_SET_ATTR_GID)
+		attributes->st_gid = wanted->st_gid;
+	file_getattr(request, inode, file);
+}
+
+static const struct cuse_lowlevel_ops device_operations = {
+	.init = on_init,
+	.open = device_open,
+	.read = device_read,
+	.write = device_write,
+	.poll = device_poll,
+	.release = device_release,
+};
+
+static const struct fuse_lowlevel_ops file_operations = {
+	.init = on_init,
+	.getattr = file_getattr,
+	.setattr = file_setattr,
+	.open = file_open,
+	.read = file_read,
+	.write = file_write,
+	.poll = file_poll,
+	.release = file_release,
+};
+
+static struct shim *new_shim(void *operations, bool is_cuse)
+{
+	struct shim *shim = calloc(1, sizeof(*shim));
+
+	if (shim != NULL) {
+		shim->operations = operations;
+		shim->is_cuse = is_cuse;
+	}
+	return shim;
+}
+
+static struct shim *if_in_session(struct shim *shim)
+{
+	if (shim->session != NULL)
+		return shim;
+	free(shim);
+	return NULL;
+}
+
+struct shim *shim_new_cuse(const char *name, void *operations)
+{
+	struct shim *shim = new_shim(operations, true);
+	char device_name[256];
+	const char *info[] = { device_name };
+	char *argv[] = { "cuse", NULL };
+	struct fuse_args args = FUSE_ARGS_INIT(1, argv);
+	struct cuse_info device = { .dev_info_argc = 1, .dev_info_argv = info };
+
+	if (shim == NULL)
+		return NULL;
+	snprintf(device_name, sizeof(device_name), "DEVNAME=%s", name);
+	shim->session = cuse_lowlevel_new(&args, &device, &device_operations, shim);
+	fuse_opt_free_args(&args);
+	return if_in_session(shim);
+}
+
+struct shim *shim_new_file(const char *mount_options, unsigned int mode, void *operations)
+{
+	struct shim *shim = new_shim(operations, false);
+	char *argv[] = { "fuse", "-o", (char *)mount_options, NULL };
+	struct fuse_args args = FUSE_ARGS_INIT(3, argv);
+	struct timespec now;
+
+	if (shim == NULL)
+		return NULL;
+	clock_gettime(CLOCK_REALTIME, &now);
+	shim->attributes.st_mode = S_IFREG | (mode & 07777);
+	shim->attributes.st_nlink = 1;
+	shim->attributes.st_uid = geteuid();
+	shim->attributes.st_gid = getegid();
+	shim->attributes.st_atim = shim->attributes.st_mtim = shim->attributes.st_ctim = now;
+	shim->session = fuse_session_new(&args, &file_operations, sizeof(file_operations), shim);
+	fuse_opt_free_args(&args);
+	return if_in_session(shim);
+}
+
+int shim_attach(struct shim *shim, const char *where)
+{
+	if (fuse_session_mount(shim->session, where) != 0)
+		return -1;
+	/* A copy of the descriptor in a child would keep the device alive with nobody to answer. */
+	return fcntl(fuse_session_fd(shim->session), F_SETFD, FD_CLOEXEC);
+}
+
+static short pending_on(const struct shim *shim)
+{
+	struct pollfd fd = { .fd = fuse_session_fd(shim->session), .events = POLLIN };
+
+	poll(&fd, 1, 0);
+	return fd.revents;
+}
+
+static void set_blocking(const struct shim *shim)
+{
+	int fd = fuse_session_fd(shim->session);
+
+	fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK);
+}
+
+/* The least body that libfuse will read behind the header: it trusts the kernel to have sent it. */
+static size_t least_body(const struct fuse_in_header *header)
+{
+	switch (header->opcode) {
+	case CUSE_INIT:
+		return sizeof(struct cuse_init_in);
+	case FUSE_INIT:
+		/* Up to 7.35 the struct ended here. */
+		return offsetof(struct fuse_init_in, flags) + sizeof(uint32_t);
+	case FUSE_GETATTR:
+		return sizeof(struct fuse_getattr_in);
+	case FUSE_SETATTR:
+		return sizeof(struct fuse_setattr_in);
+	case FUSE_OPEN:
+		return sizeof(struct fuse_open_in);
+	case FUSE_READ:
+		return sizeof(struct fuse_read_in);
+	case FUSE_POLL:
+		return sizeof(struct fuse_poll_in);
+	case FUSE_RELEASE:
+		return sizeof(struct fuse_release_in);
+	case FUSE_INTERRUPT:
+		return sizeof(struct fuse_interrupt_in);
+	case FUSE_WRITE:
+		return sizeof(struct fuse_write_in);
+	default:
+		return 0;
+	}
+}
+
+static bool well_formed(const struct fuse_buf *request)
+{
+	const struct fuse_in_header *header = request->mem;
+	size_t body = request->size - sizeof(*header);
+
+	if (header->len != request->size || body < least_body(header))
+		return false;
+	return header->opcode != FUSE_WRITE ||
+	       ((const struct fuse_write_in *)(header + 1))->size == body - sizeof(struct fuse_write_in);
+}
+
+static void refuse(const struct shim *shim)
+{
+	const struct fuse_in_header *header = shim->request.mem;
+	struct fuse_out_header reply = { .len = sizeof(reply), .error = -EINVAL, .unique = header->unique };
+	ssize_t written = write(fuse_session_fd(shim->session), &reply, sizeof(reply));
+
+	(void)written; /* nobody else could be told */
+}
+
+/* 1: a request was served, or a frame that was none was dropped. Otherwise as shim_serve. */
+static int serve_one(struct shim *shim)
+{
+	int received;
+
+	if (caught_signals)
+		return -EINTR;
+	received = fuse_session_receive_buf(shim->session, &shim->request);
+	if (received > 0) {
+		if (well_formed(&shim->request))
+			fuse_session_process_buf(shim->session, &shim->request);
+		else
+			refuse(shim);
+		return 1;
+	}
+	switch (received) {
+	case -EINTR:
+		return 1;
+	case -EAGAIN:
+		/* The signal that made it so has been taken since. */
+		set_blocking(shim);
+		return 1;
+	case -EIO:
+		/* On a socket: less than a header, or nothing because the other end is closed. */
+		return !(pending_on(shim) & (POLLHUP | POLLERR));
+	default:
+		return received;
+	}
+}
+
+int shim_handshake(struct shim *shim)
+{
+	while (!shim->initialised) {
+		int result = serve_one(shim);
+
+		if (result <= 0)
+			return result == 0 ? -ENODEV : result;
+	}
+	/* libfuse does not see that the kernel refused: the connection is aborted before its write of the reply
+	 * returns (fs/fuse/cuse.c:cuse_process_init_reply, fs/fuse/dev.c:fuse_dev_poll). */
+	return pending_on(shim) & POLLERR ? -ECONNREFUSED : 0;
+}
+
+int shim_serve(struct shim *shim)
+{
+	int result;
+
+	do
+		result = serve_one(shim);
+	while (result > 0);
+	return result;
+}
+
+/* A signal may come between the last look at caught_signals and the blocking read, where it would interrupt nothing.
+ * A descriptor that has become non-blocking does not block later either. */
+static void on_signal(int signal_number)
+{
+	int error = errno;
+	int fd = caught_fd;
+
+	caught_signals |= UINT64_C(1) << signal_number;
+	fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
+	errno = error;
+}
+
+int shim_catch(struct shim *shim, int signal_number)
+{
+	struct sigaction action = { .sa_handler = on_signal };
+
+	caught_fd = fuse_session_fd(shim->session);
+	return sigaction(signal_number, &action, NULL);
+}
+
+uint64_t shim_caught(struct shim *shim)
+{
+	/* In this order: a signal in between is taken now, and one read more comes back with EAGAIN. */
+	set_blocking(shim);
+	return atomic_exchange(&caught_signals, 0);
+}
+
+void shim_notify(const uint64_t *handles, size_t count)
+{
+	for (size_t i = 0; i < count; i++)
+		/* A closed file's handle is ignored by the kernel (fs/fuse/file.c:fuse_notify_poll_wakeup). */
+		fuse_lowlevel_notify_poll((struct fuse_pollhandle *)(uintptr_t)handles[i]);
+	shim_free_handles(handles, count);
+}
+
+void shim_free_handles(const uint64_t *handles, size_t count)
+{
+	for (size_t i = 0; i < count; i++)
+		fuse_pollhandle_destroy((struct fuse_pollhandle *)(uintptr_t)handles[i]);
+}
+
+int shim_lock_memory(void)
+{
+	/* On fault: or all that is mapped and never used would be taken at once, 90 MB of stacks, libraries and heaps. */
+	return mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT);
+}
+
+void shim_destroy(struct shim *shim)
+{
+	if (caught_fd == fuse_session_fd(shim->session))
+		caught_fd = -1;
+	fuse_session_unmount(shim->session);
+	fuse_session_destroy(shim->session);
+	free(shim->request.mem);
+	free(shim);
+}

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: MIT */
+/* The whole interface between Python and libfuse3: one connection that speaks the FUSE protocol. */
+
+struct shim;
+
+/* A connection not yet attached to a descriptor; NULL if libfuse refuses. `operations` is handed to every callback. */
+struct shim *shim_new_cuse(const char *name, void *operations);
+struct shim *shim_new_file(const char *mount_options, unsigned int mode, void *operations);
+
+/* Mount at a path, or take over an open descriptor as /dev/fd/N. 0, or -1 if libfuse has said why on stderr. */
+int shim_attach(struct shim *shim, const char *where);
+
+/* Serve until the connection is initialised: 0. -ECONNREFUSED if the kernel then refused the device,
+   else as shim_serve. */
+int shim_handshake(struct shim *shim);
+
+/* Serve. 0 when the other side has ended the connection, -EINTR when signals were caught, else -errno. */
+int shim_serve(struct shim *shim);
+
+/* Let `signal_number` end shim_serve, whenever it comes; one connection in a process may ask for it. */
+int shim_catch(struct shim *shim, int signal_number);
+
+/* The signals caught since the last call, as bits (1 << signal number). */
+uint64_t shim_caught(struct shim *shim);
+
+/* Wake the waiters of each handle and free it; any thread. Or only free it. */
+void shim_notify(const uint64_t *handles, size_t count);
+void shim_free_handles(const uint64_t *handles, size_t count);
+
+/* Lock the process's memory as it is touched; 0, or -1 with errno. */
+int shim_lock_memory(void);
+
+/* Unmount, if this connection mounted, close the descriptor and free everything. All handles must be freed before. */
+void shim_destroy(struct shim *shim);

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: MIT
+"""The ``memnotify`` command: one file for each subcommand."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from memnotify import __version__
+from memnotify.cli import read, serve, wait
+
+_DESCRIPTION = """\
+A memory meter that programs can poll: /dev/memnotify in userspace.
+
+  memnotify serve              serve /dev/memnotify, in the foreground
+  memnotify read               print the memory figures
+  memnotify wait 'used 80%'    wait until use crosses 80 % of RAM + swap, up or down
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code; ``arguments`` defaults to the process's own."""
+    parser = argparse.ArgumentParser(
+        prog="memnotify", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action="version", version=f"memnotify {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for module in (serve, read, wait):
+        module.add_to(commands)
+    options = parser.parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except KeyboardInterrupt:
+        return 130  # 128 + SIGINT, as a shell reports it
+    except BrokenPipeError:
+        # The reader of our output has gone; nothing may be flushed to it at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # 128 + SIGPIPE

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: MIT
+"""``memnotify read``: the figures, once."""
+
+import argparse
+import sys
+
+from memnotify.client import DEFAULT_PATH, PAGE_SIZE, Figures, Memnotify
+
+_EPILOG = """\
+exit codes: 0 figures printed; 2 no device, or wrong arguments
+"""
+
+
+def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the subcommand to the parser."""
+    parser = commands.add_parser(
+        "read",
+        help="print the memory figures",
+        description="Print the figures in pages, in human units and in percent of total.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--path", default=DEFAULT_PATH, help="the device (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the figures; return the exit code."""
+    try:
+        with Memnotify(options.path) as device:
+            figures = device.read()
+    except (OSError, ValueError) as error:
+        print(no_device("read", options.path, error), file=sys.stderr)
+        return 2
+    print(as_json(figures) if options.json else as_table(figures))
+    return 0
+
+
+def no_device(command: str, path: str, error: Exception) -> str:
+    """Return what to tell the user of a device that cannot be used."""
+    if isinstance(error, FileNotFoundError):
+        hint = "; start 'memnotify serve'"
+    elif isinstance(error, PermissionError):
+        hint = "; the device's mode is up to udev (99-memnotify.rules) or chmod"
+    else:
+        hint = ""
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+    return f"memnotify {command}: {path}: {reason}{hint}"
+
+
+def as_table(figures: Figures) -> str:
+    """Return a line for each figure: pages, human units, percent of total."""
+    return "\n".join(
+        f"{name:<6} {pages:>12} pages {_human(pages * PAGE_SIZE):>10} {_percent(pages, figures):>6.1f} %"
+        for name, pages in figures._asdict().items()
+    )
+
+
+def as_json(figures: Figures) -> str:
+    """Return one line of JSON: each figure in pages, bytes and percent of total; the page size in bytes."""
+    import json  # noqa: PLC0415 - the daemon shares the command and should not pay for it
+
+    rows = {
+        name: {
+            "pages": pages,
+            "bytes": pages * PAGE_SIZE,
+            "percent": round(_percent(pages, figures), 3),
+        }
+        for name, pages in figures._asdict().items()
+    }
+    return json.dumps({"page_size": PAGE_SIZE, **rows})
+
+
+def _percent(pages: int, figures: Figures) -> float:
+    return 100 * pages / figures.total if figures.total else 0.0
+
+
+def _human(size_bytes: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size_bytes < 1024:
+            return f"{size_bytes:.1f} {unit}"
+        size_bytes /= 1024
+    return f"{size_bytes:.1f} TiB"

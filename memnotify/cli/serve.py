@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: MIT
+"""``memnotify serve``: the daemon, in the foreground."""
+
+import argparse
+import logging
+import sys
+
+from memnotify.config import ConfigError, Parameters
+
+_DESCRIPTION = """\
+Serve the memnotify device until SIGTERM, SIGINT or SIGHUP.
+
+Where the kernel has CUSE and this user may open /dev/cuse, the device is a
+character device /dev/NAME (its mode is udev's business: 0600 without a rule).
+Elsewhere it is a FUSE file mounted at the same path, with the same behaviour;
+an ordinary user can serve one at a --path of his own.
+"""
+_EPILOG = """\
+exit codes: 0 asked to end; 1 the device cannot be served, or was lost; 2 wrong arguments
+"""
+
+
+def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the subcommand to the parser."""
+    defaults = Parameters()
+    parser = commands.add_parser(
+        "serve",
+        help="serve /dev/memnotify",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--transport",
+        choices=("auto", "cuse", "fuse"),
+        default="auto",
+        help="how to serve: a CUSE device, a FUSE file, or the first of them that works (default)",
+    )
+    parser.add_argument("--name", default="memnotify", help="the device's name in /dev (default: memnotify)")
+    parser.add_argument("--path", help="where to mount the FUSE file (default: /dev/NAME)")
+    parser.add_argument(
+        "--update-period",
+        type=int,
+        metavar="MS",
+        default=defaults.update_period_ms,
+        help="shortest interval between samples, greatest age of what is read (default: %(default)s ms)",
+    )
+    parser.add_argument(
+        "--max-update-period",
+        type=int,
+        metavar="MS",
+        default=defaults.max_update_period_ms,
+        help="longest interval between samples (default: %(default)s ms)",
+    )
+    parser.add_argument(
+        "--update-space",
+        type=int,
+        metavar="KB",
+        default=defaults.update_space_kib,
+        help="a figure counts as moved when it moved by half of this (default: 0, which is 1/64 of total)",
+    )
+    parser.add_argument(
+        "--poll-acknowledges",
+        action=argparse.BooleanOptionalAction,
+        default=defaults.poll_acknowledges,
+        help="a poll that reports an event clears it, for clients that never read (default: off)",
+    )
+    parser.add_argument(
+        "--pcp-is-free",
+        action=argparse.BooleanOptionalAction,
+        default=defaults.pcp_is_free,
+        help="count pages on the kernel's per-CPU free lists as free (default: on)",
+    )
+    parser.add_argument(
+        "--log-level",
+        choices=("debug", "info", "warning", "error"),
+        default="info",
+        help="what is logged to stderr (default: info)",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Serve; return the exit code."""
+    logging.basicConfig(
+        level=options.log_level.upper(), stream=sys.stderr, format="memnotify: %(levelname)s: %(message)s"
+    )
+    log = logging.getLogger(__name__)
+    try:
+        parameters = Parameters(
+            update_period_ms=options.update_period,
+            max_update_period_ms=options.max_update_period,
+            update_space_kib=options.update_space,
+            poll_acknowledges=options.poll_acknowledges,
+            pcp_is_free=options.pcp_is_free,
+        ).checked()
+    except ConfigError as error:
+        log.error("%s", error)  # noqa: TRY400 - the user's mistake, not a traceback's
+        return 2
+    # Here, so that the other commands neither load libfuse nor need it.
+    from memnotify import daemon  # noqa: PLC0415
+    from memnotify.figures import MeterError  # noqa: PLC0415
+    from memnotify.transports import TransportError  # noqa: PLC0415
+    from memnotify.transports.choice import choose  # noqa: PLC0415
+
+    daemon.hold_signals()
+    try:
+        transport = choose(options.transport, options.name, options.path)
+        return 0 if daemon.serve(transport, parameters) else 1
+    except (TransportError, MeterError, OSError) as error:
+        log.error("%s", error)  # noqa: TRY400 - says what to do; a traceback would not
+        return 1

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: MIT
+"""The parameters that an administrator sets, with their defaults and bounds."""
+
+from typing import NamedTuple, Self
+
+
+class ConfigError(ValueError):
+    """A parameter is out of its bounds; the text says which and what it may be."""
+
+
+class Parameters(NamedTuple):
+    """The parameters of the device, under the names of the 2012 module."""
+
+    update_period_ms: int = 250
+    """The shortest interval between samples, and the greatest age of what a client reads."""
+    max_update_period_ms: int = 15_000
+    """The longest interval between samples."""
+    update_space_kib: int = 0
+    """What a figure must move by, doubled; 0 is 1/64 of total."""
+    poll_acknowledges: bool = False
+    """Whether a poll that reports an event clears it, for clients that never read."""
+    pcp_is_free: bool = True
+    """Whether pages on the kernel's per-CPU free lists count as free."""
+
+    def checked(self) -> Self:
+        """Return the parameters themselves. Raises ConfigError if one is out of its bounds."""
+        if not 1 <= self.update_period_ms <= self.max_update_period_ms:
+            raise ConfigError(
+                f"update_period is {self.update_period_ms} ms: it must be from 1 to max_update_period,"
+                f" which is {self.max_update_period_ms} ms"
+            )
+        # poll() takes its time-out as an int of milliseconds.
+        if self.max_update_period_ms > 86_400_000:
+            raise ConfigError(
+                f"max_update_period is {self.max_update_period_ms} ms: it may be a day (86400000) at the most"
+            )
+        if self.update_space_kib < 0:
+            raise ConfigError(f"update_space is {self.update_space_kib} kB: it must be 0 (automatic) or more")
+        return self

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: MIT
+"""The device: what open, read, write, poll and release of /dev/memnotify do.
+
+Bytes and ints in and out, OSError with an errno for a refusal. All of it runs in the request loop.
+"""
+
+import errno
+import logging
+import select
+import time
+from collections.abc import Callable
+
+from memnotify.observers import NO_HANDLE, Sample, Table
+from memnotify.sampler import Sampler
+from memnotify.thresholds import parse
+
+log = logging.getLogger(__name__)
+
+KEEP_HANDLE = 1 << 32
+"""Set in the answer to a poll, above every revents bit, when the poll handle was kept."""
+
+_WRITABLE = select.POLLOUT | select.POLLWRNORM
+_READABLE = select.POLLIN | select.POLLRDNORM
+_EVENT = _READABLE | select.POLLPRI
+# A refused write is explained in the log at most this often: a client may repeat it as fast as it can.
+_EXPLAIN_EVERY_S = 1.0
+
+
+class Device:
+    """The operations of one device on its table of observers.
+
+    Raises OSError: EINVAL for a write that is not understood, EBADF for a fh that is not open.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        sampler: Sampler,
+        *,
+        poll_acknowledges: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._table = table
+        self._sampler = sampler
+        # What a poll that reports an event must have asked for to clear it. A client that asks for
+        # POLLPRI and not for POLLIN never reads, as with the kernel's PSI files.
+        self._poll_acknowledges = poll_acknowledges
+        self._clock = clock
+        self._sample: Sample | None = None
+        self._line = b""
+        self._explained_s = float("-inf")
+        self._unexplained = 0
+
+    def open(self, flags: int) -> int:
+        """Return the fh of a new observer. Every access mode will do, whatever ``flags`` says."""
+        del flags
+        return self._table.open()
+
+    def read(self, fh: int, size: int) -> bytes:
+        """Acknowledge, and return the current figures' line or its first ``size`` bytes."""
+        try:
+            # First, so that a crossing in the figures' own moment is pending and not cleared.
+            self._table.acknowledge(fh)
+        except KeyError:
+            raise OSError(errno.EBADF, "not open") from None
+        sample = self._sampler.current()
+        if sample is not self._sample:
+            self._sample = sample
+            self._line = sample.figures.line
+        return self._line[:size]
+
+    def write(self, fh: int, text: bytes) -> int:
+        """Acknowledge, replace the observer's thresholds and return the number of bytes, all of them."""
+        sample = self._sampler.current()
+        try:
+            self._table.subscribe(fh, parse(text, sample.figures), sample)
+        except ValueError as error:
+            self._explain(error)
+            raise OSError(errno.EINVAL, str(error)) from None
+        except KeyError:
+            raise OSError(errno.EBADF, "not open") from None
+        self._sampler.resubscribed()
+        return len(text)
+
+    def poll(self, fh: int, events: int, handle: int) -> int:
+        """Return the revents, with KEEP_HANDLE if ``handle`` is wanted for a later wake-up.
+
+        An event stays pending (level), unless only POLLPRI was asked for or ``poll_acknowledges`` is on.
+        """
+        acknowledge = bool(events & _EVENT) and (self._poll_acknowledges or not events & _READABLE)
+        try:
+            pending, keep = self._table.poll(fh, handle, acknowledge=acknowledge)
+        except KeyError:
+            raise OSError(errno.EBADF, "not open") from None
+        return (_EVENT | _WRITABLE if pending else _WRITABLE) | (KEEP_HANDLE if keep else 0)
+
+    def release(self, fh: int) -> int:
+        """End the observer and return the handle it still held, to be destroyed, or NO_HANDLE."""
+        try:
+            handle = self._table.close(fh)
+        except KeyError:
+            return NO_HANDLE
+        if not self._table.watching:
+            self._sampler.resubscribed()
+        return handle
+
+    def _explain(self, refusal: ValueError) -> None:
+        if not log.isEnabledFor(logging.DEBUG):
+            return
+        now_s = self._clock()
+        if now_s - self._explained_s < _EXPLAIN_EVERY_S:
+            self._unexplained += 1
+            return
+        log.debug("EINVAL: %s (%d refused since the last such line)", refusal, self._unexplained)
+        self._explained_s = now_s
+        self._unexplained = 0

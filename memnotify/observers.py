@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: MIT
+"""The table of observers, where the figures and the requests meet.
+
+Threads: the request loop opens, writes, reads, polls and closes; the sampler advances. One lock
+guards everything here and is held for bookkeeping alone: no file is read, no reply or notification
+sent under it. A wake-up can then be neither lost nor doubled:
+
+- a poll stores its handle, then looks at ``pending``; a crossing sets ``pending``, then takes the
+  handle; both under the lock, so whichever comes second sees the first;
+- a handle that was taken out belongs to whoever took it, and to nobody else.
+"""
+
+import heapq
+from array import array
+from collections.abc import Iterator
+from threading import Lock
+from typing import NamedTuple
+
+from memnotify.figures import NAMES, USED, Figures
+from memnotify.thresholds import Thresholds
+
+NO_HANDLE = 0
+"""No poll handle: nobody waits on this open file, or he was woken and has not asked again."""
+
+
+class Sample(NamedTuple):
+    """Figures and the moment their reading began, in seconds of the monotonic clock.
+
+    ``exact`` is false where the per-CPU free lists were left out, so that ``used`` is an upper bound.
+    """
+
+    taken_s: float
+    figures: Figures
+    exact: bool
+
+
+class Observer:
+    """One open file: its thresholds, whether an event is pending, and the handle to wake it by."""
+
+    __slots__ = ("handle", "pending", "thresholds")
+
+    def __init__(self) -> None:
+        self.handle = NO_HANDLE
+        self.pending = False
+        self.thresholds: tuple[Threshold, ...] = ()
+
+
+class Threshold:
+    """One threshold of one observer, in pages, armed in one direction at the one level that fires next."""
+
+    __slots__ = ("armed_in", "key", "observer", "pages")
+
+    def __init__(self, observer: Observer, pages: int) -> None:
+        self.observer = observer
+        self.pages = pages
+        self.key = 0
+        self.armed_in: Levels | None = None
+
+
+class Levels:
+    """The thresholds of one figure that are armed in one direction, in the order of their levels.
+
+    A threshold has a key. Up, the key is the level, ``sign`` is 1 and it fires when value >= level;
+    down, the key is 1 - level, ``sign`` is -1 and it fires when value < level. Both are
+    ``key <= sign * value``, the smallest key first. To see that nothing fires costs a look at one
+    key; a crossing costs O(log n) for each different level and O(1) for each threshold at it;
+    arming and disarming cost O(log n), amortized.
+    """
+
+    def __init__(self, sign: int) -> None:
+        self.sign = sign
+        self._at: dict[int, set[Threshold]] = {}
+        # A heap of every key of _at and of the stale ones, which have no threshold any more; each once.
+        self._keys: list[int] = []
+        self._stale: set[int] = set()
+
+    def __bool__(self) -> bool:
+        """Whether any threshold is armed here."""
+        return bool(self._at)
+
+    def arm(self, threshold: Threshold, key: int) -> None:
+        """Arm a threshold that is armed nowhere."""
+        threshold.key = key
+        threshold.armed_in = self
+        members = self._at.get(key)
+        if members is not None:
+            members.add(threshold)
+            return
+        self._at[key] = {threshold}
+        if key in self._stale:
+            self._stale.remove(key)
+        else:
+            heapq.heappush(self._keys, key)
+
+    def disarm(self, threshold: Threshold) -> None:
+        """Disarm a threshold that is armed here."""
+        members = self._at[threshold.key]
+        members.remove(threshold)
+        if members:
+            return
+        del self._at[threshold.key]
+        self._stale.add(threshold.key)
+        # Swept when most keys are stale, so each that left pays O(1) of the sweep.
+        if len(self._stale) > len(self._at) + 8:
+            self._keys = list(self._at)
+            heapq.heapify(self._keys)
+            self._stale.clear()
+
+    def fires(self, value: int) -> bool:
+        """Whether any threshold fires at ``value`` pages."""
+        keys = self._keys
+        while keys and keys[0] in self._stale:
+            self._stale.remove(heapq.heappop(keys))
+        return bool(keys) and keys[0] <= self.sign * value
+
+    def fire(self, value: int) -> Iterator[Threshold]:
+        """Take out every threshold that fires at ``value`` pages; it is armed nowhere then."""
+        while self.fires(value):
+            yield from self._at.pop(heapq.heappop(self._keys))
+
+
+class Table:
+    """All observers by fh, their thresholds by level, the newest sample, and who crossed with it."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._observers: dict[int, Observer] = {}
+        self._opened = 0
+        self._up = tuple(Levels(1) for _ in NAMES)
+        self._down = tuple(Levels(-1) for _ in NAMES)
+        self._latest = Sample(float("-inf"), Figures(0, 0, 0), exact=False)
+
+    def __len__(self) -> int:
+        """Return the number of observers."""
+        return len(self._observers)
+
+    @property
+    def latest(self) -> Sample:
+        """The newest sample that was recorded or advanced to. Any thread."""
+        return self._latest
+
+    @property
+    def watching(self) -> bool:
+        """Whether any observer has a threshold. Any thread."""
+        return any(self._up) or any(self._down)
+
+    def open(self) -> int:
+        """Add an observer without thresholds and return its fh, which is never used again."""
+        with self._lock:
+            self._opened += 1
+            self._observers[self._opened] = Observer()
+            return self._opened
+
+    def close(self, fh: int) -> int:
+        """Forget an observer; its handle goes to the caller. Raises KeyError for an unknown fh."""
+        with self._lock:
+            observer = self._observers.pop(fh)
+            self._disarm(observer)
+            return observer.handle
+
+    def close_all(self) -> "array[int]":
+        """Forget every observer; their handles go to the caller."""
+        return array("Q", filter(None, map(self.close, list(self._observers))))
+
+    def acknowledge(self, fh: int) -> None:
+        """Clear an observer's pending event. Raises KeyError for an unknown fh."""
+        with self._lock:
+            self._observers[fh].pending = False
+
+    def subscribe(self, fh: int, thresholds: Thresholds, sample: Sample) -> None:
+        """Replace an observer's thresholds and clear its pending event.
+
+        ``sample`` tells which thresholds are exceeded already: it must be exact and recorded here.
+        Raises KeyError for an unknown fh.
+        """
+        with self._lock:
+            observer = self._observers[fh]
+            self._disarm(observer)
+            observer.pending = False
+            armed = []
+            for index, pages in thresholds.items():
+                threshold = Threshold(observer, pages)
+                armed.append(threshold)
+                if sample.figures[index] >= pages:
+                    self._down[index].arm(threshold, 1 - pages)
+                else:
+                    self._up[index].arm(threshold, pages)
+            observer.thresholds = tuple(armed)
+
+    def poll(self, fh: int, handle: int, *, acknowledge: bool) -> tuple[bool, bool]:
+        """Store ``handle`` and return whether an event is pending and whether the handle was kept.
+
+        It is not kept if it is NO_HANDLE or if one is stored already: all handles of one open file
+        wake the same waiters (fs/fuse/file.c: they carry the file's kh and nothing else).
+        ``acknowledge`` clears the event that is returned. Raises KeyError for an unknown fh.
+        """
+        with self._lock:
+            observer = self._observers[fh]
+            keep = observer.handle == NO_HANDLE and handle != NO_HANDLE
+            if keep:
+                observer.handle = handle
+            pending = observer.pending
+            if acknowledge:
+                observer.pending = False
+            return pending, keep
+
+    def record(self, sample: Sample) -> None:
+        """Keep a sample as the newest, unless a newer one is known. Nobody crosses by it."""
+        with self._lock:
+            if sample.taken_s > self._latest.taken_s:
+                self._latest = sample
+
+    def undecided(self, plain: Figures) -> bool:
+        """Whether the pages on the per-CPU free lists can change who crosses.
+
+        The exact ``used`` lies between 0 and the plain one. What fires up at the plain one may not
+        at a lower one, and what is armed down may fire at a lower one.
+        """
+        with self._lock:
+            return self._up[USED].fires(plain.used) or self._down[USED].fires(0)
+
+    def advance(self, sample: Sample, granularity_pages: int) -> "array[int] | None":
+        """Set pending whoever crossed, and hand their handles to the caller to be notified.
+
+        Each threshold that fired is armed for the other direction, damped by the granularity. An
+        observer whose event is pending already is not in the result, as it was woken before.
+        Returns None, and does nothing, if a newer sample is known: a threshold may have been set
+        from that one, and going back in time would invent a crossing.
+        """
+        handles = array("Q")
+        with self._lock:
+            if sample.taken_s < self._latest.taken_s:
+                return None
+            self._latest = sample
+            for value, up, down in zip(sample.figures, self._up, self._down, strict=True):
+                # What goes up here is armed down at a level <= value, so it cannot fire at once again.
+                for threshold in up.fire(value):
+                    level = min(threshold.pages, value + 1 - granularity_pages)
+                    down.arm(threshold, 1 - level)
+                    _wake(threshold.observer, handles)
+                for threshold in down.fire(value):
+                    up.arm(threshold, max(threshold.pages, value + granularity_pages))
+                    _wake(threshold.observer, handles)
+        return handles
+
+    def _disarm(self, observer: Observer) -> None:
+        for threshold in observer.thresholds:
+            if threshold.armed_in is not None:
+                threshold.armed_in.disarm(threshold)
+        # A threshold refers to its observer: without this the pair would wait for the cycle collector.
+        observer.thresholds = ()
+
+
+def _wake(observer: Observer, handles: "array[int]") -> None:
+    """Set an observer pending and take its handle out. The table's lock is held."""
+    if observer.pending:
+        return
+    observer.pending = True
+    if observer.handle != NO_HANDLE:
+        handles.append(observer.handle)
+        observer.handle = NO_HANDLE

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: MIT
+"""The PSI trigger: a descriptor that polls ready when tasks begin to stall for memory."""
+
+import errno
+import logging
+import os
+
+log = logging.getLogger(__name__)
+
+PRESSURE_FILE = "/proc/pressure/memory"
+# Stall and window in microseconds. 1 % of the window is early, and still at most one event a window.
+# 500 ms is the shortest window (kernel/sched/psi.c:WINDOW_MIN_US); without CAP_SYS_RESOURCE only
+# multiples of 2 s are accepted. The kernel overwrites the last byte, hence the NUL.
+_TRIGGERS = (b"some 5000 500000\0", b"some 20000 2000000\0")
+
+
+def open_trigger(path: str = PRESSURE_FILE) -> int | None:
+    """Return a descriptor that is ready for POLLPRI once per window of memory stalls, or None.
+
+    None, and one line in the log, where the kernel has no PSI or refuses every trigger; the shorter
+    window is tried first. Closing the descriptor drops the trigger. poll() takes the event, so only
+    one poller may use it.
+    """
+    refusal: OSError | None = None
+    for trigger in _TRIGGERS:
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            refusal = error
+            break
+        try:
+            os.write(fd, trigger)
+        except OSError as error:
+            os.close(fd)
+            refusal = error
+            if error.errno not in (errno.EINVAL, errno.EPERM, errno.EACCES):
+                break
+        else:
+            if refusal is not None:
+                log.info("no CAP_SYS_RESOURCE: memory pressure is noticed in windows of 2 s instead of 0.5 s")
+            return fd
+    log.info("no memory pressure trigger (%s: %s): the timer alone decides when to sample", path, refusal)
+    return None

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: MIT
+"""A binding of CUSE and of one-file FUSE mounts: the request loop over one descriptor.
+
+It knows nothing of what the device is for: it hands requests to an Operations object and replies
+with what that returns. The only module that imports the compiled shim.
+"""
+
+import errno
+import logging
+import os
+from array import array
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from memnotify._shim import ffi, lib
+
+log = logging.getLogger(__name__)
+
+
+class Operations(Protocol):
+    """What a device does. Called from the thread that serves, one call at a time.
+
+    OSError refuses a request with its errno; any other exception is logged and answered EIO. No
+    method may wait: its client could not even be killed before the reply.
+    """
+
+    def open(self, flags: int, /) -> int:
+        """Return the new open file's number, fh: positive and not in use."""
+
+    def read(self, fh: int, size: int, /) -> bytes:
+        """Return at most ``size`` bytes."""
+
+    def write(self, fh: int, data: bytes, /) -> int:
+        """Return how many bytes were taken."""
+
+    def poll(self, fh: int, events: int, handle: int, /) -> int:
+        """Return the revents. ENOSYS would switch poll off for every file of the connection.
+
+        ``handle``, if not 0, wakes whoever waits on this open file, by Session.notify. To keep it,
+        return KEEP_HANDLE with the revents.
+        """
+
+    def release(self, fh: int, /) -> int:
+        """Forget the open file and return the handle that it still kept, or 0."""
+
+
+KEEP_HANDLE = 1 << 32
+"""Bit above the revents in the answer to a poll: the handle is kept."""
+
+
+class Session:
+    """One connection that speaks the FUSE protocol, over whatever descriptor it is attached to.
+
+    Life: ``attach``, ``handshake``, ``serve`` until it returns, ``close``. Threads: all in one, but
+    ``notify``, which any thread may call until ``close``.
+    """
+
+    def __init__(self, shim: Any, operations: Operations, userdata: Any) -> None:
+        """For the two constructors below."""
+        if shim == ffi.NULL:
+            raise OSError(errno.EINVAL, "libfuse3 refused the session, see its message above")
+        self._shim = shim
+        self._operations = operations
+        # cffi's handle lives as long as this reference; C has only its address.
+        self._userdata = userdata
+
+    @classmethod
+    def cuse(cls, name: str, operations: Operations) -> Self:
+        """Return a session that will register the character device ``name`` (at most 240 bytes)."""
+        userdata = ffi.new_handle(operations)
+        return cls(lib.shim_new_cuse(os.fsencode(name), userdata), operations, userdata)
+
+    @classmethod
+    def file(cls, operations: Operations, *, mode: int, mount_options: str) -> Self:
+        """Return a session for a mount whose root is one regular file with the permissions ``mode``."""
+        userdata = ffi.new_handle(operations)
+        return cls(lib.shim_new_file(os.fsencode(mount_options), mode, userdata), operations, userdata)
+
+    def attach(self, where: str) -> None:
+        """Mount at ``where``, or take over an open descriptor given as ``/dev/fd/N``.
+
+        Raises OSError if that fails; libfuse has then written the reason to stderr.
+        """
+        if lib.shim_attach(self._shim, os.fsencode(where)) != 0:
+            raise OSError(errno.EIO, "libfuse3 could not attach, see its message above", where)
+
+    def handshake(self) -> None:
+        """Serve until the connection is initialised.
+
+        Raises ConnectionRefusedError if the kernel did not make the device, InterruptedError if a
+        signal was caught, OSError if the connection ended.
+        """
+        self._check(lib.shim_handshake(self._shim))
+
+    def serve(self) -> bool:
+        """Serve until a signal is caught (True) or the other side ends the connection (False).
+
+        Raises OSError if the descriptor fails.
+        """
+        result = lib.shim_serve(self._shim)
+        if result in (0, -errno.ENODEV):
+            return False
+        if result != -errno.EINTR:
+            self._check(result)
+        return True
+
+    def catch(self, *signals: int) -> None:
+        """Let these signals end ``handshake`` and ``serve``; for one session in a process, once attached.
+
+        Python's own handlers would have to wait for the next request.
+        """
+        for number in signals:
+            if lib.shim_catch(self._shim, number) != 0:
+                raise OSError(errno.EINVAL, f"signal {number} cannot be caught")
+
+    def caught(self) -> Iterator[int]:
+        """Yield the signals caught since the last call, each once."""
+        bits = lib.shim_caught(self._shim)
+        return (number for number in range(bits.bit_length()) if bits >> number & 1)
+
+    @staticmethod
+    def notify(handles: "array[int]") -> None:
+        """Wake whoever waits by these handles, and free them. One call into C, without the GIL."""
+        lib.shim_notify(ffi.from_buffer("uint64_t[]", handles), len(handles))
+
+    @staticmethod
+    def discard(handles: "array[int]") -> None:
+        """Free these handles and wake nobody."""
+        lib.shim_free_handles(ffi.from_buffer("uint64_t[]", handles), len(handles))
+
+    @staticmethod
+    def lock_memory() -> bool:
+        """Keep what this process has touched, or will, in memory, so that it can answer when there is none.
+
+        False if it may not (RLIMIT_MEMLOCK, CAP_IPC_LOCK).
+        """
+        return lib.shim_lock_memory() == 0  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        """End the connection; unmount what ``attach`` mounted. Every kept handle must be freed before."""
+        if self._shim != ffi.NULL:
+            lib.shim_destroy(self._shim)
+            self._shim = ffi.NULL
+
+    @staticmethod
+    def _check(result: int) -> None:
+        if result < 0:
+            raise OSError(-result, os.strerror(-result))
+
+
+def _refusal(_type: type[BaseException], error: BaseException, trace: TracebackType) -> int:
+    """Turn a callback's exception into its answer."""
+    if isinstance(error, OSError) and error.errno and error.errno != errno.ENOSYS:
+        return -error.errno
+    log.error("a request failed", exc_info=(type(error), error, trace))
+    return -errno.EIO
+
+
+def _callback(function: Callable[..., int]) -> Callable[..., int]:
+    """Make ``_on_read`` the shim's callback ``shim_on_read``. No exception leaves it."""
+    name = f"shim{function.__name__}"
+    return ffi.def_extern(name=name, error=-errno.EIO, onerror=_refusal)(function)  # type: ignore[no-any-return]
+
+
+@_callback
+def _on_open(operations: Any, flags: int) -> int:
+    return ffi.from_handle(operations).open(flags)  # type: ignore[no-any-return]
+
+
+@_callback
+def _on_read(operations: Any, fh: int, buffer: Any, size: int) -> int:
+    data = ffi.from_handle(operations).read(fh, size)
+    count = len(data)
+    if count > size:
+        raise ValueError(f"{count} bytes read where {size} were asked for")
+    ffi.memmove(buffer, data, count)
+    return count
+
+
+@_callback
+def _on_write(operations: Any, fh: int, data: Any, size: int) -> int:
+    return ffi.from_handle(operations).write(fh, ffi.unpack(data, size))  # type: ignore[no-any-return]
+
+
+@_callback
+def _on_poll(operations: Any, fh: int, events: int, handle: int) -> int:
+    return ffi.from_handle(operations).poll(fh, events, handle)  # type: ignore[no-any-return]
+
+
+@_callback
+def _on_release(operations: Any, fh: int) -> int:
+    return ffi.from_handle(operations).release(fh)  # type: ignore[no-any-return]

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: MIT
+"""Where the descriptor that speaks the FUSE protocol comes from."""
+
+from typing import Protocol
+
+from memnotify.session import Operations, Session
+
+
+class TransportError(Exception):
+    """The device cannot be served this way; the text says what to do."""
+
+
+class TransportUnavailableError(TransportError):
+    """This machine, or this user, does not have this transport at all; another may do."""
+
+
+class Transport(Protocol):
+    """A way to serve. Life: ``connect``, the session's handshake, ``verify``, ..., ``close``."""
+
+    path: str
+    """Where clients open the device."""
+    kind: str
+    """What it is, in a word for the log."""
+
+    def connect(self, operations: Operations) -> Session:
+        """Return an attached session. Raises TransportError."""
+
+    def verify(self) -> None:
+        """Make sure that clients reach this daemon at ``path``. Raises TransportError if not."""
+
+    def close(self) -> None:
+        """Remove what was created. The session, if any, is closed already."""

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: MIT
+"""A character device of our own, registered through /dev/cuse."""
+
+import errno
+import os
+import re
+import stat
+
+from memnotify.session import Operations, Session
+from memnotify.transports import TransportError, TransportUnavailableError
+from memnotify.transports.file import remove_leftover
+
+CUSE = "/dev/cuse"
+_NO_CUSE = (errno.ENOENT, errno.ENODEV, errno.ENXIO)
+# The kernel takes nearly anything: "a/b" makes a folder, "../x" a device without a node.
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+
+
+class CuseTransport:
+    """The character device /dev/NAME, class ``cuse``, with a major number of the kernel's choice.
+
+    Raises TransportUnavailableError without CUSE or without the right to open /dev/cuse, else
+    TransportError.
+    """
+
+    kind = "CUSE character device"
+
+    def __init__(self, name: str) -> None:
+        if not _NAME.fullmatch(name):
+            raise TransportError(
+                f"{name!r} is no name for a device: letters, digits, '_', '.' and '-', 64 at the most"
+            )
+        self.path = f"/dev/{name}"
+        self._sysfs = f"/sys/class/cuse/{name}/dev"
+        fd = _open_cuse()
+        try:
+            if os.path.exists(self._sysfs):
+                raise TransportError(
+                    f"{self.path} is served by another process already;"
+                    " stop that one, or choose another --name"
+                )
+            remove_leftover(self.path)
+            # The kernel would register the device all the same, and nobody could reach it.
+            if os.path.lexists(self.path):
+                raise TransportError(
+                    f"{self.path} exists and is no CUSE device: remove it, or choose another --name"
+                )
+        except BaseException:
+            os.close(fd)
+            raise
+        self._fd: int | None = fd
+
+    def connect(self, operations: Operations) -> Session:
+        """Return a session on /dev/cuse; the device appears during its handshake."""
+        session = Session.cuse(self.path.removeprefix("/dev/"), operations)
+        session.attach(f"/dev/fd/{self._fd}")
+        self._fd = None  # the session's now
+        return session
+
+    def verify(self) -> None:
+        """Check that the node in /dev is the device of that name.
+
+        The handshake has shown that the device of that name is ours: names are unique in the kernel.
+        """
+        try:
+            node = os.stat(self.path)
+            with open(self._sysfs, encoding="ascii") as dev:
+                ours = dev.read().strip()
+        except OSError as error:
+            raise TransportError(
+                f"the kernel registered the device, and {self.path} did not appear ({error}):"
+                " is /dev a devtmpfs?"
+            ) from error
+        if not stat.S_ISCHR(node.st_mode) or f"{os.major(node.st_rdev)}:{os.minor(node.st_rdev)}" != ours:
+            raise TransportError(
+                f"{self.path} is not the device that the kernel registered ({ours}):"
+                " remove it and start again"
+            )
+
+    def close(self) -> None:
+        """Close /dev/cuse if no session has taken it; the kernel removes the node."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
+def _open_cuse() -> int:
+    tried = ""
+    while True:
+        try:
+            return os.open(CUSE, os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            if tried or error.errno not in _NO_CUSE or os.geteuid() != 0:
+                raise TransportUnavailableError(f"{CUSE}: {error.strerror}{tried}") from error
+        # Not subprocess: it costs the daemon half a megabyte for as long as it lives.
+        status = os.spawnlp(os.P_WAIT, "modprobe", "modprobe", "--quiet", "cuse")
+        tried = f"; modprobe cuse ended with {status}"

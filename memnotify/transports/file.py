@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: MIT
+"""The device as a one-file FUSE mount, for kernels without CUSE and for users without rights."""
+
+import errno
+import fcntl
+import logging
+import os
+import re
+import stat
+
+from memnotify.session import Operations, Session
+from memnotify.transports import TransportError, TransportUnavailableError
+
+log = logging.getLogger(__name__)
+
+_TYPE = "fuse.memnotify"
+# A mount point of our own is empty and has this mode, by which a later run knows it, and which keeps
+# others from opening it, in the belief that it is the device, while nothing is mounted.
+_MOUNT_POINT_MODE = 0o200
+
+
+class FileTransport:
+    """A regular file at ``path`` that behaves like the device, except to stat().
+
+    The mount point is created if there is none, and then removed at the end. A mount whose daemon was
+    killed is replaced. Raises TransportError.
+    """
+
+    kind = "FUSE file"
+
+    def __init__(self, path: str) -> None:
+        # Only the folder is resolved: a link at the last place is refused below.
+        folder, name = os.path.split(os.path.abspath(path))
+        self.path = os.path.join(os.path.realpath(folder), name)
+        if not os.path.exists("/dev/fuse"):
+            raise TransportUnavailableError("/dev/fuse does not exist: load the module with 'modprobe fuse'")
+        _detach_dead(self.path)
+        self._mount_point, self._ours = _claim(self.path)
+
+    def connect(self, operations: Operations) -> Session:
+        """Return a session on the mount."""
+        options = "fsname=memnotify,subtype=memnotify,default_permissions"
+        if os.geteuid() == 0:
+            # Others may use it. For a user's mount that takes user_allow_other in /etc/fuse.conf.
+            options += ",allow_other"
+        session = Session.file(operations, mode=0o666, mount_options=options)
+        try:
+            session.attach(self.path)
+        except OSError as error:
+            session.close()
+            hint = (
+                ""
+                if os.geteuid() == 0
+                else " (users need the package fuse3 and a readable, writable /dev/fuse)"
+            )
+            raise TransportError(
+                f"cannot mount at {self.path}: libfuse's message stands above{hint}"
+            ) from error
+        return session
+
+    def verify(self) -> None:
+        """Check that the mount is there. By the table of mounts: a stat would wait for ourselves."""
+        if _TYPE not in _mounts_at(self.path):
+            raise TransportError(f"nothing is mounted at {self.path}: was it unmounted at once?")
+
+    def close(self) -> None:
+        """Remove the mount point if it is ours."""
+        if self._ours and not _mounts_at(self.path):
+            _unlink_same(self.path, self._mount_point)
+        os.close(self._mount_point)
+
+
+def remove_leftover(path: str) -> None:
+    """Remove a dead mount of ours at ``path``, and the mount point we had made for it."""
+    _detach_dead(path)
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return
+    if not _is_ours(status):
+        return
+    mount_point, _ = _claim(path)
+    _unlink_same(path, mount_point)
+    os.close(mount_point)
+
+
+def _detach_dead(path: str) -> None:
+    """Unmount, as often as it is there, a mount whose daemon has died.
+
+    Raises TransportError if there is any other.
+    """
+    while mounts := _mounts_at(path):
+        if mounts[-1] != _TYPE:
+            raise TransportError(f"a file system ({mounts[-1]}) is mounted at {path}: choose another --path")
+        try:
+            # Not stat: the kernel would answer it from its cache. A living daemon answers open at once.
+            os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        except OSError as error:
+            if error.errno not in (errno.ENOTCONN, errno.ECONNABORTED):
+                raise TransportError(f"{path} is mounted and does not answer ({error.strerror})") from error
+        else:
+            raise TransportError(f"{path} is served by another process already; stop that one first")
+        command = ("umount", "-l") if os.geteuid() == 0 else ("fusermount3", "-u", "-z")
+        log.info("%s is the mount of a daemon that died: %s", path, " ".join(command))
+        status = os.spawnlp(os.P_WAIT, command[0], *command, "--", path)
+        if status != 0:
+            raise TransportError(
+                f"the dead mount at {path} cannot be removed: {command[0]} ended with {status}"
+            )
+
+
+def _claim(path: str) -> tuple[int, bool]:
+    """Open and lock the mount point, created if there is none; return it and whether it is ours to remove."""
+    try:
+        if os.path.lexists(path):
+            status = os.lstat(path)
+            if not stat.S_ISREG(status.st_mode) or status.st_size:
+                raise TransportError(f"{path} exists and is not an empty regular file: choose another --path")
+            ours = _is_ours(status)
+            fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        else:
+            ours = True
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MOUNT_POINT_MODE)
+    except OSError as error:
+        raise TransportError(f"cannot use {path} as a mount point: {error.strerror}") from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # On a mount that came in the meantime the lock would be the mounted file's.
+        if os.fstat(fd).st_dev != os.stat(os.path.dirname(path)).st_dev:
+            raise BlockingIOError
+    except BlockingIOError:
+        os.close(fd)
+        raise TransportError(
+            f"{path} is taken by another process that is starting now; stop that one first"
+        ) from None
+    return fd, ours
+
+
+def _is_ours(status: os.stat_result) -> bool:
+    mode = stat.S_IMODE(status.st_mode)
+    return (
+        stat.S_ISREG(status.st_mode)
+        and not status.st_size
+        and mode == _MOUNT_POINT_MODE
+        and status.st_uid == os.geteuid()
+    )
+
+
+def _unlink_same(path: str, fd: int) -> None:
+    """Remove the file at ``path`` if it is still the open one."""
+    try:
+        if os.path.samestat(os.lstat(path), os.fstat(fd)):
+            os.unlink(path)
+    except OSError as error:
+        log.warning("the mount point %s could not be removed: %s", path, error.strerror)
+
+
+def _mounts_at(path: str) -> list[str]:
+    """Return the types of what is mounted at ``path``, the topmost last."""
+    found = []
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
+        for line in mounts:
+            fields, _, rest = line.partition(" - ")
+            # proc(5): blanks, tabs, newlines and backslashes are written in octal.
+            place = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), fields.split()[4])
+            if place == path:
+                found.append(rest.split()[0])
+    return found
