@@ -93,5 +93,5 @@ def _open_cuse() -> int:
             if tried or error.errno not in _NO_CUSE or os.geteuid() != 0:
                 raise TransportUnavailableError(f"{CUSE}: {error.strerror}{tried}") from error
         # Not subprocess: it costs the daemon half a megabyte for as long as it lives.
-        status = os.spawnlp(os.P_WAIT, "modprobe", "modprobe", "--quiet", "cuse")
+        status = os.spawnlp(os.P_WAIT, "modprobe", "modprobe", "--quiet", "cuse")  # noqa: S606
         tried = f"; modprobe cuse ended with {status}"

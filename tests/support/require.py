@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: MIT
+"""What to do when a test cannot run here: skip, or fail where everything must run."""
+
+import os
+from typing import NoReturn
+
+import pytest
+
+REQUIRE_ALL = "MEMNOTIFY_REQUIRE_ALL"
+"""Set to 1 where a test that cannot run is a failure, as in CI."""
+
+
+def unavailable(reason: str) -> NoReturn:
+    """Skip the test, or fail it if MEMNOTIFY_REQUIRE_ALL is 1; ``reason`` says what to install."""
+    if os.environ.get(REQUIRE_ALL) == "1":
+        pytest.fail(f"{reason} ({REQUIRE_ALL} is set, so nothing may be skipped)")
+    pytest.skip(reason)
