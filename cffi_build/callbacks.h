@@ -2,16 +2,16 @@
 /* What the shim calls, one for each request. Each returns its answer, or a negative errno; the shim replies. */
 
 /* The new open file's number. */
-int64_t shim_on_open(void *operations, int flags);
+int64_t shim_on_open(void *session, int flags);
 
-/* The number of bytes, at most `size`, put into `buffer`. */
-int64_t shim_on_read(void *operations, uint64_t fh, char *buffer, size_t size);
+/* The number of bytes in shim_reply's buffer; what is beyond `size` is cut. */
+int64_t shim_on_read(void *session, uint64_t fh, size_t size);
 
 /* The number of bytes taken. */
-int64_t shim_on_write(void *operations, uint64_t fh, const char *data, size_t size);
+int64_t shim_on_write(void *session, uint64_t fh, const char *data, size_t size);
 
-/* The revents, with SHIM_KEEP_HANDLE (bit 32) if `handle` now belongs to the operations; 0 is no handle. */
-int64_t shim_on_poll(void *operations, uint64_t fh, uint32_t events, uint64_t handle);
+/* The revents, with SHIM_KEEP_HANDLE (bit 32) if `handle` is kept; 0 is no handle. */
+int64_t shim_on_poll(void *session, uint64_t fh, uint32_t events, uint64_t handle);
 
 /* The handle that the open file still kept, or 0. The request has been answered already. */
-int64_t shim_on_release(void *operations, uint64_t fh);
+int64_t shim_on_release(void *session, uint64_t fh);

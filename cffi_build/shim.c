@@ -31,19 +31,17 @@
 #include "callbacks.h"
 
 #define KEEP_HANDLE (INT64_C(1) << 32)
-/* A reply to read is cut here: a client's buffer may be larger, what a device says at once is not. */
-#define REPLY_MAX 4096
 /* Nobody but this process changes the attributes, so the kernel need not ask again for a day. */
 #define ATTRIBUTES_VALID_S 86400.0
 
 struct shim {
-	struct fuse_session *session;
-	void *operations;
+	struct fuse_session *fuse;
+	void *session;
 	struct fuse_buf request;
 	bool is_cuse;
 	bool initialised;
 	struct stat attributes; /* of the file; the attributes of a device node are devtmpfs's */
-	char reply[REPLY_MAX];
+	char reply[SHIM_REPLY_MAX];
 };
 
 /* A signal handler is given nothing but the number, so these two belong to the process. */
@@ -63,7 +61,7 @@ static void on_init(void *userdata, struct fuse_conn_info *connection)
 
 static void released(struct shim *shim, uint64_t fh)
 {
-	int64_t handle = shim_on_release(shim->operations, fh);
+	int64_t handle = shim_on_release(shim->session, fh);
 
 	if (handle > 0)
 		fuse_pollhandle_destroy((struct fuse_pollhandle *)(uintptr_t)handle);
@@ -72,7 +70,7 @@ static void released(struct shim *shim, uint64_t fh)
 static void answer_open(fuse_req_t request, struct fuse_file_info *file)
 {
 	struct shim *shim = shim_of(request);
-	int64_t fh = shim_on_open(shim->operations, file->flags);
+	int64_t fh = shim_on_open(shim->session, file->flags);
 
 	if (fh < 0) {
 		fuse_reply_err(request, (int)-fh);
@@ -89,18 +87,17 @@ static void answer_open(fuse_req_t request, struct fuse_file_info *file)
 static void answer_read(fuse_req_t request, size_t size, struct fuse_file_info *file)
 {
 	struct shim *shim = shim_of(request);
-	int64_t count =
-		shim_on_read(shim->operations, file->fh, shim->reply, size < REPLY_MAX ? size : REPLY_MAX);
+	int64_t count = shim_on_read(shim->session, file->fh, size);
 
 	if (count < 0)
 		fuse_reply_err(request, (int)-count);
 	else
-		fuse_reply_buf(request, shim->reply, (size_t)count);
+		fuse_reply_buf(request, shim->reply, (size_t)count < size ? (size_t)count : size);
 }
 
 static void answer_write(fuse_req_t request, const char *data, size_t size, struct fuse_file_info *file)
 {
-	int64_t count = shim_on_write(shim_of(request)->operations, file->fh, data, size);
+	int64_t count = shim_on_write(shim_of(request)->session, file->fh, data, size);
 
 	if (count < 0)
 		fuse_reply_err(request, (int)-count);
@@ -111,7 +108,7 @@ static void answer_write(fuse_req_t request, const char *data, size_t size, stru
 static void answer_poll(fuse_req_t request, struct fuse_file_info *file, struct fuse_pollhandle *handle)
 {
 	int64_t answer =
-		shim_on_poll(shim_of(request)->operations, file->fh, file->poll_events, (uintptr_t)handle);
+		shim_on_poll(shim_of(request)->session, file->fh, file->poll_events, (uintptr_t)handle);
 
 	/* Only now: once replied to, the handle may be in another thread's hands. */
 	if (handle != NULL && (answer < 0 || !(answer & KEEP_HANDLE)))
@@ -237,12 +234,12 @@ static const struct fuse_lowlevel_ops file_operations = {
 	.release = file_release,
 };
 
-static struct shim *new_shim(void *operations, bool is_cuse)
+static struct shim *new_shim(void *session, bool is_cuse)
 {
 	struct shim *shim = calloc(1, sizeof(*shim));
 
 	if (shim != NULL) {
-		shim->operations = operations;
+		shim->session = session;
 		shim->is_cuse = is_cuse;
 	}
 	return shim;
@@ -250,15 +247,15 @@ static struct shim *new_shim(void *operations, bool is_cuse)
 
 static struct shim *if_in_session(struct shim *shim)
 {
-	if (shim->session != NULL)
+	if (shim->fuse != NULL)
 		return shim;
 	free(shim);
 	return NULL;
 }
 
-struct shim *shim_new_cuse(const char *name, void *operations)
+struct shim *shim_new_cuse(const char *name, void *session)
 {
-	struct shim *shim = new_shim(operations, true);
+	struct shim *shim = new_shim(session, true);
 	char device_name[256];
 	const char *info[] = { device_name };
 	char *argv[] = { "cuse", NULL };
@@ -268,14 +265,14 @@ struct shim *shim_new_cuse(const char *name, void *operations)
 	if (shim == NULL)
 		return NULL;
 	snprintf(device_name, sizeof(device_name), "DEVNAME=%s", name);
-	shim->session = cuse_lowlevel_new(&args, &device, &device_operations, shim);
+	shim->fuse = cuse_lowlevel_new(&args, &device, &device_operations, shim);
 	fuse_opt_free_args(&args);
 	return if_in_session(shim);
 }
 
-struct shim *shim_new_file(const char *mount_options, unsigned int mode, void *operations)
+struct shim *shim_new_file(const char *mount_options, unsigned int mode, void *session)
 {
-	struct shim *shim = new_shim(operations, false);
+	struct shim *shim = new_shim(session, false);
 	char *argv[] = { "fuse", "-o", (char *)mount_options, NULL };
 	struct fuse_args args = FUSE_ARGS_INIT(3, argv);
 	struct timespec now;
@@ -288,22 +285,27 @@ struct shim *shim_new_file(const char *mount_options, unsigned int mode, void *o
 	shim->attributes.st_uid = geteuid();
 	shim->attributes.st_gid = getegid();
 	shim->attributes.st_atim = shim->attributes.st_mtim = shim->attributes.st_ctim = now;
-	shim->session = fuse_session_new(&args, &file_operations, sizeof(file_operations), shim);
+	shim->fuse = fuse_session_new(&args, &file_operations, sizeof(file_operations), shim);
 	fuse_opt_free_args(&args);
 	return if_in_session(shim);
 }
 
+char *shim_reply(struct shim *shim)
+{
+	return shim->reply;
+}
+
 int shim_attach(struct shim *shim, const char *where)
 {
-	if (fuse_session_mount(shim->session, where) != 0)
+	if (fuse_session_mount(shim->fuse, where) != 0)
 		return -1;
 	/* A copy of the descriptor in a child would keep the device alive with nobody to answer. */
-	return fcntl(fuse_session_fd(shim->session), F_SETFD, FD_CLOEXEC);
+	return fcntl(fuse_session_fd(shim->fuse), F_SETFD, FD_CLOEXEC);
 }
 
 static short pending_on(const struct shim *shim)
 {
-	struct pollfd fd = { .fd = fuse_session_fd(shim->session), .events = POLLIN };
+	struct pollfd fd = { .fd = fuse_session_fd(shim->fuse), .events = POLLIN };
 
 	poll(&fd, 1, 0);
 	return fd.revents;
@@ -311,7 +313,7 @@ static short pending_on(const struct shim *shim)
 
 static void set_blocking(const struct shim *shim)
 {
-	int fd = fuse_session_fd(shim->session);
+	int fd = fuse_session_fd(shim->fuse);
 
 	fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK);
 }
@@ -361,7 +363,7 @@ static void refuse(const struct shim *shim)
 {
 	const struct fuse_in_header *header = shim->request.mem;
 	struct fuse_out_header reply = { .len = sizeof(reply), .error = -EINVAL, .unique = header->unique };
-	ssize_t written = write(fuse_session_fd(shim->session), &reply, sizeof(reply));
+	ssize_t written = write(fuse_session_fd(shim->fuse), &reply, sizeof(reply));
 
 	(void)written; /* nobody else could be told */
 }
@@ -373,10 +375,10 @@ static int serve_one(struct shim *shim)
 
 	if (caught_signals)
 		return -EINTR;
-	received = fuse_session_receive_buf(shim->session, &shim->request);
+	received = fuse_session_receive_buf(shim->fuse, &shim->request);
 	if (received > 0) {
 		if (well_formed(&shim->request))
-			fuse_session_process_buf(shim->session, &shim->request);
+			fuse_session_process_buf(shim->fuse, &shim->request);
 		else
 			refuse(shim);
 		return 1;
@@ -435,7 +437,7 @@ int shim_catch(struct shim *shim, int signal_number)
 {
 	struct sigaction action = { .sa_handler = on_signal };
 
-	caught_fd = fuse_session_fd(shim->session);
+	caught_fd = fuse_session_fd(shim->fuse);
 	return sigaction(signal_number, &action, NULL);
 }
 
@@ -468,10 +470,10 @@ int shim_lock_memory(void)
 
 void shim_destroy(struct shim *shim)
 {
-	if (caught_fd == fuse_session_fd(shim->session))
+	if (caught_fd == fuse_session_fd(shim->fuse))
 		caught_fd = -1;
-	fuse_session_unmount(shim->session);
-	fuse_session_destroy(shim->session);
+	fuse_session_unmount(shim->fuse);
+	fuse_session_destroy(shim->fuse);
 	free(shim->request.mem);
 	free(shim);
 }

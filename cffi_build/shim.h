@@ -1,11 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 /* The whole interface between Python and libfuse3: one connection that speaks the FUSE protocol. */
 
+/* What is read at once is cut here: a client's buffer may be larger, what a device says is not. */
+#define SHIM_REPLY_MAX 4096
+
 struct shim;
 
-/* A connection not yet attached to a descriptor; NULL if libfuse refuses. `operations` is handed to every callback. */
-struct shim *shim_new_cuse(const char *name, void *operations);
-struct shim *shim_new_file(const char *mount_options, unsigned int mode, void *operations);
+/* A connection not yet attached to a descriptor; NULL if libfuse refuses. `session` is handed to every callback. */
+struct shim *shim_new_cuse(const char *name, void *session);
+struct shim *shim_new_file(const char *mount_options, unsigned int mode, void *session);
+
+/* Where shim_on_read leaves what it has read, SHIM_REPLY_MAX bytes. */
+char *shim_reply(struct shim *shim);
 
 /* Mount at a path, or take over an open descriptor as /dev/fd/N. 0, or -1 if libfuse has said why on stderr. */
 int shim_attach(struct shim *shim, const char *where);

@@ -20,8 +20,7 @@ KEEP_HANDLE = 1 << 32
 """Set in the answer to a poll, above every revents bit, when the poll handle was kept."""
 
 _WRITABLE = select.POLLOUT | select.POLLWRNORM
-_READABLE = select.POLLIN | select.POLLRDNORM
-_EVENT = _READABLE | select.POLLPRI
+_EVENT = select.POLLIN | select.POLLRDNORM | select.POLLPRI
 # A refused write is explained in the log at most this often: a client may repeat it as fast as it can.
 _EXPLAIN_EVERY_S = 1.0
 
@@ -42,8 +41,6 @@ class Device:
     ) -> None:
         self._table = table
         self._sampler = sampler
-        # What a poll that reports an event must have asked for to clear it. A client that asks for
-        # POLLPRI and not for POLLIN never reads, as with the kernel's PSI files.
         self._poll_acknowledges = poll_acknowledges
         self._clock = clock
         self._sample: Sample | None = None
@@ -57,7 +54,8 @@ class Device:
         return self._table.open()
 
     def read(self, fh: int, size: int) -> bytes:
-        """Acknowledge, and return the current figures' line or its first ``size`` bytes."""
+        """Acknowledge, and return the current figures' line, of which the client gets ``size`` bytes."""
+        del size
         try:
             # First, so that a crossing in the figures' own moment is pending and not cleared.
             self._table.acknowledge(fh)
@@ -67,7 +65,7 @@ class Device:
         if sample is not self._sample:
             self._sample = sample
             self._line = sample.figures.line
-        return self._line[:size]
+        return self._line
 
     def write(self, fh: int, text: bytes) -> int:
         """Acknowledge, replace the observer's thresholds and return the number of bytes, all of them."""
@@ -87,12 +85,18 @@ class Device:
 
         An event stays pending (level), unless only POLLPRI was asked for or ``poll_acknowledges`` is on.
         """
-        acknowledge = bool(events & _EVENT) and (self._poll_acknowledges or not events & _READABLE)
         try:
-            pending, keep = self._table.poll(fh, handle, acknowledge=acknowledge)
+            pending, keep = self._table.poll(fh, handle)
         except KeyError:
             raise OSError(errno.EBADF, "not open") from None
-        return (_EVENT | _WRITABLE if pending else _WRITABLE) | (KEEP_HANDLE if keep else 0)
+        revents = KEEP_HANDLE | _WRITABLE if keep else _WRITABLE
+        if pending:
+            revents |= _EVENT
+            asked = events & _EVENT
+            # A client that asks for POLLPRI and not for POLLIN never reads, as with the kernel's PSI files.
+            if asked == select.POLLPRI or (asked and self._poll_acknowledges):
+                self._table.acknowledge(fh)
+        return revents
 
     def release(self, fh: int) -> int:
         """End the observer and return the handle it still held, to be destroyed, or NO_HANDLE."""

@@ -128,16 +128,12 @@ class Table:
         self._opened = 0
         self._up = tuple(Levels(1) for _ in NAMES)
         self._down = tuple(Levels(-1) for _ in NAMES)
-        self._latest = Sample(float("-inf"), Figures(0, 0, 0), exact=False)
+        self.latest = Sample(float("-inf"), Figures(0, 0, 0), exact=False)
+        """The newest sample that was recorded or advanced to. Any thread may read it."""
 
     def __len__(self) -> int:
         """Return the number of observers."""
         return len(self._observers)
-
-    @property
-    def latest(self) -> Sample:
-        """The newest sample that was recorded or advanced to. Any thread."""
-        return self._latest
 
     @property
     def watching(self) -> bool:
@@ -163,9 +159,11 @@ class Table:
         return array("Q", filter(None, map(self.close, list(self._observers))))
 
     def acknowledge(self, fh: int) -> None:
-        """Clear an observer's pending event. Raises KeyError for an unknown fh."""
-        with self._lock:
-            self._observers[fh].pending = False
+        """Clear an observer's pending event. Raises KeyError for an unknown fh.
+
+        Without the lock: it is one store, and a crossing comes before it or after it all the same.
+        """
+        self._observers[fh].pending = False
 
     def subscribe(self, fh: int, thresholds: Thresholds, sample: Sample) -> None:
         """Replace an observer's thresholds and clear its pending event.
@@ -187,28 +185,25 @@ class Table:
                     self._up[index].arm(threshold, pages)
             observer.thresholds = tuple(armed)
 
-    def poll(self, fh: int, handle: int, *, acknowledge: bool) -> tuple[bool, bool]:
+    def poll(self, fh: int, handle: int) -> tuple[bool, bool]:
         """Store ``handle`` and return whether an event is pending and whether the handle was kept.
 
         It is not kept if it is NO_HANDLE or if one is stored already: all handles of one open file
-        wake the same waiters (fs/fuse/file.c: they carry the file's kh and nothing else).
-        ``acknowledge`` clears the event that is returned. Raises KeyError for an unknown fh.
+        wake the same waiters (fs/fuse/file.c: they carry the file's kh and nothing else). Raises
+        KeyError for an unknown fh.
         """
         with self._lock:
             observer = self._observers[fh]
             keep = observer.handle == NO_HANDLE and handle != NO_HANDLE
             if keep:
                 observer.handle = handle
-            pending = observer.pending
-            if acknowledge:
-                observer.pending = False
-            return pending, keep
+            return observer.pending, keep
 
     def record(self, sample: Sample) -> None:
         """Keep a sample as the newest, unless a newer one is known. Nobody crosses by it."""
         with self._lock:
-            if sample.taken_s > self._latest.taken_s:
-                self._latest = sample
+            if sample.taken_s > self.latest.taken_s:
+                self.latest = sample
 
     def undecided(self, plain: Figures) -> bool:
         """Whether the pages on the per-CPU free lists can change who crosses.
@@ -229,9 +224,9 @@ class Table:
         """
         handles = array("Q")
         with self._lock:
-            if sample.taken_s < self._latest.taken_s:
+            if sample.taken_s < self.latest.taken_s:
                 return None
-            self._latest = sample
+            self.latest = sample
             for value, up, down in zip(sample.figures, self._up, self._down, strict=True):
                 # What goes up here is armed down at a level <= value, so it cannot fire at once again.
                 for threshold in up.fire(value):

@@ -15,6 +15,9 @@ from typing import Any, Protocol, Self
 
 from memnotify._shim import ffi, lib
 
+# Each request pays for the look-up.
+_from_handle = ffi.from_handle
+
 log = logging.getLogger(__name__)
 
 
@@ -29,7 +32,7 @@ class Operations(Protocol):
         """Return the new open file's number, fh: positive and not in use."""
 
     def read(self, fh: int, size: int, /) -> bytes:
-        """Return at most ``size`` bytes."""
+        """Return the bytes to read; what is beyond ``size`` is cut off."""
 
     def write(self, fh: int, data: bytes, /) -> int:
         """Return how many bytes were taken."""
@@ -56,26 +59,28 @@ class Session:
     ``notify``, which any thread may call until ``close``.
     """
 
-    def __init__(self, shim: Any, operations: Operations, userdata: Any) -> None:
+    def __init__(self, operations: Operations, new_shim: Callable[[Any], Any]) -> None:
         """For the two constructors below."""
-        if shim == ffi.NULL:
-            raise OSError(errno.EINVAL, "libfuse3 refused the session, see its message above")
-        self._shim = shim
-        self._operations = operations
+        self.operations = operations
         # cffi's handle lives as long as this reference; C has only its address.
-        self._userdata = userdata
+        self._userdata = ffi.new_handle(self)
+        self._shim = new_shim(self._userdata)
+        if self._shim == ffi.NULL:
+            raise OSError(errno.EINVAL, "libfuse3 refused the session, see its message above")
+        # What stands in the shim's reply buffer: the same bytes again need not be copied.
+        self._reply = lib.shim_reply(self._shim)
+        self._replied: bytes | None = None
 
     @classmethod
     def cuse(cls, name: str, operations: Operations) -> Self:
         """Return a session that will register the character device ``name`` (at most 240 bytes)."""
-        userdata = ffi.new_handle(operations)
-        return cls(lib.shim_new_cuse(os.fsencode(name), userdata), operations, userdata)
+        return cls(operations, lambda userdata: lib.shim_new_cuse(os.fsencode(name), userdata))
 
     @classmethod
     def file(cls, operations: Operations, *, mode: int, mount_options: str) -> Self:
         """Return a session for a mount whose root is one regular file with the permissions ``mode``."""
-        userdata = ffi.new_handle(operations)
-        return cls(lib.shim_new_file(os.fsencode(mount_options), mode, userdata), operations, userdata)
+        options = os.fsencode(mount_options)
+        return cls(operations, lambda userdata: lib.shim_new_file(options, mode, userdata))
 
     def attach(self, where: str) -> None:
         """Mount at ``where``, or take over an open descriptor given as ``/dev/fd/N``.
@@ -143,6 +148,15 @@ class Session:
             lib.shim_destroy(self._shim)
             self._shim = ffi.NULL
 
+    def reply(self, data: bytes) -> int:
+        """Put the bytes that were read into the shim's buffer and return how many."""
+        if data is not self._replied:
+            if len(data) > lib.SHIM_REPLY_MAX:
+                data = data[: lib.SHIM_REPLY_MAX]
+            ffi.memmove(self._reply, data, len(data))
+            self._replied = data
+        return len(data)
+
     @staticmethod
     def _check(result: int) -> None:
         if result < 0:
@@ -164,30 +178,26 @@ def _callback(function: Callable[..., int]) -> Callable[..., int]:
 
 
 @_callback
-def _on_open(operations: Any, flags: int) -> int:
-    return ffi.from_handle(operations).open(flags)  # type: ignore[no-any-return]
+def _on_open(session: Any, flags: int) -> int:
+    return _from_handle(session).operations.open(flags)  # type: ignore[no-any-return]
 
 
 @_callback
-def _on_read(operations: Any, fh: int, buffer: Any, size: int) -> int:
-    data = ffi.from_handle(operations).read(fh, size)
-    count = len(data)
-    if count > size:
-        raise ValueError(f"{count} bytes read where {size} were asked for")
-    ffi.memmove(buffer, data, count)
-    return count
+def _on_read(session: Any, fh: int, size: int) -> int:
+    self = _from_handle(session)
+    return self.reply(self.operations.read(fh, size))  # type: ignore[no-any-return]
 
 
 @_callback
-def _on_write(operations: Any, fh: int, data: Any, size: int) -> int:
-    return ffi.from_handle(operations).write(fh, ffi.unpack(data, size))  # type: ignore[no-any-return]
+def _on_write(session: Any, fh: int, data: Any, size: int) -> int:
+    return _from_handle(session).operations.write(fh, ffi.unpack(data, size))  # type: ignore[no-any-return]
 
 
 @_callback
-def _on_poll(operations: Any, fh: int, events: int, handle: int) -> int:
-    return ffi.from_handle(operations).poll(fh, events, handle)  # type: ignore[no-any-return]
+def _on_poll(session: Any, fh: int, events: int, handle: int) -> int:
+    return _from_handle(session).operations.poll(fh, events, handle)  # type: ignore[no-any-return]
 
 
 @_callback
-def _on_release(operations: Any, fh: int) -> int:
-    return ffi.from_handle(operations).release(fh)  # type: ignore[no-any-return]
+def _on_release(session: Any, fh: int) -> int:
+    return _from_handle(session).operations.release(fh)  # type: ignore[no-any-return]

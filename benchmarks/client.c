@@ -1,0 +1,253 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * client: the measured side of compare.py, in C so that it costs little, and the same for both servers.
+ *
+ *     client read PATH COUNT     COUNT times pread(256 bytes); prints ns in all
+ *     client poll PATH COUNT     COUNT times poll(fd, 1, 0); prints ns in all
+ *     client pipe - COUNT        COUNT times one byte to another process and back; prints ns in all
+ *     client wake PATH COUNT     holds COUNT open files in one epoll; driven by lines on stdin, one answer each:
+ *         open           opens all, with a threshold nobody reaches    -> opened NS_IN_ALL
+ *         arm PAGES      sets every threshold to `used` + PAGES        -> armed, or early: somebody is ready
+ *         wait           until each was woken and has read             -> woken FIRST_NS LAST_NS (monotonic clock)
+ */
+#define _GNU_SOURCE
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { LINE = 256, EVENTS = 1024, WAIT_MS = 30000 };
+
+static _Noreturn void fail(const char *what)
+{
+	fprintf(stderr, "client: %s: %s\n", what, strerror(errno));
+	exit(1);
+}
+
+static int64_t now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+static int open_device(const char *path)
+{
+	int fd = open(path, O_RDWR | O_CLOEXEC);
+
+	if (fd < 0)
+		fail(path);
+	return fd;
+}
+
+static void read_line(int fd, char line[LINE])
+{
+	ssize_t length = pread(fd, line, LINE - 1, 0);
+
+	if (length <= 0)
+		fail("read");
+	line[length] = '\0';
+}
+
+static void measure_read(const char *path, long count)
+{
+	int fd = open_device(path);
+	char line[LINE];
+	int64_t start = now_ns();
+
+	for (long i = 0; i < count; i++)
+		read_line(fd, line);
+	printf("%lld\n", (long long)(now_ns() - start));
+}
+
+static void measure_poll(const char *path, long count)
+{
+	struct pollfd item = { .fd = open_device(path), .events = POLLIN | POLLPRI };
+	int64_t start = now_ns();
+
+	for (long i = 0; i < count; i++)
+		if (poll(&item, 1, 0) != 0)
+			fail("poll: ready, though no threshold is set");
+	printf("%lld\n", (long long)(now_ns() - start));
+}
+
+static void measure_pipe(long count)
+{
+	int there[2], back[2];
+	char byte = 0;
+	int64_t start;
+	pid_t child;
+
+	if (pipe(there) || pipe(back))
+		fail("pipe");
+	child = fork();
+	if (child < 0)
+		fail("fork");
+	if (!child) {
+		close(there[1]);
+		while (read(there[0], &byte, 1) == 1)
+			if (write(back[1], &byte, 1) != 1)
+				_exit(1);
+		_exit(0);
+	}
+	start = now_ns();
+	for (long i = 0; i < count; i++)
+		if (write(there[1], &byte, 1) != 1 || read(back[0], &byte, 1) != 1)
+			fail("pipe");
+	printf("%lld\n", (long long)(now_ns() - start));
+	close(there[1]);
+	waitpid(child, NULL, 0);
+}
+
+/* ---- wake ---- */
+
+struct clients {
+	const char *path;
+	long count;
+	int *fds;
+	bool *woken; /* since armed */
+	int epoll;
+};
+
+static long long figure(const char *line, const char *name)
+{
+	const char *at = strstr(line, name);
+
+	if (!at)
+		fail("the line lacks a figure");
+	return strtoll(at + strlen(name), NULL, 10);
+}
+
+static void set_used(int fd, long long pages)
+{
+	char text[64];
+	int length = snprintf(text, sizeof(text), "used %lld", pages);
+
+	if (write(fd, text, (size_t)length) != length)
+		fail("write");
+}
+
+static void open_all(struct clients *clients)
+{
+	char line[LINE];
+	long long total;
+	int64_t start;
+	int probe = open_device(clients->path);
+
+	read_line(probe, line);
+	close(probe);
+	total = figure(line, "total ");
+	start = now_ns();
+	for (long i = 0; i < clients->count; i++) {
+		struct epoll_event event = { .events = EPOLLIN | EPOLLET, .data.u64 = (uint64_t)i };
+
+		clients->fds[i] = open_device(clients->path);
+		set_used(clients->fds[i], total);
+		if (epoll_ctl(clients->epoll, EPOLL_CTL_ADD, clients->fds[i], &event))
+			fail("epoll_ctl");
+	}
+	printf("opened %lld\n", (long long)(now_ns() - start));
+}
+
+static void arm_all(struct clients *clients, long margin_pages)
+{
+	struct epoll_event event;
+	char line[LINE];
+	long long used;
+
+	read_line(clients->fds[0], line);
+	used = figure(line, "used ");
+	for (long i = 0; i < clients->count; i++)
+		set_used(clients->fds[i], used + margin_pages);
+	memset(clients->woken, 0, (size_t)clients->count * sizeof(*clients->woken));
+	printf("%s\n", epoll_wait(clients->epoll, &event, 1, 0) ? "early" : "armed");
+}
+
+/*
+ * Edge mode: each client costs one notification, one poll and one read, as one thread per client would.
+ * Level mode adds a second poll, after the read, that says "no more".
+ */
+static void wait_all(struct clients *clients)
+{
+	static struct epoll_event events[EVENTS];
+	int64_t first = 0;
+	char line[LINE];
+
+	for (long missing = clients->count; missing;) {
+		int ready = epoll_wait(clients->epoll, events, EVENTS, WAIT_MS);
+
+		if (ready < 0)
+			fail("epoll_wait");
+		if (!ready) {
+			fprintf(stderr, "client: %ld of %ld clients were not woken in %d ms\n", missing,
+				clients->count, WAIT_MS);
+			exit(1);
+		}
+		if (!first)
+			first = now_ns();
+		for (int i = 0; i < ready; i++) {
+			read_line(clients->fds[events[i].data.u64], line);
+			missing -= !clients->woken[events[i].data.u64];
+			clients->woken[events[i].data.u64] = true;
+		}
+	}
+	printf("woken %lld %lld\n", (long long)first, (long long)now_ns());
+}
+
+static void serve_wake(const char *path, long count)
+{
+	struct clients clients = { .path = path, .count = count, .epoll = epoll_create1(EPOLL_CLOEXEC) };
+	struct rlimit files = { .rlim_cur = (rlim_t)count + 64, .rlim_max = (rlim_t)count + 64 };
+	struct rlimit now;
+	char command[64];
+
+	if (getrlimit(RLIMIT_NOFILE, &now))
+		fail("getrlimit");
+	if (now.rlim_max > files.rlim_max)
+		files.rlim_max = now.rlim_max;
+	if (setrlimit(RLIMIT_NOFILE, &files))
+		fail("RLIMIT_NOFILE cannot be raised: fewer clients, or a larger fs.nr_open");
+	clients.fds = malloc((size_t)count * sizeof(*clients.fds));
+	clients.woken = malloc((size_t)count * sizeof(*clients.woken));
+	if (clients.epoll < 0 || !clients.fds || !clients.woken)
+		fail("epoll_create1 or malloc");
+	while (fgets(command, sizeof(command), stdin)) {
+		if (!strcmp(command, "open\n"))
+			open_all(&clients);
+		else if (!strncmp(command, "arm ", 4))
+			arm_all(&clients, strtol(command + 4, NULL, 10));
+		else if (!strcmp(command, "wait\n"))
+			wait_all(&clients);
+		fflush(stdout);
+	}
+}
+
+int main(int argc, char **argv)
+{
+	long count = argc == 4 ? strtol(argv[3], NULL, 10) : 0;
+
+	if (count > 0 && !strcmp(argv[1], "read"))
+		measure_read(argv[2], count);
+	else if (count > 0 && !strcmp(argv[1], "poll"))
+		measure_poll(argv[2], count);
+	else if (count > 0 && !strcmp(argv[1], "pipe"))
+		measure_pipe(count);
+	else if (count > 0 && !strcmp(argv[1], "wake"))
+		serve_wake(argv[2], count);
+	else {
+		fprintf(stderr, "usage: client read|poll|pipe|wake PATH COUNT\n");
+		return 2;
+	}
+	return 0;
+}

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: MIT
+"""A daemon of its own for a test: started, watched, and looked at when it has ended."""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+TRANSPORT = os.environ.get("MEMNOTIFY_TEST_TRANSPORT", "fuse")
+"""What serves the tests in tests/clients: cuse in a guest, fuse on this kernel."""
+DEADLINE_S = 60.0
+"""Far beyond what anything here takes, also in an emulated guest: reached only by what never happens."""
+# So that a threshold answers to a few MiB at once: the default granularity is 1/128 of memory.
+QUICK = ("--update-period", "20", "--max-update-period", "100", "--update-space", "64")
+
+
+def wait_until(condition: Callable[[], object], what: str, deadline_s: float = DEADLINE_S) -> None:
+    """Return as soon as ``condition`` holds; fail after ``deadline_s`` seconds."""
+    end_s = time.monotonic() + deadline_s
+    while not condition():
+        if time.monotonic() > end_s:
+            raise AssertionError(f"{what}: not after {deadline_s:g} s")
+        time.sleep(0.005)
+
+
+class Daemon:
+    """``memnotify serve`` with the given arguments, ready when the constructor returns.
+
+    Leaving the block ends it and checks that it ended as asked and logged no traceback.
+    """
+
+    def __init__(self, *arguments: str, transport: str = TRANSPORT, name: str = "memnotify-test") -> None:
+        self.path = f"/dev/{name}"
+        place = ("--name", name, "--transport", transport)
+        self.process = start(*place, *arguments)
+        self._lines: list[str] = []
+        self._reader = threading.Thread(target=self._follow, daemon=True)
+        self._reader.start()
+        wait_until(lambda: "ready: " in self.log or self.process.poll() is not None, "ready")
+        if "ready: " not in self.log:
+            self._reader.join()
+            raise AssertionError(f"the daemon ended with {self.process.returncode}:\n{self.log}")
+
+    @property
+    def log(self) -> str:
+        """What it has written to stderr so far."""
+        return "".join(self._lines)
+
+    @property
+    def pid(self) -> int:
+        """Its process's number."""
+        return self.process.pid
+
+    def status(self, field: str) -> int:
+        """Return a number from /proc/PID/status."""
+        return status(Path(f"/proc/{self.pid}/status"), field)
+
+    def open_fds(self) -> int:
+        """Return how many descriptors it has open."""
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal, wait for the end and return the exit code."""
+        self.process.send_signal(number)
+        code = self.process.wait(DEADLINE_S)
+        self._reader.join(DEADLINE_S)
+        return code
+
+    def __enter__(self) -> Self:
+        """Return the daemon itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End it, if the test has not; fail on anything that looks wrong."""
+        asked = self.process.poll() is None
+        code = self.end() if asked else self.process.returncode
+        if error is None:
+            assert "Traceback" not in self.log, self.log
+            assert not asked or code == 0, self.log
+            assert not os.path.lexists(self.path) or not asked, f"{self.path} was left behind"
+
+    def _follow(self) -> None:
+        assert self.process.stderr is not None
+        with self.process.stderr as stream:
+            for line in stream:
+                self._lines.append(line)
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    """Start ``memnotify serve`` with arguments of any kind; its stderr is a pipe."""
+    command = [sys.executable, "-m", "memnotify", "serve", *arguments]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
+
+
+def status(path: Path, field: str) -> int:
+    """Return a number from a /proc status file."""
+    (line,) = (line for line in path.read_text().splitlines() if line.startswith(f"{field}:"))
+    return int(line.split()[1])
+
+
+def ready(fd: int, events: int = select.POLLIN, timeout_s: float = DEADLINE_S) -> int:
+    """Poll one descriptor; return its revents, 0 after ``timeout_s`` seconds."""
+    poller = select.poll()
+    poller.register(fd, events)
+    found = poller.poll(timeout_s * 1000)
+    return found[0][1] if found else 0
