@@ -2,12 +2,21 @@
 """A served device and a process that takes memory, for tests of what clients see."""
 
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from support.daemon import QUICK, TRANSPORT, Daemon
 from support.memory import Hog
 from support.require import unavailable
+
+REPOSITORY = Path(__file__).parents[2]
+POSTED = Path(os.environ.get("MEMNOTIFY_MN_TEST_C", REPOSITORY.parent / "shared/mn_test.c"))
+"""The posted program; it is GPL and stays out of this tree."""
+TWIN = REPOSITORY / "tools/mn_test.py"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -57,3 +66,19 @@ def _nothing_held(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     if "hog" in request.fixturenames:
         request.getfixturevalue("hog").hold(0)
+
+
+@pytest.fixture(scope="module", params=["posted", "own", "twin"])
+def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Return the command of the posted C program, of the project's own, or of the Python twin."""
+    if request.param == "twin":
+        return [sys.executable, str(TWIN)]
+    if shutil.which("gcc") is None:
+        unavailable("gcc is not installed: apt install gcc libc6-dev")
+    source = POSTED if request.param == "posted" else REPOSITORY / "tests/clients/client.c"
+    if not source.exists():
+        unavailable(f"{source} is not there: set MEMNOTIFY_MN_TEST_C to the posted mn_test.c")
+    binary = tmp_path_factory.mktemp("mn_test") / "mn_test"
+    # -w: the posted source prints a ssize_t with %d.
+    subprocess.run(["gcc", "-w", "-O2", "-o", str(binary), str(source)], check=True)
+    return [str(binary)]

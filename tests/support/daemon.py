@@ -62,6 +62,17 @@ class Daemon:
         """Return a number from /proc/PID/status."""
         return status(Path(f"/proc/{self.pid}/status"), field)
 
+    def wakes_within(self, window_s: float) -> dict[str, int]:
+        """Return how often each of its threads woke within a window, by thread id; only those that did."""
+
+        def sleeps() -> dict[str, int]:
+            tasks = Path(f"/proc/{self.pid}/task").iterdir()
+            return {task.name: status(task / "status", "voluntary_ctxt_switches") for task in tasks}
+
+        before = sleeps()
+        threading.Event().wait(window_s)
+        return {task: count - before[task] for task, count in sleeps().items() if count != before[task]}
+
     def open_fds(self) -> int:
         """Return how many descriptors it has open."""
         return len(os.listdir(f"/proc/{self.pid}/fd"))

@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: MIT
+"""What programs say where nobody serves the device."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _absent() -> None:
+    if os.path.lexists("/dev/memnotify"):
+        pytest.fail("/dev/memnotify is there although no test serves it: stop that daemon")
+
+
+def test_mn_test(program: list[str]) -> None:
+    done = subprocess.run(program, capture_output=True, text=True, check=False)
+    assert done.returncode == 255
+    assert "cannot open device /dev/memnotify" in done.stdout
+
+
+@pytest.mark.parametrize("command", [["read"], ["wait", "used 5"]])
+def test_the_command(command: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "memnotify", *command], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "/dev/memnotify: No such file or directory; start 'memnotify serve'" in done.stderr

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: MIT
+"""The daemon's birth, its ends, and what its clients see of them."""
+
+import errno
+import os
+import select
+import signal
+import threading
+
+import pytest
+from support.daemon import DEADLINE_S, QUICK, TRANSPORT, Daemon, ready, start, wait_until
+from support.memory import Hog, step_pages, used_pages
+
+GONE = {errno.ENOTCONN, errno.ECONNABORTED}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_ends_an_idle_daemon(number: int) -> None:
+    with Daemon() as daemon:
+        assert daemon.end(number) == 0
+        assert f"{signal.Signals(number).name}: ending" in daemon.log
+        assert not os.path.lexists(daemon.path)
+
+
+def test_a_signal_ends_a_daemon_under_load() -> None:
+    with Daemon() as daemon:
+        fds = [os.open(daemon.path, os.O_RDWR) for _ in range(4)]
+
+        def load(fd: int) -> None:
+            try:
+                while os.read(fd, 256):
+                    ready(fd, timeout_s=0)
+            except OSError as error:
+                assert error.errno in GONE
+
+        threads = [threading.Thread(target=load, args=(fd,)) for fd in fds]
+        for thread in threads:
+            thread.start()
+        assert daemon.end() == 0
+        for thread in threads:
+            thread.join(DEADLINE_S)
+            assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_clients_see_the_end_and_a_new_daemon_serves_at_once(number: int, hog: Hog) -> None:
+    old = Daemon(*QUICK)
+    waiting, idle = (os.open(old.path, os.O_RDWR) for _ in range(2))
+    os.write(waiting, b"used 99%")
+    seen: list[int] = []
+    waiter = threading.Thread(target=lambda: seen.append(ready(waiting)))
+    with select.epoll() as epoll:
+        epoll.register(idle, select.EPOLLIN)
+        waiter.start()
+        assert old.end(number) == (0 if number == signal.SIGTERM else -number)
+        waiter.join(DEADLINE_S)
+        assert len(seen) == 1
+        assert seen[0] & select.POLLERR
+        assert epoll.poll(DEADLINE_S)[0][1] & select.EPOLLERR
+    for fd in (waiting, idle):
+        with pytest.raises(OSError, check=lambda error: error.errno in GONE):
+            os.read(fd, 256)
+
+    with Daemon(*QUICK) as new:
+        fd = os.open(new.path, os.O_RDWR)
+        os.write(fd, b"used %d" % (used_pages(fd) + step_pages()))
+        hog.hold(2 * step_pages())
+        assert ready(fd) == select.POLLIN
+        assert ready(waiting) & select.POLLERR  # the old ones stay dead
+        os.close(fd)
+    for fd in (waiting, idle):
+        try:
+            os.close(fd)
+        except OSError as error:  # the FUSE file's FLUSH; the descriptor is closed all the same
+            assert error.errno in GONE
+
+
+def test_a_second_daemon_of_the_same_name_is_refused_and_the_first_goes_on() -> None:
+    with Daemon() as first:
+        second = start("--transport", TRANSPORT, "--name", os.path.basename(first.path))
+        _, log = second.communicate(timeout=DEADLINE_S)
+        assert second.returncode == 1
+        assert f"{first.path} is served by another process already" in log
+        fd = os.open(first.path, os.O_RDWR)
+        assert os.read(fd, 256).startswith(b"total ")
+        os.close(fd)
+
+
+def test_of_many_daemons_that_start_at_once_one_serves() -> None:
+    name = "memnotify-race"
+    rivals = [start("--transport", TRANSPORT, "--name", name) for _ in range(6)]
+    wait_until(lambda: sum(rival.poll() is None for rival in rivals) == 1, "all but one give up")
+    fd = os.open(f"/dev/{name}", os.O_RDWR)
+    assert os.read(fd, 256).startswith(b"total ")
+    os.close(fd)
+    for rival in rivals:
+        rival.terminate()
+        _, log = rival.communicate(timeout=DEADLINE_S)
+        assert "Traceback" not in log
+    assert sorted(rival.returncode for rival in rivals) == [0, 1, 1, 1, 1, 1]
+    assert not os.path.lexists(f"/dev/{name}")
+
+
+def test_without_thresholds_the_daemon_does_not_wake() -> None:
+    with Daemon() as daemon:
+        fds = [os.open(daemon.path, os.O_RDWR) for _ in range(50)]
+        for fd in fds:
+            os.write(fd, b"used 99%")
+            os.write(fd, b"used 0")
+        wait_until(lambda: _sampler_wakes(daemon, 0.5) == 0, "it sleeps")
+        assert _sampler_wakes(daemon, 3.0) == 0
+        for fd in fds:
+            os.close(fd)
+
+
+def _sampler_wakes(daemon: Daemon, window_s: float) -> int:
+    """Return how often the daemon woke by itself: the main thread is woken by whoever looks at /dev."""
+    woken = daemon.wakes_within(window_s)
+    woken.pop(str(daemon.pid), None)
+    return sum(woken.values())

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: MIT
+"""The programs of others, unmodified, against /dev/memnotify: mn_test, and its twin in Python."""
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.daemon import QUICK, Daemon, wait_until
+from support.memory import Hog, step_pages
+
+LINE = r"total ([0-9]+) used ([0-9]+) active ([0-9]+)"
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Daemon]:
+    with Daemon(*QUICK, name="memnotify") as daemon:
+        yield daemon
+
+
+def _says(program: list[str], *, thresholds: str | None = None) -> str:
+    """Return a pattern of all that the program prints when all goes well."""
+    lines = [
+        f"{re.escape(program[-1])} -- test for system-wide memory notification/meter /dev/memnotify",
+        r"device /dev/memnotify opened successfuly with fd = 3",
+        rf"read from /dev/memnotify [0-9]+ bytes: '{LINE}'",
+    ]
+    if thresholds is not None:
+        lines += [
+            rf"establishing threshold '{thresholds}' and waiting",
+            rf"polling for threshold '{thresholds}' to be changed to up/down",
+            r"poll\(3\) returned 1",
+            rf"--> memory figures reached '{LINE}'",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def test_without_an_argument_it_prints_the_figures(served: Daemon, program: list[str]) -> None:
+    done = subprocess.run(program, capture_output=True, text=True, check=False)
+    assert re.fullmatch(_says(program), done.stdout), done.stdout
+    assert (done.returncode, done.stderr) == (0, "")
+    found = re.search(r"read from /dev/memnotify ([0-9]+) bytes: '(.*)'", done.stdout)
+    assert found is not None
+    assert int(found[1]) == len(found[2]) + 1
+
+
+@pytest.mark.parametrize("direction", ["up", "down"])
+def test_with_a_threshold_it_waits_for_the_crossing(
+    served: Daemon, program: list[str], hog: Hog, direction: str
+) -> None:
+    before, after = (0, 2 * step_pages()) if direction == "up" else (2 * step_pages(), 0)
+    hog.hold(before)
+    threshold = _used(served) + step_pages() * (1 if direction == "up" else -1)
+    process = subprocess.Popen([*program, f"used {threshold}"], stdout=subprocess.PIPE, text=True)
+    wait_until(lambda: _sleeps_in_poll(process.pid), "the program waits")
+    hog.hold(after)
+    output, _ = process.communicate(timeout=60)
+    found = re.fullmatch(_says(program, thresholds=f"used {threshold}"), output)
+    assert found, output
+    assert process.returncode == 0
+    first, last = int(found[2]), int(found[5])
+    assert (first < threshold <= last) if direction == "up" else (first >= threshold > last)
+
+
+def _used(daemon: Daemon) -> int:
+    fd = os.open(daemon.path, os.O_RDONLY)
+    try:
+        return int(os.read(fd, 256).split()[3])
+    finally:
+        os.close(fd)
+
+
+def _sleeps_in_poll(pid: int) -> bool:
+    """Whether a process is inside poll(2), or ppoll(2): x86-64's 7 and 271, arm64's 73."""
+    return Path(f"/proc/{pid}/syscall").read_text().split()[0] in {"7", "271", "73"}

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: MIT
+"""The FUSE file: where it is mounted, who may use it, and what is left behind."""
+
+import os
+import pwd
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.daemon import DEADLINE_S, Daemon, start, wait_until
+from support.require import unavailable
+
+NOBODY = pwd.getpwnam("nobody")
+
+
+def _mounted(path: Path) -> int:
+    return Path("/proc/self/mountinfo").read_text().count(f" {path} ")
+
+
+class FileDaemon(Daemon):
+    """A daemon on a path of the test's choice."""
+
+    def __init__(self, path: Path, *arguments: str) -> None:
+        self.file = path
+        super().__init__("--path", str(path), *arguments, transport="fuse", name="memnotify-file")
+
+    def killed(self) -> None:
+        """Kill it, as the kernel would when memory runs out."""
+        assert self.end(signal.SIGKILL) == -signal.SIGKILL
+
+
+def _refused(*arguments: str) -> str:
+    process = start("--transport", "fuse", *arguments)
+    _, log = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 1
+    assert "Traceback" not in log
+    return log
+
+
+def test_the_mount_point_is_made_and_removed(tmp_path: Path) -> None:
+    path = tmp_path / "device with a blank"
+    with FileDaemon(path):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o666
+        wait_until(lambda: "fuse.memnotify" in Path("/proc/self/mountinfo").read_text(), "mounted")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_file_that_was_there_stays(tmp_path: Path) -> None:
+    path = tmp_path / "device"
+    path.touch(0o640)
+    with FileDaemon(path):
+        assert _mounted(path)
+    assert not _mounted(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+def test_the_mount_of_a_killed_daemon_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "device"
+    FileDaemon(path).killed()
+    FileDaemon(path).killed()
+    assert _mounted(path) == 1
+    with FileDaemon(path) as daemon:
+        assert "is the mount of a daemon that died" in daemon.log
+        with path.open("rb", buffering=0) as device:
+            assert device.read(256).startswith(b"total ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_mount_point_is_refused_and_untouched(tmp_path: Path) -> None:
+    text = tmp_path / "text"
+    text.write_text("do not lose me")
+    assert "is not an empty regular file" in _refused("--path", str(text))
+    assert text.read_text() == "do not lose me"
+    link = tmp_path / "link"
+    link.symlink_to(text)
+    assert "is not an empty regular file" in _refused("--path", str(link))
+    assert "is not an empty regular file" in _refused("--path", str(tmp_path))
+    assert "is not an empty regular file" in _refused("--path", "/dev/null")
+    assert "No such file or directory" in _refused("--path", str(tmp_path / "nowhere" / "device"))
+
+
+def test_another_file_system_at_the_path_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bound"
+    path.touch()
+    subprocess.run(["mount", "--bind", "/etc/hostname", str(path)], check=True)
+    try:
+        assert "is mounted at" in _refused("--path", str(path))
+    finally:
+        subprocess.run(["umount", str(path)], check=True)
+
+
+def test_unmounting_from_outside_ends_the_daemon_with_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "device"
+    daemon = FileDaemon(path)
+    subprocess.run(["umount", str(path)], check=True)
+    assert daemon.process.wait(DEADLINE_S) == 1
+    wait_until(lambda: "is gone" in daemon.log, "it says why")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_administrator_may_change_mode_and_group(tmp_path: Path) -> None:
+    path = tmp_path / "device"
+    with FileDaemon(path):
+        path.chmod(0o640)
+        os.chown(path, 0, NOBODY.pw_gid)
+        status = path.stat()
+        assert (stat.S_IMODE(status.st_mode), status.st_gid) == (0o640, NOBODY.pw_gid)
+        os.truncate(path, 0)
+        os.utime(path)
+
+
+@pytest.fixture
+def public_folder() -> Iterator[Path]:
+    """Return a folder that an ordinary user reaches and owns; pytest's own are root's alone."""
+    folder = Path(tempfile.mkdtemp())
+    os.chown(folder, NOBODY.pw_uid, NOBODY.pw_gid)
+    yield folder
+    shutil.rmtree(folder)
+
+
+# Everything is imported before the rights are dropped: Python itself may lie where only root may read.
+_SERVE_AS_NOBODY = f"""
+import contextlib, os, sys
+import memnotify.daemon, memnotify.transports.choice
+from memnotify.cli import main
+with contextlib.suppress(SystemExit):
+    main(["--version"])
+os.setgroups([])
+os.setgid({NOBODY.pw_gid})
+os.setuid({NOBODY.pw_uid})
+sys.exit(main(["serve", "--path", sys.argv[1]]))
+"""
+
+
+def _as_nobody(*command: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        command, user="nobody", group="nogroup", capture_output=True, text=True, check=False
+    )
+
+
+def test_other_users_may_use_what_root_mounts(public_folder: Path) -> None:
+    path = public_folder / "device"
+    with FileDaemon(path):
+        done = _as_nobody("sh", "-c", f"head -n 1 {path} && echo used 80% > {path}")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith("total ")
+
+
+def test_an_ordinary_user_serves_a_path_of_his_own(public_folder: Path) -> None:
+    if shutil.which("fusermount3") is None:
+        unavailable("fusermount3 is not installed: apt install fuse3")
+    path = public_folder / "device"
+    mode = stat.S_IMODE(os.stat("/dev/fuse").st_mode)
+    os.chmod("/dev/fuse", 0o666)  # as udev has it
+    try:
+        command = [sys.executable, "-c", _SERVE_AS_NOBODY, str(path)]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        assert process.stderr is not None
+        lines = []
+        for line in process.stderr:
+            lines.append(line)
+            if "ready: " in line:
+                break
+        assert f"ready: {path}" in "".join(lines), lines
+        done = _as_nobody("head", "-n", "1", str(path))
+        assert done.stdout.startswith("total "), done.stderr
+        process.terminate()
+        _, log = process.communicate(timeout=DEADLINE_S)
+        assert process.returncode == 0, log
+        assert list(public_folder.iterdir()) == []
+    finally:
+        os.chmod("/dev/fuse", mode)

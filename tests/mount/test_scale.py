@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: MIT
+"""Ten thousand clients at once."""
+
+import os
+import resource
+import select
+from collections.abc import Iterator
+
+import pytest
+from support.daemon import DEADLINE_S, QUICK, Daemon
+from support.memory import Hog, step_pages, used_pages
+from support.require import unavailable
+
+CLIENTS = 10_000
+RSS_MAX_KIB = 20 * 1024
+
+
+@pytest.fixture(autouse=True)
+def _many_files() -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = CLIENTS + 200
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(needed, before[0]), max(needed, before[1])))
+    except (OSError, ValueError):
+        unavailable(f"RLIMIT_NOFILE cannot be raised to {needed}: run the tests as root")
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_ten_thousand_clients() -> None:
+    with Daemon(*QUICK, transport="fuse") as daemon, Hog() as hog, select.epoll() as epoll:
+        fds = [os.open(daemon.path, os.O_RDWR) for _ in range(CLIENTS)]
+        for fd in fds:
+            epoll.register(fd, select.EPOLLIN)
+        # Nobody has a threshold. Somebody may look at all of /dev meanwhile, but hardly three times.
+        assert any(not daemon.wakes_within(10.0) for _ in range(3))
+        threshold = b"used %d" % (used_pages(fds[0]) + step_pages())
+        for fd in fds:
+            os.write(fd, threshold)
+        hog.hold(2 * step_pages())
+        woken: set[int] = set()
+        while len(woken) < CLIENTS:
+            events = epoll.poll(DEADLINE_S)
+            assert events
+            for fd, _ in events:
+                assert fd not in woken
+                woken.add(fd)
+                os.read(fd, 256)
+        assert epoll.poll(0) == []
+        assert daemon.status("VmRSS") <= RSS_MAX_KIB
+        for fd in fds:
+            os.close(fd)
