@@ -40,6 +40,8 @@ def test_a_signal_ends_a_daemon_under_load() -> None:
         for thread in threads:
             thread.join(DEADLINE_S)
             assert not thread.is_alive()
+        for fd in fds:
+            _close(fd)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
@@ -69,10 +71,7 @@ def test_clients_see_the_end_and_a_new_daemon_serves_at_once(number: int, hog: H
         assert ready(waiting) & select.POLLERR  # the old ones stay dead
         os.close(fd)
     for fd in (waiting, idle):
-        try:
-            os.close(fd)
-        except OSError as error:  # the FUSE file's FLUSH; the descriptor is closed all the same
-            assert error.errno in GONE
+        _close(fd)
 
 
 def test_a_second_daemon_of_the_same_name_is_refused_and_the_first_goes_on() -> None:
@@ -118,3 +117,11 @@ def _sampler_wakes(daemon: Daemon, window_s: float) -> int:
     woken = daemon.wakes_within(window_s)
     woken.pop(str(daemon.pid), None)
     return sum(woken.values())
+
+
+def _close(fd: int) -> None:
+    """Close a descriptor whose daemon has ended: the FUSE file's FLUSH fails, and it is closed all the same."""
+    try:
+        os.close(fd)
+    except OSError as error:
+        assert error.errno in GONE
