@@ -27,8 +27,8 @@ from typing import Self
 
 HERE = Path(__file__).resolve().parent
 PAGE_SIZE = os.sysconf("SC_PAGESIZE")
-# The threshold to cross stands this many bytes above `used`, and twice that is allocated: more than what other
-# programs on a busy machine take or free meanwhile.
+# The threshold to cross stands this many bytes above `used`, and twice that is allocated: more than what
+# other programs on a busy machine take or free meanwhile.
 MARGIN = 128 << 20
 # Seconds for whatever should take milliseconds: only a fault reaches it.
 DEADLINE_S = 60.0

@@ -74,10 +74,6 @@ class Levels:
         self._keys: list[int] = []
         self._stale: set[int] = set()
 
-    def __bool__(self) -> bool:
-        """Whether any threshold is armed here."""
-        return bool(self._at)
-
     def arm(self, threshold: Threshold, key: int) -> None:
         """Arm a threshold that is armed nowhere."""
         threshold.key = key
@@ -130,6 +126,8 @@ class Table:
         self._down = tuple(Levels(-1) for _ in NAMES)
         self.latest = Sample(float("-inf"), Figures(0, 0, 0), exact=False)
         """The newest sample that was recorded or advanced to. Any thread may read it."""
+        self._not_before_s = float("-inf")
+        self._thresholds = 0
 
     def __len__(self) -> int:
         """Return the number of observers."""
@@ -137,8 +135,8 @@ class Table:
 
     @property
     def watching(self) -> bool:
-        """Whether any observer has a threshold. Any thread."""
-        return any(self._up) or any(self._down)
+        """Whether any observer has a threshold. Any thread, without the lock: it is one number."""
+        return self._thresholds > 0
 
     def open(self) -> int:
         """Add an observer without thresholds and return its fh, which is never used again."""
@@ -184,6 +182,7 @@ class Table:
                 else:
                     self._up[index].arm(threshold, pages)
             observer.thresholds = tuple(armed)
+            self._thresholds += len(armed)
 
     def poll(self, fh: int, handle: int) -> tuple[bool, bool]:
         """Store ``handle`` and return whether an event is pending and whether the handle was kept.
@@ -199,9 +198,13 @@ class Table:
                 observer.handle = handle
             return observer.pending, keep
 
-    def record(self, sample: Sample) -> None:
-        """Keep a sample as the newest, unless a newer one is known. Nobody crosses by it."""
+    def record(self, sample: Sample, ended_s: float) -> None:
+        """Keep a sample, whose reading ended at ``ended_s``, as the newest, unless a newer one is known.
+
+        Nobody crosses by it.
+        """
         with self._lock:
+            self._not_before_s = max(self._not_before_s, ended_s)
             if sample.taken_s > self.latest.taken_s:
                 self.latest = sample
 
@@ -219,13 +222,16 @@ class Table:
 
         Each threshold that fired is armed for the other direction, damped by the granularity. An
         observer whose event is pending already is not in the result, as it was woken before.
-        Returns None, and does nothing, if a newer sample is known: a threshold may have been set
-        from that one, and going back in time would invent a crossing.
+        Returns None, and does nothing, if the sample is older than the last one, or if its reading
+        began before that of a recorded one had ended: a threshold may have been set from that one,
+        which of the two is the later moment is not known, and going back in time would invent a
+        crossing.
         """
         handles = array("Q")
         with self._lock:
-            if sample.taken_s < self.latest.taken_s:
+            if sample.taken_s < self._not_before_s:
                 return None
+            self._not_before_s = sample.taken_s
             self.latest = sample
             for value, up, down in zip(sample.figures, self._up, self._down, strict=True):
                 # What goes up here is armed down at a level <= value, so it cannot fire at once again.
@@ -242,6 +248,7 @@ class Table:
         for threshold in observer.thresholds:
             if threshold.armed_in is not None:
                 threshold.armed_in.disarm(threshold)
+        self._thresholds -= len(observer.thresholds)
         # A threshold refers to its observer: without this the pair would wait for the cycle collector.
         observer.thresholds = ()
 

@@ -64,7 +64,7 @@ class Sampler:
         if latest.exact and now_s - latest.taken_s <= self._pace.update_period_s:
             return latest
         sample = Sample(now_s, self._meter.exact(), exact=True)
-        self._table.record(sample)
+        self._table.record(sample, self._clock())
         return sample
 
     def resubscribed(self) -> None:

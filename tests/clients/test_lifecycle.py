@@ -8,8 +8,9 @@ import signal
 import threading
 
 import pytest
-from support.daemon import DEADLINE_S, QUICK, TRANSPORT, Daemon, ready, start, wait_until
+from support.daemon import QUICK, TRANSPORT, Daemon, ready, start
 from support.memory import Hog, step_pages, used_pages
+from support.waiting import DEADLINE_S, eventually
 
 GONE = {errno.ENOTCONN, errno.ECONNABORTED}
 
@@ -88,7 +89,7 @@ def test_a_second_daemon_of_the_same_name_is_refused_and_the_first_goes_on() -> 
 def test_of_many_daemons_that_start_at_once_one_serves() -> None:
     name = "memnotify-race"
     rivals = [start("--transport", TRANSPORT, "--name", name) for _ in range(6)]
-    wait_until(lambda: sum(rival.poll() is None for rival in rivals) == 1, "all but one give up")
+    eventually(lambda: sum(rival.poll() is None for rival in rivals) == 1, "all but one give up")
     fd = os.open(f"/dev/{name}", os.O_RDWR)
     assert os.read(fd, 256).startswith(b"total ")
     os.close(fd)
@@ -106,7 +107,7 @@ def test_without_thresholds_the_daemon_does_not_wake() -> None:
         for fd in fds:
             os.write(fd, b"used 99%")
             os.write(fd, b"used 0")
-        wait_until(lambda: _sampler_wakes(daemon, 0.5) == 0, "it sleeps")
+        eventually(lambda: _sampler_wakes(daemon, 0.5) == 0, "it sleeps")
         assert _sampler_wakes(daemon, 3.0) == 0
         for fd in fds:
             os.close(fd)
@@ -120,7 +121,7 @@ def _sampler_wakes(daemon: Daemon, window_s: float) -> int:
 
 
 def _close(fd: int) -> None:
-    """Close a descriptor whose daemon has ended: the FUSE file's FLUSH fails, and it is closed all the same."""
+    """Close a descriptor whose daemon has ended: a FUSE file's FLUSH fails, and it is closed all the same."""
     try:
         os.close(fd)
     except OSError as error:

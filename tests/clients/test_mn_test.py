@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.daemon import QUICK, Daemon, wait_until
+from support.daemon import QUICK, Daemon
 from support.memory import Hog, step_pages
+from support.waiting import eventually
 
 LINE = r"total ([0-9]+) used ([0-9]+) active ([0-9]+)"
 
@@ -54,7 +55,7 @@ def test_with_a_threshold_it_waits_for_the_crossing(
     hog.hold(before)
     threshold = _used(served) + step_pages() * (1 if direction == "up" else -1)
     process = subprocess.Popen([*program, f"used {threshold}"], stdout=subprocess.PIPE, text=True)
-    wait_until(lambda: _sleeps_in_poll(process.pid), "the program waits")
+    eventually(lambda: _sleeps_in_poll(process.pid), "the program waits")
     hog.hold(after)
     output, _ = process.communicate(timeout=60)
     found = re.fullmatch(_says(program, thresholds=f"used {threshold}"), output)

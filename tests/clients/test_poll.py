@@ -8,8 +8,9 @@ import threading
 from collections.abc import Callable
 
 import pytest
-from support.daemon import DEADLINE_S, QUICK, TRANSPORT, Daemon, ready
+from support.daemon import QUICK, TRANSPORT, Daemon, ready
 from support.memory import Hog, step_pages, used_pages
+from support.waiting import DEADLINE_S
 
 Open = Callable[..., int]
 

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.daemon import DEADLINE_S, Daemon, start, wait_until
+from support.daemon import Daemon, start
 from support.require import unavailable
+from support.waiting import DEADLINE_S, eventually
 
 NOBODY = pwd.getpwnam("nobody")
 
@@ -47,7 +48,7 @@ def test_the_mount_point_is_made_and_removed(tmp_path: Path) -> None:
     path = tmp_path / "device with a blank"
     with FileDaemon(path):
         assert stat.S_IMODE(path.stat().st_mode) == 0o666
-        wait_until(lambda: "fuse.memnotify" in Path("/proc/self/mountinfo").read_text(), "mounted")
+        eventually(lambda: "fuse.memnotify" in Path("/proc/self/mountinfo").read_text(), "mounted")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -100,7 +101,7 @@ def test_unmounting_from_outside_ends_the_daemon_with_an_error(tmp_path: Path) -
     daemon = FileDaemon(path)
     subprocess.run(["umount", str(path)], check=True)
     assert daemon.process.wait(DEADLINE_S) == 1
-    wait_until(lambda: "is gone" in daemon.log, "it says why")
+    eventually(lambda: "is gone" in daemon.log, "it says why")
     assert list(tmp_path.iterdir()) == []
 
 

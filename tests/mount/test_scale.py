@@ -7,9 +7,10 @@ import select
 from collections.abc import Iterator
 
 import pytest
-from support.daemon import DEADLINE_S, QUICK, Daemon
+from support.daemon import QUICK, Daemon
 from support.memory import Hog, step_pages, used_pages
 from support.require import unavailable
+from support.waiting import DEADLINE_S
 
 CLIENTS = 10_000
 RSS_MAX_KIB = 20 * 1024

@@ -7,27 +7,16 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from support.waiting import DEADLINE_S, eventually
+
 TRANSPORT = os.environ.get("MEMNOTIFY_TEST_TRANSPORT", "fuse")
 """What serves the tests in tests/clients: cuse in a guest, fuse on this kernel."""
-DEADLINE_S = 60.0
-"""Far beyond what anything here takes, also in an emulated guest: reached only by what never happens."""
 # So that a threshold answers to a few MiB at once: the default granularity is 1/128 of memory.
 QUICK = ("--update-period", "20", "--max-update-period", "100", "--update-space", "64")
-
-
-def wait_until(condition: Callable[[], object], what: str, deadline_s: float = DEADLINE_S) -> None:
-    """Return as soon as ``condition`` holds; fail after ``deadline_s`` seconds."""
-    end_s = time.monotonic() + deadline_s
-    while not condition():
-        if time.monotonic() > end_s:
-            raise AssertionError(f"{what}: not after {deadline_s:g} s")
-        time.sleep(0.005)
 
 
 class Daemon:
@@ -43,7 +32,7 @@ class Daemon:
         self._lines: list[str] = []
         self._reader = threading.Thread(target=self._follow, daemon=True)
         self._reader.start()
-        wait_until(lambda: "ready: " in self.log or self.process.poll() is not None, "ready")
+        eventually(lambda: "ready: " in self.log or self.process.poll() is not None, "ready")
         if "ready: " not in self.log:
             self._reader.join()
             raise AssertionError(f"the daemon ended with {self.process.returncode}:\n{self.log}")

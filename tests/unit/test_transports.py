@@ -2,6 +2,7 @@
 """Names and choices of transports, as far as no kernel is needed."""
 
 import pytest
+
 from memnotify.transports import TransportError
 from memnotify.transports.choice import choose
 from memnotify.transports.cuse import CuseTransport

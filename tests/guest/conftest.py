@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: MIT
+"""What the tests with a guest need of this machine."""
+
+import os
+from collections.abc import Callable
+
+import pytest
+from guest import kernel, vm
+from support.require import unavailable
+
+# What runs inside of a guest is collected there only: test_in_guest.py boots it.
+collect_ignore = [] if os.environ.get(vm.IN_GUEST) == "1" else ["inside"]
+
+
+@pytest.fixture(scope="session")
+def guest() -> Callable[..., vm.GuestResult]:
+    """Return vm.run, once it is known that this host can run guests."""
+    try:
+        kernel.kernel()
+    except kernel.GuestUnavailable as missing:
+        unavailable(str(missing))
+    return vm.run
+
+
+@pytest.fixture
+def root() -> None:
+    """Let the test run as root only."""
+    if os.geteuid() != 0:
+        unavailable("only root may mount: run the tests as root")

@@ -1,0 +1,48 @@
+#!/bin/busybox sh
+# SPDX-License-Identifier: MIT
+# The guest's first program, run by the kernel from the initramfs that vm.py packs: it makes the host's root
+# directory the guest's own, then runs /run/guest/script there and resets the machine.
+set -e
+b=/bin/busybox
+
+$b mkdir /proc /host /overlay /root.new
+$b mount -t proc proc /proc
+for module in /modules/*; do # numbered by vm.py so that each comes after those it needs
+    $b insmod "$module"
+done
+
+# The host's root cannot be written from here: writes land in an overlay in the guest's memory and vanish with it.
+# cache=loose, since nothing in the guest depends on seeing the host change a file meanwhile: importing pytest takes
+# 3 s instead of 7. msize is the largest request virtio carries; the default, 128 KiB, costs more round trips.
+p9=trans=virtio,version=9p2000.L,msize=512000
+$b mount -t 9p -o "ro,cache=loose,$p9" root /host
+$b mount -t tmpfs overlay /overlay
+$b mkdir /overlay/upper /overlay/work
+$b mount -t overlay -o lowerdir=/host,upperdir=/overlay/upper,workdir=/overlay/work root /root.new
+
+cd /root.new
+$b mount -t proc proc proc
+$b mount -t sysfs sys sys
+$b mount -t cgroup2 cgroup sys/fs/cgroup
+$b mount -t devtmpfs dev dev
+$b mkdir dev/pts dev/shm
+$b mount -t devpts -o mode=620,ptmxmode=666 devpts dev/pts
+$b mount -t tmpfs -o mode=1777 shm dev/shm
+$b ln -s /proc/self/fd dev/fd
+$b ip link set lo up
+
+# The host's /run describes daemons that do not run here (udev's database, sockets): a fresh one.
+$b mount -t tmpfs -o mode=755 run run
+$b mkdir run/guest
+# Not cached: what the guest has written, the host has, even if the guest dies in the next instant.
+$b mount -t 9p -o "rw,$p9" guest run/guest
+
+# The script's output goes to a file, not to the console: no kernel message can cut into it. Its exit status is
+# written after it; a file without one tells the host that the guest died. "b" resets at once, and QEMU, started with
+# -no-reboot, takes a reset as its end. bash, as process 1, also reaps what daemons leave behind.
+exec $b switch_root /root.new /bin/bash -c '
+    . /run/guest/environment || exit
+    bash /run/guest/script </dev/null >>/run/guest/output 2>&1
+    echo $? >/run/guest/status
+    echo b >/proc/sysrq-trigger
+'

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: MIT
+"""What only a kernel with CUSE shows: the node, its registration and the ways that fails."""
+
+import os
+import pwd
+import shutil
+import stat
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.daemon import Daemon, start
+from support.waiting import DEADLINE_S, eventually
+
+from memnotify.session import Session
+
+RULES = Path(__file__).parents[3] / "udev/99-memnotify.rules"
+NOBODY = pwd.getpwnam("nobody")
+
+
+def _refused(*arguments: str) -> str:
+    process = start("--transport", "cuse", *arguments)
+    _, log = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 1, log
+    assert "Traceback" not in log
+    return log
+
+
+def test_auto_loads_the_module_and_takes_cuse() -> None:
+    subprocess.run(["modprobe", "-r", "cuse"], check=True)
+    with Daemon(transport="auto") as daemon:
+        assert "CUSE is available: serving a character device" in daemon.log
+        assert f"ready: {daemon.path}, a CUSE character device" in daemon.log
+
+
+def test_the_node() -> None:
+    with Daemon() as daemon:
+        name = os.path.basename(daemon.path)
+        status = os.stat(daemon.path)
+        assert stat.S_ISCHR(status.st_mode)
+        numbers = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
+        assert Path(f"/sys/class/cuse/{name}/dev").read_text().strip() == numbers
+        assert (status.st_uid, stat.S_IMODE(status.st_mode)) == (0, 0o600)
+    assert not Path(f"/sys/class/cuse/{name}").exists()
+
+
+def test_the_pressure_trigger_has_the_short_window() -> None:
+    # It is taken without a word; what would be said is said of a fallback.
+    with Daemon() as daemon:
+        assert "pressure" not in daemon.log
+
+
+def test_stalls_for_memory_wake_the_sampler_before_its_time() -> None:
+    # A cgroup over memory.high makes its tasks stall and moves the system's figures by next to nothing.
+    root = Path("/sys/fs/cgroup")
+    (root / "cgroup.subtree_control").write_text("+memory")
+    group = root / "memnotify-stall"
+    group.mkdir()
+    (group / "memory.high").write_text(str(8 << 20))
+    with Daemon("--update-period", "60000", "--max-update-period", "60000") as daemon:
+        fd = os.open(daemon.path, os.O_RDWR)
+        os.write(fd, b"used 99%")
+        eventually(lambda: not daemon.wakes_within(0.5), "it sleeps")
+        stalling = subprocess.Popen(["sh", "-c", f"echo $$ > {group}/cgroup.procs; exec tail /dev/zero"])
+        eventually(lambda: daemon.wakes_within(0.5), "it is woken", deadline_s=30)
+        stalling.kill()
+        stalling.wait()
+        os.close(fd)
+    eventually(lambda: not (group / "cgroup.procs").read_text(), "the group is empty")
+    group.rmdir()
+
+
+def test_a_name_that_is_taken_by_something_else_is_refused(tmp_path: Path) -> None:
+    assert "/dev/null exists and is no CUSE device" in _refused("--name", "null")
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+    plain = Path("/dev/memnotify-plain")
+    plain.write_text("mine")
+    try:
+        assert "exists and is no CUSE device" in _refused("--name", plain.name)
+        assert plain.read_text() == "mine"
+    finally:
+        plain.unlink()
+
+
+def test_a_path_is_not_for_cuse() -> None:
+    assert "leave --path out" in _refused("--path", "/run/device")
+
+
+def test_what_a_killed_fuse_daemon_left_is_cleared_away() -> None:
+    killed = Daemon(transport="fuse")
+    killed.process.kill()
+    killed.process.wait()
+    with Daemon(transport="cuse") as daemon:
+        assert stat.S_ISCHR(os.stat(daemon.path).st_mode)
+
+
+def test_abort_in_sysfs_ends_the_daemon_with_an_error() -> None:
+    daemon = Daemon()
+    Path(f"/sys/class/cuse/{os.path.basename(daemon.path)}/abort").write_text("1")
+    assert daemon.process.wait(DEADLINE_S) == 1
+    eventually(lambda: "is gone" in daemon.log, "it says why")
+    assert not os.path.lexists(daemon.path)
+
+
+class _Nothing:
+    """Operations of a device that nobody opens."""
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        raise AssertionError(name)
+
+
+def test_the_kernel_s_silent_refusal_of_a_name_is_noticed() -> None:
+    sessions = [Session.cuse("memnotify-twice", _Nothing()) for _ in range(2)]
+    for session in sessions:
+        session.attach(f"/dev/fd/{os.open('/dev/cuse', os.O_RDWR | os.O_CLOEXEC)}")
+    sessions[0].handshake()
+    with pytest.raises(ConnectionRefusedError):
+        sessions[1].handshake()
+    for session in sessions:
+        session.close()
+
+
+@pytest.fixture
+def udev() -> Iterator[None]:
+    """Run the real udev daemon with the project's rule."""
+    rules = Path("/run/udev/rules.d")
+    rules.mkdir(parents=True, exist_ok=True)
+    shutil.copy(RULES, rules)
+    process = subprocess.Popen(["/lib/systemd/systemd-udevd"], stderr=subprocess.DEVNULL)
+    eventually(
+        lambda: subprocess.run(["udevadm", "control", "--ping"], check=False).returncode == 0, "udev is up"
+    )
+    yield
+    process.terminate()
+    process.wait()
+
+
+def test_udev_opens_the_device_for_everybody(udev: None) -> None:
+    # The rule is for the device of this name alone.
+    with Daemon(name="memnotify") as daemon:
+        eventually(lambda: stat.S_IMODE(os.stat(daemon.path).st_mode) == 0o666, "the rule has been applied")
+        read = ["head", "-n", "1", daemon.path]
+        done = subprocess.run(read, user="nobody", capture_output=True, text=True, check=True)
+        assert done.stdout.startswith("total ")

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: MIT
+"""A kernel that has CUSE: Debian's own, unpacked into a cache folder and never installed.
+
+What the host needs is checked here too, so that whatever is missing is named with the command that brings it.
+"""
+
+import errno
+import fcntl
+import functools
+import lzma
+import os
+import platform
+import re
+import shutil
+import struct
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+META_PACKAGE = "linux-image-amd64"
+TOOLS = {  # command: the Debian package that has it
+    "apt-cache": "apt",
+    "apt-get": "apt",
+    "dpkg": "dpkg",
+    "ldd": "libc-bin",
+    "setpriv": "util-linux",
+    "qemu-system-x86_64": "qemu-system-x86",
+    "busybox": "busybox-static",
+    "modprobe": "kmod",
+    "depmod": "kmod",
+    "udevadm": "udev",  # not for the boot: the tests inside look at real nodes
+}
+# depmod lives in /usr/sbin, which is not on every user's PATH; apt-cache translates its "Depends:".
+ENVIRONMENT = {**os.environ, "LC_ALL": "C", "PATH": os.environ.get("PATH", "") + ":/usr/sbin:/sbin"}
+
+
+class GuestUnavailable(Exception):  # noqa: N818 - a state of the host, not a fault in what called
+    """This host cannot run a guest; the message says why and which command changes that."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel ready to boot: `image` is what QEMU loads, `modules` its /lib/modules/RELEASE folder."""
+
+    image: Path
+    modules: Path
+
+
+def kernel() -> Kernel:
+    """Return the kernel to boot, downloading it into the cache where it is not there yet (about 70 MB).
+
+    The cache is $MEMNOTIFY_GUEST_CACHE, or ~/.cache/memnotify/guest. Raises GuestUnavailable.
+    """
+    if platform.machine() != "x86_64":
+        raise GuestUnavailable(f"guests are x86_64 only, and this machine is {platform.machine()}")
+    missing = [name for name in TOOLS if shutil.which(name, path=ENVIRONMENT["PATH"]) is None]
+    if missing:
+        packages = " ".join(sorted({TOOLS[name] for name in missing}))
+        raise GuestUnavailable(f"no {', '.join(missing)}: apt-get install {packages}")
+    if subprocess.run(["ldd", busybox()], env=ENVIRONMENT, capture_output=True, check=False).returncode == 0:
+        raise GuestUnavailable("busybox needs shared libraries: apt-get install busybox-static")
+    stale = stale_fuse_mounts()
+    if stale:
+        raise GuestUnavailable(
+            f"dead FUSE mounts would hide folders from the guest: umount -l {' '.join(stale)}"
+        )
+    return _kernel()
+
+
+def busybox() -> str:
+    """Return the path of the host's busybox."""
+    return shutil.which("busybox", path=ENVIRONMENT["PATH"]) or ""
+
+
+def stale_fuse_mounts() -> list[str]:
+    """Return the mount points of FUSE mounts whose server is gone (stat says ENOTCONN)."""
+    stale = []
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields = line.split()
+        mount_point = re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), fields[4])
+        if not fields[fields.index("-") + 1].startswith("fuse"):
+            continue
+        try:
+            Path(mount_point).stat()
+        except OSError as error:
+            if error.errno == errno.ENOTCONN:
+                stale.append(mount_point)
+    return stale
+
+
+@functools.cache  # apt-cache takes 0.6 s, and its answer does not change between two boots of one run
+def _kernel() -> Kernel:
+    cache = Path(os.environ.get("MEMNOTIFY_GUEST_CACHE") or Path.home() / ".cache/memnotify/guest")
+    found = re.search(r"Depends: (linux-image-\S+)", _output("apt-cache", "depends", META_PACKAGE))
+    if found is None:
+        raise GuestUnavailable(f"apt-cache names no kernel for {META_PACKAGE}: run apt-get update")
+    folder = cache / found[1]
+    if not folder.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        with (cache / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # a second run waits here, then finds the first one's kernel
+            if not folder.exists():
+                partial = cache / "partial"
+                shutil.rmtree(
+                    partial, ignore_errors=True
+                )  # of a run that died: the lock says nobody works there
+                _unpack(found[1], partial)
+                partial.rename(folder)
+    modules = next((folder / "lib/modules").iterdir())
+    return Kernel(image=folder / "kernel", modules=modules)
+
+
+def _unpack(package: str, folder: Path) -> None:
+    """Download `package` and make `folder` hold what a boot needs of it."""
+    folder.mkdir()
+    _output("apt-get", "download", package, cwd=folder)
+    (archive,) = folder.glob("*.deb")
+    _output("dpkg", "-x", str(archive), str(folder))
+    archive.unlink()
+    if not (folder / "lib").exists():  # newer packages ship /usr/lib/modules; depmod -b looks in /lib
+        (folder / "lib").symlink_to("usr/lib")
+    (modules,) = (folder / "lib/modules").iterdir()
+    _output("depmod", "-b", str(folder), modules.name)
+    (image,) = (folder / "boot").glob("vmlinuz-*")
+    (folder / "kernel").write_bytes(_decompressed(image.read_bytes()))
+
+
+def _decompressed(image: bytes) -> bytes:
+    """Return the kernel inside of a bzImage where it is packed with xz, else the bzImage itself.
+
+    QEMU starts an unpacked kernel directly, through its PVH entry; unpacked by an emulated processor it costs
+    5.2 s to a script's end, not 2.4. The offsets are those of the x86 boot protocol, 2.08 and later.
+    """
+    setup_sectors = image[0x1F1]
+    offset, length = struct.unpack_from("<II", image, 0x248)
+    start = (setup_sectors + 1) * 512 + offset
+    payload = image[start : start + length]
+    if not payload.startswith(b"\xfd7zXZ\0"):
+        return image
+    return lzma.LZMADecompressor().decompress(payload)  # not lzma.decompress: the payload ends with its size
+
+
+def _output(*command: str, cwd: Path | None = None) -> str:
+    """Return what a command prints. Raises GuestUnavailable with its complaint where it fails."""
+    done = subprocess.run(command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        hint = "; are the package lists there and new? apt-get update" if command[0].startswith("apt") else ""
+        raise GuestUnavailable(f"{' '.join(command)}: {done.stderr.strip()}{hint}")
+    return done.stdout

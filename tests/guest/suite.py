@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: MIT
+"""Run pytest inside of a guest, with the python that runs here, and read its outcomes."""
+
+import shlex
+import sys
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from guest.vm import RESULTS, run
+
+REPORT = "junit.xml"
+OPTIONS = (
+    "-p",
+    "no:cacheprovider",
+    f"--junitxml={RESULTS}/{REPORT}",
+    # A test that waits for ever shows its stacks in the output before the guest's time is up.
+    "-o",
+    "faulthandler_timeout=120",
+)
+# Were hypothesis's plugin loaded, pytest would compile all of hypothesis anew where the venv holds no cached
+# rewrite of it: 7 s on an emulated processor. Its strategies and @given work without the plugin.
+ENVIRONMENT = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One test in the guest: passed, failed, error, skipped or xfailed, and what it said about that."""
+
+    name: str
+    outcome: str
+    message: str
+
+
+@dataclass(frozen=True)
+class SuiteResult:
+    """What pytest in the guest said: its exit status, its cases, and all of its output."""
+
+    status: int
+    cases: Sequence[Case]
+    output: str
+
+
+def run_pytest(args: Sequence[str], env: Mapping[str, str], *, timeout_s: float = 900) -> SuiteResult:
+    """Boot one guest, run pytest with `args` in the repository's folder there, and return every case.
+
+    No case at all means that pytest did not get as far as to write its report: see its output.
+    Raises GuestLost and GuestUnavailable as vm.run does.
+    """
+    command = shlex.join([sys.executable, "-m", "pytest", *args, *OPTIONS])
+    result = run(command, timeout_s=timeout_s, env={**ENVIRONMENT, **env})
+    return SuiteResult(result.status, cases(result.files.get(REPORT, b"")), result.output)
+
+
+def cases(report: bytes) -> list[Case]:
+    """Return the cases of a JUnit report; none where it is empty."""
+    if not report:
+        return []
+    tree = ET.fromstring(report)  # noqa: S314 - our own guest wrote it
+    return [_case(element) for element in tree.iter("testcase")]
+
+
+def _case(element: ET.Element) -> Case:
+    name = f"{element.get('classname')}::{element.get('name')}"
+    outcomes = {"failure": "failed", "error": "error", "skipped": "skipped"}  # the worst first
+    for tag, outcome in outcomes.items():
+        found = element.find(tag)
+        if found is not None:
+            message = found.text or found.get("message") or ""
+            return Case(name, "xfailed" if found.get("type") == "pytest.xfail" else outcome, message)
+    return Case(name, "passed", "")

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: MIT
+"""The harness itself: what a guest says gets out whole, and nothing of it stays behind."""
+
+import errno
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from guest import kernel, suite, vm
+from support.waiting import eventually
+
+Run = Callable[..., vm.GuestResult]
+
+SCRIPT = r"""
+pwd
+echo "$WORD"
+echo complaint >&2
+echo '<0>the console is noisy' >/dev/kmsg
+echo 'lost with the guest' >written
+mkdir "$RESULTS/deep"
+printf 'kept\0' >"$RESULTS/deep/file"
+"$PYTHON" -c 'import cffi, os; print(cffi.__name__, os.geteuid())'
+exit 7
+"""
+
+
+def children(pid: int) -> dict[int, str]:
+    """Return the command name of each child process by its number."""
+    numbers = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return {int(number): Path(f"/proc/{number}/comm").read_text().strip() for number in numbers}
+
+
+def test_what_a_script_leaves_gets_out(guest: Run, tmp_path: Path) -> None:
+    """Exit status, output without the kernel's, and result files get out; other writes do not."""
+    env = {"WORD": 'it\'s "$HOME"\nand more', "PYTHON": sys.executable}
+    result = guest(SCRIPT, timeout_s=120, env=env, cwd=tmp_path)
+    assert result.status == 7
+    assert result.output == f"{tmp_path}\n{env['WORD']}\ncomplaint\ncffi 0\n"
+    assert result.files == {"deep/file": b"kept\0"}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_guest_that_dies_is_lost(guest: Run) -> None:
+    """A reset in mid-script is GuestLost, with what the script and the kernel said last."""
+    script = "mountpoint -q /run/guest || exit; echo last words; echo b >/proc/sysrq-trigger; sleep infinity"
+    said = r"(?s)without an exit status.*last words.*console.*\[ +\d+\.\d+\] "
+    with pytest.raises(vm.GuestLost, match=said):
+        guest(script, timeout_s=120)
+
+
+def test_a_guest_that_hangs_is_ended(guest: Run) -> None:
+    """Past its time a guest is GuestLost too, and its process is gone."""
+    before = children(os.getpid())
+    with pytest.raises(vm.GuestLost, match="still running after 5 s"):
+        guest("sleep infinity", timeout_s=5)
+    assert children(os.getpid()) == before
+
+
+def test_no_guest_outlives_a_killed_run(guest: Run, tmp_path: Path) -> None:
+    """Not even SIGKILL, which leaves nobody to clean up, leaves a guest behind."""
+    code = "from guest import vm; vm.run('sleep infinity', timeout_s=600)"
+    env = {**os.environ, "PYTHONPATH": str(vm.REPOSITORY / "tests"), "TMPDIR": str(tmp_path)}
+    with subprocess.Popen([sys.executable, "-c", code], env=env) as caller:
+        try:
+            eventually(lambda: qemu_of(caller), "the caller boots a guest")
+            booted = os.pidfd_open(qemu_of(caller)[0])
+        finally:
+            caller.send_signal(signal.SIGKILL)
+    ended, _, _ = select.select([booted], [], [], 10)
+    os.close(booted)
+    assert ended
+
+
+def qemu_of(caller: subprocess.Popen[bytes]) -> list[int]:
+    """Return the guests a process runs: none or one."""
+    return [pid for pid, name in children(caller.pid).items() if name.startswith("qemu-system")]
+
+
+def test_every_outcome_is_read(tmp_path: Path) -> None:
+    """The report's cases are what pytest itself says they are."""
+    Path(tmp_path, "test_all.py").write_text(
+        "import pytest\n"
+        "def test_passes(): pass\n"
+        "def test_fails(): assert not 'a reason'\n"
+        "def test_skips(): pytest.skip('a reason')\n"
+        "@pytest.mark.xfail\n"
+        "def test_known(): assert False\n"
+        "@pytest.fixture\n"
+        "def broken(): raise OSError('a reason')\n"
+        "def test_errs(broken): pass\n"
+        "def test_parts(subtests):\n"
+        "    with subtests.test('part'): assert not 'a reason'\n"
+    )
+    report = tmp_path / "junit.xml"
+    command = [sys.executable, "-m", "pytest", "-q", "test_all.py", f"--junitxml={report}"]
+    subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
+    found = suite.cases(report.read_bytes())
+    expected = {
+        "passes": "passed",
+        "fails": "failed",
+        "skips": "skipped",
+        "known": "xfailed",
+        "errs": "error",
+    }
+    assert {case.name.rpartition("_")[2]: case.outcome for case in found} == {**expected, "parts": "failed"}
+    assert all("a reason" in case.message for case in found if case.outcome in {"failed", "skipped", "error"})
+    assert suite.cases(b"") == []
+
+
+def test_missing_tools_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not installed is named with the command that installs it."""
+    monkeypatch.setitem(kernel.ENVIRONMENT, "PATH", "/nonexistent")
+    with pytest.raises(
+        kernel.GuestUnavailable, match=r"qemu-system-x86_64.*apt-get install .*qemu-system-x86"
+    ):
+        kernel.kernel()
+
+
+def test_dead_fuse_mounts_are_named(root: None, tmp_path: Path) -> None:
+    """A FUSE mount whose server is gone is found, whatever its name, and stops the boot."""
+    folder = tmp_path / "a folder"
+    folder.mkdir()
+    server = os.open("/dev/fuse", os.O_RDWR)
+    options = f"fd={server},rootmode=40000,user_id=0,group_id=0"
+    subprocess.run(
+        ["mount", "--internal-only", "-t", "fuse", "-o", options, "test", folder],
+        pass_fds=[server],
+        check=True,
+    )
+    try:
+        os.close(server)
+        with pytest.raises(OSError, check=lambda error: error.errno == errno.ENOTCONN):
+            folder.stat()
+        assert str(folder) in kernel.stale_fuse_mounts()
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)

@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: MIT
+"""The suites that want a kernel with CUSE, each of their tests reported here as a subtest."""
+
+from collections.abc import Callable
+
+import pytest
+from guest.suite import run_pytest
+from guest.vm import GuestResult
+
+SUITES = ("tests/clients", "tests/guest/inside")
+ENVIRONMENT = {"MEMNOTIFY_TEST_TRANSPORT": "cuse", "MEMNOTIFY_REQUIRE_ALL": "1"}
+
+
+def test_in_guest(guest: Callable[..., GuestResult], subtests: pytest.Subtests) -> None:
+    """Everything passes in the guest. A skip is a failure there: what a test could want is on board."""
+    result = run_pytest(SUITES, ENVIRONMENT)
+    assert result.cases, result.output
+    for case in result.cases:
+        with subtests.test(case.name):
+            if case.outcome not in {"passed", "xfailed"}:
+                pytest.fail(f"{case.outcome} in the guest: {case.message}", pytrace=False)
+    # What no case shows: an error at collection, a warning at exit.
+    assert result.status == 0, result.output

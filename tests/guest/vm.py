@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: MIT
+"""Run a script as root in a fresh guest: a kernel with CUSE, in QEMU, that sees the host's files.
+
+The guest's root directory is the host's, at the same paths, so the host's python, its venv and this
+repository work inside as they are. All of it can be written, and nothing of it lasts: see init.sh. The one
+folder that does last is $RESULTS, whose files the host reads when the guest has ended.
+"""
+
+import itertools
+import lzma
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from guest.kernel import ENVIRONMENT, Kernel, busybox, kernel
+
+REPOSITORY = Path(__file__).parents[2]
+RESULTS = "/run/guest/results"  # in the guest; $RESULTS there
+IN_GUEST = "MEMNOTIFY_IN_GUEST"  # set to 1 in every guest, and nowhere else
+# What it takes to mount the host's root; all else is loaded by name once that is done.
+MODULES = ("virtio_pci", "9p", "9pnet_virtio", "overlay")
+# Emulated, since KVM may be there and be broken where it is nested. MEMNOTIFY_GUEST_ACCEL=kvm uses it.
+ACCELERATOR = os.environ.get("MEMNOTIFY_GUEST_ACCEL") or "tcg"
+# Without the self-tests of its ciphers the kernel is up 0.2 s sooner; a panic ends the guest at once.
+KERNEL_ARGUMENTS = "console=ttyS0 cryptomgr.notests panic=-1"
+TAIL_LINES = 40
+
+
+class GuestLost(Exception):  # noqa: N818 - as pytest's own outcomes: what happened, not what was wrong
+    """The guest ended, or had to be ended, before its script returned an exit status."""
+
+
+@dataclass(frozen=True)
+class GuestResult:
+    """What a script left: exit status, stdout and stderr as one text, and its files in $RESULTS by path."""
+
+    status: int
+    output: str
+    files: Mapping[str, bytes]
+
+
+def run(
+    script: str,
+    *,
+    timeout_s: float,
+    env: Mapping[str, str] | None = None,
+    cwd: Path = REPOSITORY,
+    memory: str = "1G",
+    cpus: int = 2,
+) -> GuestResult:
+    """Run a bash script in a guest of its own, which is up after 2 to 3 s, and return what it left.
+
+    `env` is added to the guest's own few variables; nothing else of the host's environment gets in.
+    `timeout_s` counts from the start of the boot; emulated processors are some 10 times slower than real.
+    Raises GuestLost, and GuestUnavailable where this host cannot run guests. No process outlives the call,
+    nor the caller, should that be killed.
+    """
+    booted = kernel()
+    with tempfile.TemporaryDirectory(prefix="memnotify-guest-") as folder:
+        console, initramfs, shared = (Path(folder, name) for name in ("console", "initramfs", "shared"))
+        results = shared / "results"
+        results.mkdir(parents=True)
+        (shared / "script").write_text(script)
+        (shared / "environment").write_text(_environment(booted, env or {}, cwd))
+        initramfs.write_bytes(_initramfs(booted, Path(folder, "unpacked")))
+        command = _qemu(booted, initramfs, shared, memory, cpus)
+        why = _boot(command, console, timeout_s)
+        status, output = (_text(shared / name) for name in ("status", "output"))
+        if why or not status.endswith("\n"):
+            raise GuestLost(
+                f"{why or 'the guest ended without an exit status'}\n"
+                f"--- its script's last lines\n{_tail(output)}\n--- its console's\n{_tail(_text(console))}"
+            )
+        files = {
+            str(path.relative_to(results)): path.read_bytes() for path in results.rglob("*") if path.is_file()
+        }
+    return GuestResult(int(status), output, files)
+
+
+def _boot(command: list[str], console: Path, timeout_s: float) -> str:
+    """Run QEMU to its end, its output and the console in one file. Return why it had to be ended, or ''."""
+    with console.open("wb") as log:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=ENVIRONMENT)
+        try:
+            process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return f"the guest was still running after {timeout_s:g} s"
+        finally:  # whatever interrupts the wait
+            process.kill()
+            process.wait()
+    return ""
+
+
+def _qemu(booted: Kernel, initramfs: Path, shared: Path, memory: str, cpus: int) -> list[str]:
+    """Return the command that boots a guest. setpriv becomes QEMU, and has it killed if this process dies."""
+    # fmt: off
+    command = [
+        "setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64",
+        # -nodefaults: no DVD drive, no network card, nothing the kernel would spend its time on.
+        "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio",
+        "-machine", "q35", "-accel", ACCELERATOR, "-cpu", "host" if ACCELERATOR == "kvm" else "max",
+        "-smp", str(cpus), "-m", memory,
+        "-kernel", str(booted.image), "-initrd", str(initramfs), "-append", KERNEL_ARGUMENTS,
+    ]
+    # fmt: on
+    # remap: inode numbers stay unique although the host's root is several file systems.
+    for tag, options in ("root", "path=/,readonly=on,multidevs=remap"), ("guest", f"path={shared}"):
+        command += ["-fsdev", f"local,id={tag},security_model=none,{options}"]
+        command += ["-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag}"]
+    return command
+
+
+def _environment(booted: Kernel, env: Mapping[str, str], cwd: Path) -> str:
+    """Return the lines that process 1 reads before it starts the script."""
+    path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    variables = {"PATH": path, "HOME": "/root", "LANG": "C.UTF-8", "RESULTS": RESULTS, IN_GUEST: "1", **env}
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
+    modules = shlex.quote(str(booted.modules))
+    lines += ["mkdir -p /lib/modules", f"ln -sfn {modules} /lib/modules/"]
+    lines += [f"cd {shlex.quote(str(cwd))}"]
+    return "\n".join(lines)
+
+
+def _initramfs(booted: Kernel, folder: Path) -> bytes:
+    """Return the archive the kernel starts from: busybox, init.sh, and the modules in the order they load."""
+    (folder / "bin").mkdir(parents=True)
+    (folder / "modules").mkdir()
+    shutil.copy(busybox(), folder / "bin/busybox")
+    shutil.copy(Path(__file__).with_name("init.sh"), folder / "init")
+    (folder / "init").chmod(0o755)
+    root, release = booted.modules.parents[2], booted.modules.name
+    modprobe = ["modprobe", "-d", str(root), "-S", release, "--all", "--show-depends", *MODULES]
+    shown = subprocess.run(modprobe, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, check=True).stdout
+    paths = dict.fromkeys(line.split()[1] for line in shown.splitlines() if line.startswith("insmod "))
+    for number, path in zip(itertools.count(10), map(Path, paths), strict=False):
+        packed = path.read_bytes()
+        module = lzma.decompress(packed) if path.suffix == ".xz" else packed
+        (folder / "modules" / f"{number}-{path.name.removesuffix('.xz')}").write_bytes(module)
+    names = "\n".join(str(path.relative_to(folder)) for path in sorted(folder.rglob("*")))
+    cpio = ["busybox", "cpio", "--quiet", "-o", "-H", "newc"]
+    return subprocess.run(
+        cpio, cwd=folder, env=ENVIRONMENT, input=names.encode(), stdout=subprocess.PIPE, check=True
+    ).stdout
+
+
+def _text(path: Path) -> str:
+    return path.read_text(errors="replace") if path.exists() else ""
+
+
+def _tail(text: str) -> str:
+    return "\n".join(text.splitlines()[-TAIL_LINES:])

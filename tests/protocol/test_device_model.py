@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: MIT
+"""The whole device over the wire against the model: every event told, every notification, and no other."""
+
+import errno
+import itertools
+import random
+import select
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import NamedTuple
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
+from support import fake_kernel
+from support.fake_kernel import FakeKernel, serving, write_body
+from support.fakes import FakeClock, FakeMeter
+from support.model import ModelObserver, granularity_of, understood
+from support.strategies import small_figures, small_pages, small_thresholds
+
+from memnotify.device import Device
+from memnotify.figures import NAMES, PAGE_SIZE, Figures
+from memnotify.observers import Table
+from memnotify.pace import Pace
+from memnotify.sampler import Sampler
+from memnotify.session import Session
+
+PERIOD_S = 0.25
+IN, PRI = select.POLLIN, select.POLLPRI
+IDLE = select.POLLOUT | select.POLLWRNORM
+EVENT = IDLE | IN | PRI | select.POLLRDNORM
+# poll and epoll for POLLIN, epoll for EPOLLPRI alone, select for reading, and what asks for no event
+EVENTS = (0x19, IN | PRI, PRI, 0x1A, 0xFB, select.POLLOUT, 0)
+
+
+class Bench(NamedTuple):
+    """A device behind a session that serves, with its sampler in the test's hands."""
+
+    kernel: FakeKernel
+    table: Table
+    sampler: Sampler
+    meter: FakeMeter
+    clock: FakeClock
+
+
+@contextmanager
+def benched(
+    *, pcp_is_free: bool = True, poll_acknowledges: bool = False, update_space_kib: int = 0
+) -> Iterator[Bench]:
+    """Give a bench, and clear it away: every handle that was kept is freed."""
+    clock, meter, table = FakeClock(), FakeMeter(pcp_is_free=pcp_is_free), Table()
+    sampler = Sampler(
+        table,
+        meter,
+        Pace(PERIOD_S, 15),
+        Session.notify,
+        update_space_kib=update_space_kib,
+        clock=clock,
+    )
+    device = Device(table, sampler, poll_acknowledges=poll_acknowledges, clock=clock)
+    with serving(device) as (kernel, _):
+        yield Bench(kernel, table, sampler, meter, clock)
+        Session.discard(table.close_all())
+    sampler.stop()
+
+
+class DeviceMachine(RuleBasedStateMachine):
+    """Clients, a memory and a sampler do what they like; each reply and notification is the model's."""
+
+    files: Bundle[int] = Bundle("files")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ending = ExitStack()
+        self.model: dict[int, ModelObserver] = {}
+
+    @initialize(granularity=st.integers(0, 6), pcp_is_free=st.booleans(), poll_acknowledges=st.booleans())
+    def begin(self, granularity: int, *, pcp_is_free: bool, poll_acknowledges: bool) -> None:
+        """Start a device."""
+        self.granularity = granularity
+        self.poll_acknowledges = poll_acknowledges
+        self.bench = self.ending.enter_context(
+            benched(
+                pcp_is_free=pcp_is_free,
+                poll_acknowledges=poll_acknowledges,
+                # Less than two pages is no granularity; 0 would be the automatic one.
+                update_space_kib=2 * granularity * PAGE_SIZE // 1024 or 1,
+            )
+        )
+        self.kernel = self.bench.kernel
+        self.bench.meter.figures = Figures(0, 0, 0)
+        self.past = [(self.bench.clock(), self.bench.meter.figures)]
+        self.looked_s = 0.0
+
+    def teardown(self) -> None:
+        """End it."""
+        self.ending.close()
+
+    def sampled(self) -> Figures:
+        """Return what a client was just served from: true figures, new enough, no older than an event."""
+        sample = self.bench.table.latest
+        assert sample.exact
+        assert self.bench.clock() - sample.taken_s <= PERIOD_S
+        assert sample.taken_s >= self.looked_s
+        then = [figures for since_s, figures in self.past if since_s <= sample.taken_s]
+        assert sample.figures == then[-1]
+        return sample.figures
+
+    @rule(target=files)
+    def open(self) -> int:
+        """Open."""
+        fh = self.kernel.open()
+        assert fh not in self.model
+        self.model[fh] = ModelObserver()
+        return fh
+
+    @rule(fh=consumes(files))
+    def close(self, fh: int) -> None:
+        """Close; a request more, as the reply comes before the deed."""
+        self.kernel.release(fh)
+        self.kernel.ask(fake_kernel.GETATTR)
+        del self.model[fh]
+
+    @rule(fh=files, thresholds=small_thresholds, separator=st.sampled_from((" ", "=", " = ")))
+    def write(self, fh: int, thresholds: dict[int, int], separator: str) -> None:
+        """Write thresholds."""
+        text = " ".join(f"{NAMES[index]}{separator}{pages}" for index, pages in thresholds.items()).encode()
+        assert self.kernel.write(fh, text) == len(text)
+        self.model[fh].write(thresholds, self.sampled())
+
+    @rule(fh=files, text=st.sampled_from((b"used", b"used 5 foo 7", b"used 5 used 6", b"\xff", b" " * 4097)))
+    def write_nonsense(self, fh: int, text: bytes) -> None:
+        """Write what is refused: nothing changes."""
+        assert self.kernel.ask(fake_kernel.WRITE, write_body(fh, text)).error == -errno.EINVAL
+
+    @rule(fh=files, size=st.sampled_from((4096, 8192, 10, 1)))
+    def read(self, fh: int, size: int) -> None:
+        """Read: the line, and the event is acknowledged."""
+        line = self.kernel.read(fh, size)
+        assert line == self.sampled().line[:size]
+        self.model[fh].pending = False
+
+    @rule(fh=files, events=st.sampled_from(EVENTS), waits=st.booleans())
+    def poll(self, fh: int, events: int, *, waits: bool) -> None:
+        """Poll, going to wait or not."""
+        kh = 1000 + fh
+        pending, _ = self.model[fh].poll(kh if waits else 0)
+        assert self.kernel.poll(fh, events, kh if waits else None) == (EVENT if pending else IDLE)
+        asked = events & (IN | PRI | select.POLLRDNORM)
+        if asked == PRI or (asked and self.poll_acknowledges):
+            self.model[fh].pending = False
+
+    @rule(figures=small_figures, pcp_pages=small_pages, seconds=st.sampled_from((0.001, 0.1, 1)))
+    def move(self, figures: Figures, pcp_pages: int, seconds: float) -> None:
+        """Change the memory, and the pages on the per-CPU lists."""
+        self.bench.clock.tick(seconds)
+        self.bench.meter.figures = figures
+        self.bench.meter.pcp_pages = pcp_pages
+        # As the contract defines them: without pcp_is_free what lies there counts as used.
+        if not self.bench.meter.pcp_is_free:
+            figures = figures._replace(used=figures.used + pcp_pages)
+        self.past.append((self.bench.clock(), figures))
+
+    @rule(seconds=st.sampled_from((0, 0.1)))
+    def look(self, seconds: float) -> None:
+        """Let the sampler look: who crossed and waits is notified, once."""
+        self.bench.clock.tick(seconds)
+        self.bench.sampler.look()
+        self.looked_s = self.bench.clock()
+        self.bench.clock.tick(1e-6)
+        woken = {observer.see(self.past[-1][1], self.granularity) for observer in self.model.values()} - {0}
+        assert sorted(self.kernel.notified()) == sorted(woken)
+
+    @invariant()
+    def nothing_else(self) -> None:
+        """Nothing comes that was not asked for, and what is pending is what the model says."""
+        for fh, observer in self.model.items():
+            assert self.kernel.poll(fh, 0) == (EVENT if observer.pending else IDLE)
+        if self.model:
+            assert self.kernel.silent()
+
+
+TestDevice = DeviceMachine.TestCase
+TestDevice.settings = settings(max_examples=250, stateful_step_count=40)
+
+
+class Scribe:
+    """Writes at random: what is right, and what is nearly right."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)  # noqa: S311 - no secret
+
+    def text(self) -> bytes:
+        """Return a write."""
+        r = self._random
+        names = r.sample(("total", "used", "active"), r.randint(0, 3))
+        text = " ".join(f"{name}{r.choice((' ', '  ', '=', ' = ', chr(9)))}{self._value()}" for name in names)
+        text += r.choice(("", "", "\n", "\0", " "))
+        if r.random() < 0.4 and text:
+            place = r.randrange(len(text))
+            text = (
+                text[:place] + r.choice(("", "x", "-", " ", "=", "used 7", "9" * 19, "%")) + text[place + 1 :]
+            )
+        return text.encode()
+
+    def figures(self, total: int) -> Figures:
+        """Return a memory near the thresholds."""
+        return Figures(total, self._random.randint(0, 9999), self._random.randint(0, 9999))
+
+    def _value(self) -> str:
+        r = self._random
+        return r.choice(
+            (
+                str(r.randint(0, 9999)),
+                f"{r.randint(0, 120)}%",
+                f"{r.randint(0, 99)}.{r.randint(0, 999)}%",
+                f"{r.randint(0, 39)}M",
+                f"{r.randint(0, 39)}.{r.randint(0, 99)}M",
+                f"{r.randint(0, 39999)}K",
+                f"0.0{r.randint(0, 39)}G",
+                "00042",
+            )
+        )
+
+
+def test_a_hundred_thousand_writes() -> None:
+    """Each is answered as the reference says; what holds in the end is seen by moving the memory."""
+    scribe, total = Scribe(seed=2012), 10_000
+    answers = {0: 0, -errno.EINVAL: 0}
+    events = 0
+    with benched() as (kernel, _, sampler, meter, clock):
+        fhs = [kernel.open() for _ in range(4)]
+        model = {fh: ModelObserver() for fh in fhs}
+        writers = itertools.cycle(fhs)
+        for _ in range(2500):
+            clock.tick(1)
+            meter.figures = scribe.figures(total)
+            # Some at once, for speed; few, as a socket holds few.
+            for _ in range(5):
+                batch = [(next(writers), scribe.text()) for _ in range(8)]
+                sent = [kernel.send(fake_kernel.WRITE, write_body(fh, text)) for fh, text in batch]
+                for unique, (fh, text) in zip(sent, batch, strict=True):
+                    wanted = understood(text, total)
+                    _, error, body = kernel.reply_to(unique)
+                    if wanted is None:
+                        assert error == -errno.EINVAL, text
+                    else:
+                        assert (error, body) == (0, fake_kernel.WRITE_OUT.pack(len(text), 0)), text
+                        model[fh].write(wanted, meter.figures)
+                    answers[error] += 1
+            for _ in range(2):
+                clock.tick(1)
+                meter.figures = scribe.figures(total)
+                sampler.look()
+                for fh in fhs:
+                    model[fh].see(meter.figures, granularity_of(total))
+                    assert kernel.poll(fh, 0x19) == (EVENT if model[fh].pending else IDLE)
+                    events += model[fh].pending
+        assert kernel.silent()
+    # The test is worth something: of each kind there are many.
+    assert sum(answers.values()) == 100_000
+    assert min(answers.values()) > 20_000
+    assert 4000 < events < 16_000

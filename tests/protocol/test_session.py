@@ -1,0 +1,504 @@
+# SPDX-License-Identifier: MIT
+"""The session and its shim against a fake kernel: every request has one reply, every handle one end."""
+
+import ctypes
+import errno
+import itertools
+import logging
+import os
+import select
+import stat
+import struct
+import threading
+from array import array
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from support import fake_kernel
+from support.fake_kernel import FakeKernel, connected, serving
+from support.waiting import DEADLINE_S, eventually
+
+from memnotify.session import KEEP_HANDLE, Session
+
+IDLE = select.POLLOUT | select.POLLWRNORM
+
+
+Answer = Callable[..., Any]
+
+
+class Scripted:
+    """Operations that do what a test tells them, and write down what they were asked."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[object, ...]] = []
+        self.answers: dict[str, Answer] = {}
+        self.handles: list[int] = []
+        self._fhs = itertools.count(1)
+
+    def open(self, flags: int, /) -> Any:
+        """Open."""
+        return self._called("open", flags, otherwise=lambda _: next(self._fhs))
+
+    def read(self, fh: int, size: int, /) -> Any:
+        """Read."""
+        return self._called("read", fh, size, otherwise=lambda *_: b"line\n")
+
+    def write(self, fh: int, data: bytes, /) -> Any:
+        """Write."""
+        return self._called("write", fh, data, otherwise=lambda _, data: len(data))
+
+    def poll(self, fh: int, events: int, handle: int, /) -> Any:
+        """Poll; a handle goes into ``handles``, kept or not."""
+        if handle:
+            self.handles.append(handle)
+        return self._called("poll", fh, events, bool(handle), otherwise=lambda *_: IDLE)
+
+    def release(self, fh: int, /) -> Any:
+        """Release."""
+        return self._called("release", fh, otherwise=lambda _: 0)
+
+    def _called(self, name: str, *args: object, otherwise: Answer) -> Any:
+        self.calls.append((name, *args))
+        return self.answers.get(name, otherwise)(*args)
+
+
+def fail(error: BaseException) -> Answer:
+    """Return an operation that fails."""
+
+    def raising(*_: object) -> None:
+        raise error
+
+    return raising
+
+
+# The handshake
+
+
+def test_init_reply() -> None:
+    """The first reply is whole: the protocol's version, no flags, limits, and the device's name."""
+    with FakeKernel() as kernel:
+        session = Session.cuse("fake-name", Scripted())
+        session.attach(f"/dev/fd/{kernel.fd}")
+        hello = kernel.hello()
+        session.handshake()
+        body = kernel.reply_to(hello).checked()
+        major, minor, _, flags, max_read, max_write, dev_major, dev_minor = (
+            fake_kernel.CUSE_INIT_OUT.unpack_from(body)
+        )
+        assert (major, flags, dev_major, dev_minor) == (7, 0, 0, 0)
+        assert minor >= 31
+        assert max_read >= 4096
+        assert max_write >= 4096
+        assert body[fake_kernel.CUSE_INIT_OUT.size :] == b"DEVNAME=fake-name\0"
+        assert not os.get_inheritable(kernel.fd)
+        session.close()
+
+
+def test_before_init() -> None:
+    """A request before the first one is refused, and the handshake goes on."""
+    with FakeKernel() as kernel:
+        operations = Scripted()
+        session = Session.cuse("fake", operations)
+        session.attach(f"/dev/fd/{kernel.fd}")
+        early = [kernel.send(fake_kernel.OPEN, bytes(8)), kernel.send(fake_kernel.INIT, bytes(64))]
+        hello = kernel.hello()
+        session.handshake()
+        assert [kernel.reply_to(unique).error for unique in early] == [-errno.EIO] * 2
+        assert kernel.reply_to(hello).error == 0
+        assert operations.calls == []
+        session.close()
+
+
+def test_the_kernel_goes_before_init() -> None:
+    """A connection that ends during the handshake is an error."""
+    kernel = FakeKernel()
+    session = Session.cuse("fake", Scripted())
+    session.attach(f"/dev/fd/{kernel.fd}")
+    kernel.close()
+    with pytest.raises(OSError, match=os.strerror(errno.ENODEV)) as refusal:
+        session.handshake()
+    assert refusal.value.errno == errno.ENODEV
+    session.close()
+
+
+def test_init_again() -> None:
+    """A second first request is refused, and the connection goes on."""
+    with serving(Scripted()) as (kernel, _):
+        assert kernel.reply_to(kernel.hello()).error == -errno.EIO
+        assert kernel.open() == 1
+
+
+def test_attach_to_what_is_not_open() -> None:
+    """A descriptor that does not exist is an error here, not later."""
+    session = Session.cuse("fake", Scripted())
+    with pytest.raises(OSError, match="could not attach"):
+        session.attach("/dev/fd/12345")
+    session.close()
+    session.close()
+
+
+# Requests and their replies
+
+
+def test_each_request_once() -> None:
+    """Each operation is called once, with what was sent, and what it returns is the reply."""
+    operations = Scripted()
+    operations.answers = {"open": lambda _: 2**40 + 3, "write": lambda *_: 3}
+    with serving(operations) as (kernel, _):
+        fh = kernel.open(os.O_RDWR | os.O_NONBLOCK)
+        assert fh == 2**40 + 3
+        assert kernel.read(fh, 100) == b"line\n"
+        assert kernel.write(fh, b"any\0thing") == 3
+        assert kernel.poll(fh, 0x19) == IDLE
+        assert kernel.poll(fh, 0xFB, kh=5) == IDLE
+        kernel.release(fh)
+        eventually(lambda: len(operations.calls) == 6, "the file is released")
+        assert kernel.silent()
+    assert operations.calls == [
+        ("open", os.O_RDWR | os.O_NONBLOCK),
+        ("read", fh, 100),
+        ("write", fh, b"any\0thing"),
+        ("poll", fh, 0x19, False),
+        ("poll", fh, 0xFB, True),
+        ("release", fh),
+    ]
+
+
+@pytest.mark.parametrize("size", [0, 1, 4, 5, 6, 4096, 2**32 - 1])
+def test_read_is_cut_at_what_was_asked_for(size: int) -> None:
+    """A shorter buffer gets the first bytes, a longer one no more than there are."""
+    with serving(Scripted()) as (kernel, _):
+        assert kernel.read(kernel.open(), size) == b"line\n"[:size]
+        assert kernel.read(1, 4096) == b"line\n"
+
+
+def test_read_is_cut_at_4096() -> None:
+    """What a device says at once has an end, whoever asks for more; the next line is its own."""
+    operations = Scripted()
+    lines = iter((b"x" * 10_000, b"x" * 10_000, b"", b"new\n"))
+    operations.answers["read"] = lambda *_: next(lines)
+    with serving(operations) as (kernel, _):
+        fh = kernel.open()
+        assert [kernel.read(fh, 20_000) for _ in range(4)] == [b"x" * 4096, b"x" * 4096, b"", b"new\n"]
+
+
+def test_the_same_bytes_again() -> None:
+    """What has been read before is right again after something else was."""
+    operations = Scripted()
+    one, other = b"total 1\n", b"used 22\n"
+    lines = iter((one, one, other, one, bytes(bytearray(one)), other))
+    operations.answers["read"] = lambda *_: next(lines)
+    with serving(operations) as (kernel, _):
+        fh = kernel.open()
+        assert [kernel.read(fh) for _ in range(6)] == [one, one, other, one, one, other]
+
+
+def test_a_large_write() -> None:
+    """What the kernel sends at once arrives whole."""
+    operations = Scripted()
+    data = bytes(range(256)) * 400
+    with serving(operations) as (kernel, _):
+        assert kernel.write(kernel.open(), data) == len(data)
+    assert operations.calls[-1] == ("write", 1, data)
+
+
+@pytest.mark.parametrize(
+    "opcode", [0, 1, 9, 20, 25, fake_kernel.GETATTR, fake_kernel.IOCTL, 43, 47, 60, 4095, 4097, 2**32 - 1]
+)
+def test_what_a_device_does_not_do(opcode: int) -> None:
+    """Anything else is ENOSYS: ioctl (ENOTTY to the client), flush, and what does not exist."""
+    with serving(Scripted()) as (kernel, _):
+        assert kernel.ask(opcode, bytes(200)) == (2 + 2, -errno.ENOSYS, b"")
+
+
+@pytest.mark.parametrize("operation", ["open", "read", "write", "poll"])
+@pytest.mark.parametrize("refusal", [errno.EINVAL, errno.EBADF, errno.ENOMEM])
+def test_a_refusal(caplog: pytest.LogCaptureFixture, operation: str, refusal: int) -> None:
+    """An OSError's errno is the reply, and is no matter for the log."""
+    operations = Scripted()
+    operations.answers[operation] = fail(OSError(refusal, "no"))
+    with serving(operations) as (kernel, _), pytest.raises(OSError, match=os.strerror(refusal)):
+        use(kernel)
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("operation", ["open", "read", "write", "poll"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("a defect"),
+        OSError("without an errno"),
+        OSError(errno.ENOSYS, "would switch poll off"),
+        KeyboardInterrupt(),
+    ],
+)
+def test_a_defect(caplog: pytest.LogCaptureFixture, operation: str, error: BaseException) -> None:
+    """Any other exception is EIO and one traceback in the log, and the next request is served."""
+    operations = Scripted()
+    operations.answers[operation] = fail(error)
+    with serving(operations) as (kernel, _):
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+            use(kernel)
+        del operations.answers[operation]
+        use(kernel)
+    (record,) = caplog.records
+    assert record.levelno == logging.ERROR
+    assert record.exc_info is not None
+    assert record.exc_info[1] is error
+
+
+@pytest.mark.parametrize(
+    ("operation", "answer"),
+    [
+        ("open", "one"),
+        ("open", None),
+        ("open", 2**64),
+        ("read", 5),
+        ("read", None),
+        ("write", 0.5),
+        ("poll", b""),
+    ],
+)
+def test_a_wrong_answer(caplog: pytest.LogCaptureFixture, operation: str, answer: object) -> None:
+    """An answer that is none, or none of an operation's, is a defect as well."""
+    operations = Scripted()
+    operations.answers[operation] = lambda *_: answer
+    with serving(operations) as (kernel, _), pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        use(kernel)
+    assert [record.levelno for record in caplog.records] == [logging.ERROR]
+
+
+def use(kernel: FakeKernel) -> None:
+    """Make each request that has an answer."""
+    fh = kernel.open()
+    kernel.read(fh)
+    kernel.write(fh, b"x")
+    kernel.poll(fh, 0x19, kh=1)
+
+
+# Handles
+
+
+def test_only_who_waits_has_a_handle() -> None:
+    """A poll that does not wait hands none out; each one that does, its own."""
+    operations = Scripted()
+    with serving(operations) as (kernel, _):
+        fh = kernel.open()
+        kernel.poll(fh, 0x19)
+        assert operations.handles == []
+        kernel.poll(fh, 0x19, kh=0)
+        kernel.poll(fh, 0x19, kh=7)
+        assert len(operations.handles) == 2
+    assert all(operations.handles)
+
+
+def test_notify() -> None:
+    """Each handle of a batch is a frame of 24 bytes with the kh that it was made for, in order."""
+    operations = Scripted()
+    operations.answers["poll"] = keep
+    with serving(operations) as (kernel, session):
+        fh = kernel.open()
+        khs = [7, 0, 2**64 - 1, 7]
+        for kh in khs:
+            assert kernel.poll(fh, 0x19, kh=kh) == IDLE
+        assert kernel.silent()
+        session.notify(array("Q", operations.handles))
+        assert kernel.notified() == khs
+        session.notify(array("Q"))
+        session.discard(array("Q"))
+        assert kernel.silent()
+
+
+def test_notify_in_the_middle_of_a_poll() -> None:
+    """A crossing may take the handle before the poll is answered: the wake-up then comes before the reply."""
+    operations = Scripted()
+
+    def poll(*_: object) -> int:
+        Session.notify(array("Q", [operations.handles.pop()]))
+        return IDLE | KEEP_HANDLE
+
+    operations.answers["poll"] = poll
+    with serving(operations) as (kernel, _):
+        fh = kernel.open()
+        for kh in range(100):
+            assert kernel.poll(fh, 0x19, kh=kh) == IDLE
+        assert kernel.notified() == list(range(100))
+
+
+def test_notify_after_the_kernel_has_gone() -> None:
+    """A sampler that has not ended yet does no harm."""
+    operations = Scripted()
+    operations.answers["poll"] = keep
+    with connected(operations) as (kernel, session):
+        thread = threading.Thread(target=session.serve)
+        thread.start()
+        kernel.poll(kernel.open(), 0x19, kh=1)
+        kernel.close()
+        thread.join(DEADLINE_S)
+        session.notify(array("Q", operations.handles))
+
+
+def allocated() -> int:
+    """Return how many bytes malloc has given out and not got back."""
+
+    class Mallinfo2(ctypes.Structure):
+        _fields_ = [(f"f{n}", ctypes.c_size_t) for n in range(10)]
+
+    libc = ctypes.CDLL(None)
+    libc.mallinfo2.restype = Mallinfo2
+    return int(libc.mallinfo2().f7)
+
+
+def let_go(_: Session, operations: Scripted) -> None:
+    """Forget the handles: the session frees them itself."""
+    operations.handles.clear()
+
+
+def notify(session: Session, operations: Scripted) -> None:
+    """Wake by the handles, which frees them."""
+    session.notify(array("Q", operations.handles))
+    operations.handles.clear()
+
+
+def discard(session: Session, operations: Scripted) -> None:
+    """Free the handles."""
+    session.discard(array("Q", operations.handles))
+    operations.handles.clear()
+
+
+def keep(*_: object) -> int:
+    """Keep the handle."""
+    return IDLE | KEEP_HANDLE
+
+
+@pytest.mark.parametrize(
+    ("poll", "ending"),
+    [
+        (lambda *_: IDLE, let_go),
+        (fail(OSError(errno.EBADF, "not open")), let_go),
+        (keep, notify),
+        (keep, discard),
+        (keep, None),
+    ],
+    ids=["not kept", "refused", "notified", "discarded", "released"],
+)
+def test_handles_are_freed(poll: Answer, ending: Callable[[Session, Scripted], None] | None) -> None:
+    """Whatever becomes of a handle, its memory comes back; twice would end the process (by glibc)."""
+    operations = Scripted()
+    operations.answers["poll"] = poll
+    if ending is None:
+        operations.answers["release"] = lambda _: operations.handles.pop()
+
+    def cycle(kernel: FakeKernel, session: Session) -> None:
+        fh = kernel.open()
+        kernel.ask(fake_kernel.POLL, fake_kernel.POLL_IN.pack(fh, 5, fake_kernel.SCHEDULE_NOTIFY, 0x19))
+        if ending is not None:
+            ending(session, operations)
+        kernel.release(fh)
+        kernel.notified()
+        operations.calls.clear()
+
+    times = 3000
+    with serving(operations) as (kernel, session):
+        for _ in range(100):
+            cycle(kernel, session)
+        before = allocated()
+        for _ in range(times):
+            cycle(kernel, session)
+        assert allocated() - before < 8 * times  # a handle has 16 bytes at least
+    assert operations.handles == []
+
+
+# Release and the end
+
+
+def test_release_is_answered_first() -> None:
+    """The client's close() returns before the operation has done anything; its failure is only logged."""
+    operations = Scripted()
+    go_on, entered = threading.Event(), threading.Event()
+
+    def release(_: int) -> int:
+        entered.set()
+        assert go_on.wait(DEADLINE_S)
+        return 0
+
+    operations.answers["release"] = release
+    with serving(operations) as (kernel, _):
+        kernel.release(kernel.open())
+        assert entered.wait(DEADLINE_S)
+        go_on.set()
+        assert kernel.open() == 2
+        assert kernel.silent()
+
+
+def test_release_fails(caplog: pytest.LogCaptureFixture) -> None:
+    """A defect in release is logged once, and answered before it happened."""
+    operations = Scripted()
+    operations.answers["release"] = fail(RuntimeError("a defect"))
+    with serving(operations) as (kernel, _):
+        kernel.release(kernel.open())
+        assert kernel.open() == 2
+        assert kernel.silent()
+    assert len(caplog.records) == 1
+
+
+def test_the_kernel_ends_the_connection() -> None:
+    """Serve returns False when the other end has gone, at once or after requests."""
+    for requests in (0, 3):
+        with serving(Scripted()) as (kernel, _):
+            for _ in range(requests):
+                kernel.open()
+
+
+def test_close_frees_the_session() -> None:
+    """The descriptor is closed, and a closed session may be closed again."""
+    with connected(Scripted()) as (kernel, session):
+        fd = kernel.fd
+        session.close()
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)
+
+
+# The same over a mount's protocol
+
+
+def test_a_file() -> None:
+    """A session for a mount: one regular file, which is read whatever size it has, and can be chmodded."""
+    operations = Scripted()
+    with FakeKernel() as kernel:
+        session = Session.file(operations, mode=0o640, mount_options="fsname=fake")
+        session.attach(f"/dev/fd/{kernel.fd}")
+        hello = kernel.send(fake_kernel.INIT, struct.pack("<IIII", 7, 31, 0, 0))
+        session.handshake()
+        assert kernel.reply_to(hello).error == 0
+        thread = threading.Thread(target=session.serve)
+        thread.start()
+
+        def attributes(reply: bytes) -> tuple[int, ...]:
+            # struct fuse_attr begins after the validity, 16 bytes; mode at 60, then nlink, uid, gid
+            return struct.unpack_from("<IIII", reply, 16 + 60)
+
+        reply = kernel.ask(fake_kernel.GETATTR, bytes(16)).checked()
+        assert attributes(reply) == (stat.S_IFREG | 0o640, 1, os.geteuid(), os.getegid())
+        assert struct.unpack_from("<Q", reply, 16 + 8) == (0,)
+        # struct fuse_setattr_in: valid at 0, mode at 68, uid and gid at 76
+        wanted = bytearray(88)
+        struct.pack_into("<I", wanted, 0, 1 | 2 | 4)
+        struct.pack_into("<IIII", wanted, 68, 0o100600, 0, 12, 34)
+        kernel.ask(fake_kernel.SETATTR, bytes(wanted)).checked()
+        # size and times: taken, and of no effect
+        kernel.ask(fake_kernel.SETATTR, struct.pack("<IIQQ64x", 8 | 32, 0, 0, 4711)).checked()
+        reply = kernel.ask(fake_kernel.GETATTR, bytes(16)).checked()
+        assert attributes(reply) == (stat.S_IFREG | 0o600, 1, 12, 34)
+
+        fh, open_flags, _ = fake_kernel.OPEN_OUT.unpack(kernel.ask(fake_kernel.OPEN, bytes(8)).checked())
+        assert open_flags & 1  # direct_io
+        assert not open_flags & 4  # nonseekable: clients rewind
+        assert kernel.read(fh) == b"line\n"
+        assert kernel.write(fh, b"used 5") == 6
+        assert kernel.poll(fh, 0x19, kh=3) == IDLE
+        kernel.release(fh)
+        kernel.close()
+        thread.join(DEADLINE_S)
+        session.close()

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: MIT
+"""A clock and a memory that a test moves by hand."""
+
+from collections.abc import Callable
+
+from memnotify.figures import Figures, Meter
+
+
+class FakeClock:
+    """Seconds that pass when a test says so."""
+
+    def __init__(self, now_s: float = 1000.0) -> None:
+        self.now_s = now_s
+
+    def __call__(self) -> float:
+        """Return the time."""
+        return self.now_s
+
+    def tick(self, seconds: float) -> None:
+        """Let time pass."""
+        self.now_s += seconds
+
+
+class FakeMeter(Meter):
+    """A meter of a memory that is only told of: ``figures`` are exact, ``pcp_pages`` the per-CPU lists.
+
+    Each reading runs and uses up one of ``before``, when the figures are not yet taken (whoever reads
+    has looked at the clock already), and one of ``after``, when they are and nobody has them yet.
+    """
+
+    def __init__(
+        self, used: int = 100, *, total: int = 10_000, active: int = 50, pcp_is_free: bool = True
+    ) -> None:
+        """Without files, so without what Meter does here."""
+        self.figures = Figures(total, used, active)
+        self.pcp_is_free = pcp_is_free
+        self.pcp_pages = 0
+        self.plain_reads = 0
+        self.exact_reads = 0
+        self.before: list[Callable[[], None]] = []
+        self.after: list[Callable[[], None]] = []
+
+    def use(self, used: int, *, active: int | None = None) -> None:
+        """Change the memory's exact ``used``, and ``active``."""
+        self.figures = self.figures._replace(used=used)
+        if active is not None:
+            self.figures = self.figures._replace(active=active)
+
+    def plain(self) -> Figures:
+        """Return the figures without the per-CPU lists."""
+        self.plain_reads += 1
+        return self._take(self.pcp_pages)
+
+    def exact(self) -> Figures:
+        """Return the figures as the contract defines them."""
+        if not self.pcp_is_free:
+            return self.plain()
+        self.exact_reads += 1
+        return self._take(0)
+
+    def close(self) -> None:
+        """Close nothing."""
+
+    def _take(self, pcp_pages: int) -> Figures:
+        if self.before:
+            self.before.pop(0)()
+        figures = self.figures._replace(used=self.figures.used + pcp_pages)
+        if self.after:
+            self.after.pop(0)()
+        return figures

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: MIT
+"""The contract as plainly as it can be written: what observers and a write mean, without speed or threads.
+
+From the manual's words alone, so that code and model can only agree if both say what it says.
+"""
+
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+from memnotify.figures import NAMES, PAGE_SIZE, Figures
+
+
+@dataclass
+class ModelThreshold:
+    """A threshold, on which side of it the figure was, and the one level that fires next."""
+
+    pages: int
+    above: bool
+    level: int
+
+    def crossed(self, value: int, granularity: int) -> bool:
+        """Whether the figure's new value is an event; if it is, the next one is damped."""
+        if (value >= self.level) if not self.above else (value < self.level):
+            self.above = not self.above
+            self.level = (
+                min(self.pages, value + 1 - granularity)
+                if self.above
+                else max(self.pages, value + granularity)
+            )
+            return True
+        return False
+
+
+@dataclass
+class ModelObserver:
+    """An open file."""
+
+    pending: bool = False
+    handle: int = 0
+    thresholds: dict[int, ModelThreshold] = field(default_factory=dict)
+
+    def write(self, thresholds: dict[int, int], figures: Figures) -> None:
+        """Replace the thresholds, and acknowledge."""
+        self.thresholds = {i: ModelThreshold(t, figures[i] >= t, t) for i, t in thresholds.items() if t}
+        self.pending = False
+
+    def poll(self, handle: int) -> tuple[bool, bool]:
+        """Return whether an event is pending and whether the handle is kept."""
+        kept = not self.handle and handle != 0
+        self.handle = self.handle or handle
+        return self.pending, kept
+
+    def see(self, figures: Figures, granularity: int) -> int:
+        """Take new figures; return the handle to wake the observer by, or 0."""
+        crossed = [t for i, t in self.thresholds.items() if t.crossed(figures[i], granularity)]
+        if not crossed or self.pending:
+            return 0
+        self.pending, handle, self.handle = True, self.handle, 0
+        return handle
+
+
+def granularity_of(total: int) -> int:
+    """Return what a figure must move by after an event, in pages, by default."""
+    return total // 128 or 512 * 1024 // PAGE_SIZE
+
+
+def understood(text: bytes, total: int) -> dict[int, int] | None:
+    """Return what a write asks for in pages, by the figure's place in the line; None if it is refused."""
+    if len(text) > 4096:
+        return None
+    words = text.rstrip(b"\0").replace(b"=", b" = ").split()
+    wanted: dict[int, int] = {}
+    while words:
+        name, *words = words
+        if words and words[0] == b"=":
+            words = words[1:]
+        if not words or name.decode("latin-1") not in NAMES:
+            return None
+        pages = _pages(words.pop(0).decode("latin-1"), total)
+        index = NAMES.index(name.decode("latin-1"))
+        if pages is None or wanted.setdefault(index, pages) != pages:
+            return None
+    return {index: pages for index, pages in wanted.items() if pages}
+
+
+def _pages(word: str, total: int) -> int | None:
+    units = {unit: Fraction(1024**power, PAGE_SIZE) for power, unit in enumerate("KMGT", start=1)}
+    units["%"] = Fraction(total, 100)
+    number, unit = (word[:-1], units[word[-1]]) if word[-1] in units else (word, None)
+    whole, point, decimals = number.partition(".")
+    digits = [whole, decimals] if point and unit is not None else [number]
+    if not all(part.isascii() and part.isdigit() for part in digits):
+        return None
+    pages = int(number) if unit is None else nearest(Fraction(number) * unit)
+    return pages if pages < 2**63 else None
+
+
+def nearest(value: Fraction) -> int:
+    """Return the nearest whole number; the half goes up."""
+    return (value + Fraction(1, 2)).__floor__()

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: MIT
+"""A process of its own that serves the device on an inherited descriptor; its memory stands still.
+
+Run as ``python -m support.served FD``. What it has to say stands on stdout, a line each: "ready" before
+the handshake, the numbers of the signals each time they ended it or the serving, "gone" at the end.
+"""
+
+import logging
+import os
+import random
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from support.fake_kernel import FakeKernel
+from support.fakes import FakeMeter
+from support.waiting import DEADLINE_S
+
+from memnotify.device import Device
+from memnotify.observers import Table
+from memnotify.pace import Pace
+from memnotify.sampler import Sampler
+from memnotify.session import Session
+
+CAUGHT = (signal.SIGTERM, signal.SIGINT)
+
+
+class Served:
+    """The process and the kernel it serves. What it wrote to stderr is looked at in the end."""
+
+    def __init__(self) -> None:
+        self.kernel = FakeKernel()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
+        paths = [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
+        self.process = subprocess.Popen(
+            [sys.executable, "-X", "faulthandler", "-m", "support.served", str(self.kernel.fd)],
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            pass_fds=[self.kernel.fd],
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+        )
+        os.close(self.kernel.fd)
+        assert self.says() == "ready"
+
+    def says(self) -> str:
+        """Return the next line of what it says; fail if it is silent."""
+        assert self.process.stdout is not None
+        assert select.select([self.process.stdout], [], [], DEADLINE_S)[0], f"silent\n{self.log()}"
+        line = b""
+        while not line.endswith(b"\n"):
+            more = os.read(self.process.stdout.fileno(), 1)
+            assert more, f"ended\n{self.log()}"
+            line += more
+        return line.decode().rstrip("\n")
+
+    def log(self) -> str:
+        """Return what it wrote to stderr."""
+        self._log.seek(0)
+        return self._log.read().decode(errors="replace")
+
+    def close(self) -> None:
+        """End the connection: the process must end well, and must have logged no defect."""
+        try:
+            self.kernel.close()
+            assert self.says() == "gone"
+            assert self.process.wait(DEADLINE_S) == 0
+            log = self.log()
+            assert "Traceback" not in log, log
+            assert "a request failed" not in log, log
+        finally:
+            self.process.kill()
+            self.process.wait()
+            assert self.process.stdout is not None
+            self.process.stdout.close()
+            self._log.close()
+
+    def __enter__(self) -> Self:
+        """Return the process itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End it."""
+        self.close()
+
+
+def _main(fd: str) -> None:
+    logging.basicConfig(level=logging.DEBUG)
+    table, meter = Table(), FakeMeter()
+    sampler = Sampler(table, meter, Pace(0.25, 15), Session.notify)
+    session = Session.cuse("fake", Device(table, sampler))
+    session.attach(f"/dev/fd/{fd}")
+    session.catch(*CAUGHT)
+    print("ready", flush=True)  # noqa: T201 - what the test reads
+    while _interrupted(session):
+        print(*session.caught(), flush=True)  # noqa: T201
+        # A signal may come at any moment between two rounds of serving, or as one begins.
+        for _ in range(random.randrange(3000)):  # noqa: S311 - no secret
+            pass
+    print("gone", flush=True)  # noqa: T201
+    Session.discard(table.close_all())
+    session.close()
+    sampler.stop()
+
+
+def _interrupted(session: Session) -> bool:
+    try:
+        session.handshake()
+    except InterruptedError:
+        return True
+    return session.serve()
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1])

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: MIT
+"""Every hypothesis strategy of the tests."""
+
+import struct
+from fractions import Fraction
+from typing import NamedTuple
+
+from hypothesis import strategies as st
+from support import fake_kernel as kernel
+
+from memnotify.figures import NAMES, PAGE_SIZE, Figures
+
+PAGES_MAX = 2**63 - 1
+_INDEXES = st.integers(0, len(NAMES) - 1)
+
+# A memory of few pages, so that figures meet thresholds, levels and each other.
+small_pages = st.integers(0, 30)
+small_figures = st.builds(Figures, small_pages, small_pages, small_pages)
+small_thresholds = st.dictionaries(_INDEXES, st.integers(1, 30), max_size=3)
+granularities = st.integers(0, 6)
+"""Little enough to let a crossing through, and enough to damp one."""
+
+totals = st.one_of(st.integers(0, 2000), st.integers(0, 2**40))
+figures = st.builds(Figures, totals, totals, totals)
+
+blanks = st.text(" \t\n\v\f\r", min_size=1, max_size=3).map(str.encode)
+_maybe_blanks = st.one_of(st.just(b""), blanks)
+_separators = st.one_of(blanks, st.tuples(_maybe_blanks, st.just(b"="), _maybe_blanks).map(b"".join))
+page_values = st.one_of(st.integers(0, 20_000), st.integers(0, PAGES_MAX))
+
+
+@st.composite
+def spelled_thresholds(draw: st.DrawFn) -> tuple[bytes, dict[int, int]]:
+    """Draw thresholds as a client may write them, and what they are: zeros and repetitions among them."""
+    chosen = draw(st.dictionaries(_INDEXES, page_values))
+    order = draw(st.lists(st.sampled_from(sorted(chosen)), max_size=5)) if chosen else []
+    order += draw(st.permutations(sorted(chosen)))
+    text = draw(_maybe_blanks)
+    for place, index in enumerate(order):
+        if place:
+            text += draw(blanks)
+        text += NAMES[index].encode() + draw(_separators)
+        text += b"0" * draw(st.integers(0, 3)) + b"%d" % chosen[index]
+    text += draw(_maybe_blanks) + draw(st.sampled_from((b"", b"\n", b"\0", b"\n\0")))
+    return text, {index: pages for index, pages in chosen.items() if pages}
+
+
+class Measure(NamedTuple):
+    """A value with a unit, as text and as the pages it stands for."""
+
+    text: bytes
+    pages: Fraction
+
+
+@st.composite
+def measures(draw: st.DrawFn, total: int) -> Measure:
+    """Draw values with units and decimals, a tie between two pages often among them."""
+    unit = draw(st.sampled_from("%KMGT"))
+    pages_of_one = (
+        Fraction(total, 100) if unit == "%" else Fraction(1024 ** ("KMGT".index(unit) + 1), PAGE_SIZE)
+    )
+    whole = draw(st.one_of(st.integers(0, 200), st.integers(0, 10**12)))
+    decimals = draw(st.one_of(st.text("0123456789", max_size=20), st.sampled_from(("5", "25", "125", "375"))))
+    text = f"{whole}.{decimals}" if decimals else str(whole)
+    return Measure(f"{text}{unit}".encode(), Fraction(text) * pages_of_one)
+
+
+_WORDS = st.sampled_from(
+    [
+        *(name.encode() for name in NAMES),
+        b"=",
+        b"0",
+        b"5",
+        b"80%",
+        b"1.5G",
+        b" ",
+        b"\n",
+        b"\0",
+        b"-",
+        b".",
+        b"K",
+    ]
+)
+nonsense = st.one_of(
+    st.binary(max_size=200),
+    st.lists(_WORDS, max_size=12).map(b"".join),
+    st.lists(_WORDS, max_size=12).map(b" ".join),
+    st.builds(lambda piece, times: piece * times, st.binary(min_size=1, max_size=3), st.integers(1, 4096)),
+)
+"""Bytes that are mostly no thresholds, among them nearly right ones and long ones."""
+
+
+@st.composite
+def damaged_thresholds(draw: st.DrawFn) -> bytes:
+    """Draw thresholds with a few bytes changed, removed or put in."""
+    text = bytearray(draw(spelled_thresholds())[0])
+    for _ in range(draw(st.integers(1, 3))):
+        place = draw(st.integers(0, len(text)))
+        text[place : place + draw(st.integers(0, 2))] = draw(st.binary(max_size=2))
+    return bytes(text)
+
+
+class Frame(NamedTuple):
+    """A request as a broken or lying kernel may send it; the unique number is put in by who sends it."""
+
+    opcode: int
+    body: bytes
+    length_off: int = 0
+    """What is added to the length in the header."""
+    keep: int | None = None
+    """How many bytes of the datagram are sent; None is all."""
+
+
+_U32, _U64 = st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)
+_fh = st.one_of(st.integers(0, 4), _U64)
+
+
+def _request(layout: struct.Struct, *fields: st.SearchStrategy[int]) -> st.SearchStrategy[bytes]:
+    return st.tuples(*fields).map(lambda values: layout.pack(*values))
+
+
+@st.composite
+def _write_bodies(draw: st.DrawFn) -> bytes:
+    text: bytes = draw(st.one_of(nonsense, spelled_thresholds().map(lambda spelled: spelled[0])))
+    size = draw(st.one_of(st.just(len(text)), st.integers(0, 5000), _U32))
+    return kernel.WRITE_IN.pack(draw(_fh), draw(_U64), size, 0, 0, draw(_U32), 0) + text
+
+
+_REAL = {
+    kernel.OPEN: _request(kernel.OPEN_IN, _U32, _U32),
+    kernel.READ: _request(kernel.READ_IN, _fh, _U64, _U32, _U32, _U64, _U32, _U32),
+    kernel.WRITE: _write_bodies(),
+    kernel.RELEASE: _request(kernel.RELEASE_IN, _fh, _U32, _U32, _U64),
+    kernel.POLL: _request(kernel.POLL_IN, _fh, _U64, _U32, _U32),
+    kernel.INTERRUPT: _U64.map(lambda unique: unique.to_bytes(8, "little")),
+    kernel.INIT: st.binary(min_size=16, max_size=64),
+    kernel.CUSE_INIT: _request(kernel.CUSE_INIT_IN, _U32, _U32, _U32, _U32),
+    kernel.IOCTL: st.binary(min_size=32, max_size=64),
+}
+# Not DESTROY: it ends the protocol, after which nothing but INIT is answered.
+_opcodes = st.one_of(st.integers(0, 60), _U32).filter(lambda opcode: opcode != kernel.DESTROY)
+_whole = st.one_of(
+    *(st.builds(Frame, st.just(opcode), body) for opcode, body in _REAL.items()),
+    st.builds(Frame, _opcodes, st.binary(max_size=300)),
+)
+
+
+@st.composite
+def frames(draw: st.DrawFn) -> Frame:
+    """Draw requests: right ones, cut ones, ones with a wrong length, datagrams shorter than a header."""
+    frame: Frame = draw(_whole)
+    flaw = draw(st.sampled_from(("none", "body", "length", "cut")))
+    if flaw == "body":
+        return frame._replace(body=frame.body[: draw(st.integers(0, len(frame.body)))])
+    if flaw == "length":
+        return frame._replace(length_off=draw(st.one_of(st.integers(-60, 60), st.integers(-(2**31), 2**31))))
+    if flaw == "cut":
+        return frame._replace(keep=draw(st.integers(0, 40 + len(frame.body))))
+    return frame

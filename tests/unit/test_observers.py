@@ -1,0 +1,294 @@
+# SPDX-License-Identifier: MIT
+"""The table of observers against the model, and what it promises beyond it."""
+
+from array import array
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
+from support.fakes import FakeClock
+from support.model import ModelObserver
+from support.strategies import granularities, small_figures, small_pages, small_thresholds
+
+from memnotify.figures import Figures
+from memnotify.observers import NO_HANDLE, Levels, Observer, Sample, Table, Threshold
+
+USED = 1
+
+
+class TableMachine(RuleBasedStateMachine):
+    """Whatever happens to a table happens to the model: events, handles and wake-ups are the same."""
+
+    observers: Bundle[int] = Bundle("observers")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = Table()
+        self.clock = FakeClock(1.0)
+        self.figures = Figures(0, 0, 0)
+        self.model: dict[int, ModelObserver] = {}
+        self.handles = 0
+        self.kept: set[int] = set()
+
+    def sample(self, figures: Figures) -> Sample:
+        """Return a sample newer than all before."""
+        self.clock.tick(1)
+        self.figures = figures
+        return Sample(self.clock(), figures, exact=True)
+
+    @rule(target=observers)
+    def open(self) -> int:
+        """Open a file."""
+        fh = self.table.open()
+        assert fh > 0
+        assert fh not in self.model
+        self.model[fh] = ModelObserver()
+        return fh
+
+    @rule(fh=consumes(observers))
+    def close(self, fh: int) -> None:
+        """Close a file: the handle it kept comes back, and nobody has had it."""
+        handle = self.table.close(fh)
+        assert handle == self.model.pop(fh).handle
+        if handle != NO_HANDLE:
+            self.kept.remove(handle)
+
+    @rule(fh=observers, thresholds=small_thresholds)
+    def subscribe(self, fh: int, thresholds: dict[int, int]) -> None:
+        """Write thresholds."""
+        self.table.subscribe(fh, thresholds, Sample(self.clock(), self.figures, exact=True))
+        self.model[fh].write(thresholds, self.figures)
+
+    @rule(fh=observers)
+    def acknowledge(self, fh: int) -> None:
+        """Read."""
+        self.table.acknowledge(fh)
+        self.model[fh].pending = False
+
+    @rule(fh=observers, waits=st.booleans())
+    def poll(self, fh: int, *, waits: bool) -> None:
+        """Poll, with a handle if the client is going to wait."""
+        self.handles += waits
+        handle = self.handles if waits else NO_HANDLE
+        answer = self.table.poll(fh, handle)
+        assert answer == self.model[fh].poll(handle)
+        if answer[1]:
+            self.kept.add(handle)
+
+    @rule(figures=small_figures, granularity=granularities)
+    def advance(self, figures: Figures, granularity: int) -> None:
+        """Take a sample: whoever waits and crossed is woken, once, and nobody else."""
+        handles = self.table.advance(self.sample(figures), granularity)
+        woken = {observer.see(figures, granularity) for observer in self.model.values()} - {NO_HANDLE}
+        assert handles is not None
+        assert sorted(handles) == sorted(woken)
+        assert woken <= self.kept
+        self.kept -= woken
+
+    @rule(figures=small_figures)
+    def record(self, figures: Figures) -> None:
+        """Read the figures for a client: nobody crosses by that."""
+        sample = self.sample(figures)
+        self.table.record(sample, sample.taken_s)
+        assert self.table.latest is sample
+
+    @precondition(lambda self: self.clock() > 1)
+    @rule(figures=small_figures, granularity=granularities, late_s=st.sampled_from((0.5, 1.5)))
+    def come_late(self, figures: Figures, granularity: int, late_s: float) -> None:
+        """Bring a sample that is older than the newest: nothing changes."""
+        late = Sample(self.clock() - late_s, figures, exact=True)
+        latest = self.table.latest
+        assert self.table.advance(late, granularity) is None
+        self.table.record(late, late.taken_s)
+        assert self.table.latest is latest
+
+    @invariant()
+    def agree(self) -> None:
+        """Whoever has an event in the model has it in the table, and thresholds are watched."""
+        assert len(self.table) == len(self.model)
+        for fh, observer in self.model.items():
+            assert self.table.poll(fh, NO_HANDLE) == (observer.pending, False)
+        assert self.table.watching == any(observer.thresholds for observer in self.model.values())
+
+    def teardown(self) -> None:
+        """Close all: every handle that was kept and went nowhere comes back, each once."""
+        assert sorted(self.table.close_all()) == sorted(self.kept)
+        assert len(self.table) == 0
+        assert not self.table.watching
+
+
+TestTable = TableMachine.TestCase
+
+# From one threshold's life: what is done, and the figures at which it then must and must not fire.
+_LIVES: list[tuple[str, int, int, list[tuple[int, bool]]]] = [
+    ("the first event is not damped", 4, 100, [(99, False), (100, True)]),
+    ("nor is the first one down", 4, 100, [(101, False), (100, False), (99, True)]),
+    # up at 101: down below min(100, 101 + 1 - 4) = 98
+    ("down damped", 4, 100, [(50, False), (101, True), (99, False), (98, False), (97, True)]),
+    # up at 110: min(100, 107) = 100
+    ("down after a jump", 4, 100, [(50, False), (110, True), (100, False), (99, True)]),
+    # down at 99: up from max(100, 99 + 4) = 103
+    ("up damped", 4, 100, [(100, False), (99, True), (100, False), (102, False), (103, True)]),
+    ("up after a jump", 4, 100, [(150, False), (50, True), (99, False), (100, True)]),
+    ("no granularity", 0, 100, [(99, False), (100, True), (99, True), (100, True), (100, False)]),
+    ("of one page", 1, 100, [(99, False), (100, True), (99, True), (100, True), (99, True)]),
+    # up at 5: below min(5, 5 + 1 - 10) = -4, which no figure is
+    ("never down again", 10, 5, [(0, False), (5, True), (0, False), (1000, False), (0, False)]),
+]
+
+
+@pytest.mark.parametrize(
+    ("granularity", "pages", "life"), [life[1:] for life in _LIVES], ids=[life[0] for life in _LIVES]
+)
+def test_levels_by_hand(granularity: int, pages: int, life: list[tuple[int, bool]]) -> None:
+    """The contract's levels, with numbers computed by hand; the first figures are those of the write."""
+    table = Table()
+    fh = table.open()
+    (first, _), *rest = life
+    table.subscribe(fh, {USED: pages}, Sample(0.0, Figures(0, first, 0), exact=True))
+    for moment, (used, fires) in enumerate(rest, start=1):
+        table.advance(Sample(float(moment), Figures(0, used, 0), exact=True), granularity)
+        assert table.poll(fh, NO_HANDLE) == (fires, False), f"at {used}"
+        table.acknowledge(fh)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda table, fh: table.close(fh),
+        lambda table, fh: table.acknowledge(fh),
+        lambda table, fh: table.poll(fh, 1),
+        lambda table, fh: table.subscribe(fh, {USED: 1}, table.latest),
+    ],
+)
+def test_an_unknown_fh(call: Callable[[Table, int], Any]) -> None:
+    """A fh that was never open or is closed is a KeyError, and nothing is left behind."""
+    table = Table()
+    closed = table.open()
+    table.close(closed)
+    for fh in (closed, 0, 7, -1, 2**64 - 1):
+        with pytest.raises(KeyError):
+            call(table, fh)
+    assert not table.watching
+    assert table.open() not in {closed, 0}
+
+
+def test_one_wake_up_for_many_thresholds() -> None:
+    """An observer that crosses with all its thresholds at once is woken once."""
+    table = Table()
+    fh = table.open()
+    table.subscribe(fh, {0: 10, 1: 10, 2: 10}, Sample(0.0, Figures(0, 0, 0), exact=True))
+    assert table.poll(fh, 77) == (False, True)
+    assert table.advance(Sample(1.0, Figures(10, 10, 10), exact=True), 0) == array("Q", [77])
+
+
+@given(
+    st.lists(st.tuples(small_thresholds, small_figures, small_figures), min_size=1, max_size=4),
+    granularities,
+    small_figures,
+    st.data(),
+)
+def test_decided_without_the_per_cpu_lists(
+    steps: list[tuple[dict[int, int], Figures, Figures]],
+    granularity: int,
+    plain: Figures,
+    data: st.DataObject,
+) -> None:
+    """Where the table says that the plain figures decide, any exact ones make the same events."""
+
+    def build() -> tuple[Table, list[int]]:
+        table, opened = Table(), []
+        for moment, (thresholds, at, then) in enumerate(steps):
+            opened.append(table.open())
+            table.subscribe(opened[-1], thresholds, Sample(moment, at, exact=True))
+            table.advance(Sample(moment, then, exact=True), granularity)
+        for fh in opened:
+            table.acknowledge(fh)
+        return table, opened
+
+    def events(figures: Figures) -> list[bool]:
+        table, opened = build()
+        table.advance(Sample(100, figures, exact=True), granularity)
+        return [table.poll(fh, NO_HANDLE)[0] for fh in opened]
+
+    exact = plain._replace(used=data.draw(st.integers(0, plain.used)))
+    if not build()[0].undecided(plain):
+        assert events(exact) == events(plain)
+
+
+@pytest.mark.parametrize(
+    ("threshold", "at", "plain", "undecided"),
+    [(10, 5, 9, False), (10, 5, 10, True), (10, 15, 50, True), (10, 10, 10, True)],
+)
+def test_when_the_per_cpu_lists_matter(threshold: int, at: int, plain: int, *, undecided: bool) -> None:
+    """Only a threshold on used at or below the plain figure makes a dear reading necessary."""
+    table = Table()
+    fh = table.open()
+    table.subscribe(fh, {USED: threshold, 0: 1, 2: 1}, Sample(0, Figures(9, at, 0), exact=True))
+    assert table.undecided(Figures(9, plain, 9)) is undecided
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_levels_do_not_pile_up(sign: int) -> None:
+    """Whoever writes ever new thresholds makes the table no larger."""
+    levels = Levels(sign)
+    staying, moving = Threshold(Observer(), 1), Threshold(Observer(), 1)
+    levels.arm(staying, 10**9)
+    most = 0
+    for key in range(100_000):
+        levels.arm(moving, key)
+        levels.disarm(moving)
+        most = max(most, len(levels._keys))
+    assert most <= 16
+    assert not levels.fires(sign * (10**9 - 1))
+    assert list(levels.fire(sign * 10**9)) == [staying]
+    assert not levels.fires(sign * 10**9)
+
+
+@given(
+    st.lists(st.tuples(small_pages, st.booleans()), max_size=60),
+    st.lists(small_pages, min_size=1, max_size=3),
+)
+def test_levels_fire_in_order_and_whole(arming: list[tuple[int, bool]], values: list[int]) -> None:
+    """What is armed and not disarmed fires, once, when its level is reached, however many share it."""
+    levels = Levels(1)
+    armed = set()
+    for key, stays in arming:
+        threshold = Threshold(Observer(), key)
+        levels.arm(threshold, key)
+        if stays:
+            armed.add(threshold)
+        else:
+            levels.disarm(threshold)
+    for value in values:
+        due = {threshold for threshold in armed if threshold.pages <= value}
+        assert levels.fires(value) == bool(due)
+        fired = list(levels.fire(value))
+        assert sorted(map(id, fired)) == sorted(map(id, due))
+        assert fired == sorted(fired, key=lambda threshold: threshold.pages)
+        armed -= due
+    assert set(levels.fire(10**9)) == armed
+
+
+class _Probe(int):
+    """A granularity that looks at the table in the middle of an advance."""
+
+    seen: list[bool]
+    table: Table
+
+    def __rsub__(self, other: int) -> int:
+        self.seen.append(self.table.watching)
+        return other - int(self)
+
+
+def test_watching_while_a_threshold_fires() -> None:
+    """Any thread may ask, also while the only threshold is on its way from one direction to the other."""
+    granularity = _Probe(0)
+    granularity.seen, granularity.table = [], Table()
+    fh = granularity.table.open()
+    granularity.table.subscribe(fh, {USED: 5}, Sample(0, Figures(0, 0, 0), exact=True))
+    granularity.table.advance(Sample(1, Figures(0, 5, 0), exact=True), granularity)
+    assert granularity.seen == [True]

@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: MIT
+"""The sampler, step by step, with a fake memory and clock and without its thread."""
+
+import os
+import threading
+from array import array
+from collections.abc import Iterator
+
+import pytest
+from support.fakes import FakeClock, FakeMeter
+from support.waiting import DEADLINE_S
+
+from memnotify.figures import Figures
+from memnotify.observers import NO_HANDLE, Sample, Table
+from memnotify.pace import Pace
+from memnotify.sampler import Sampler
+
+PERIOD_S = 0.25
+USED = 1
+
+
+class Bench:
+    """A sampler without its thread, on a table with one observer who waits."""
+
+    def __init__(self, *, pcp_is_free: bool = True) -> None:
+        self.clock = FakeClock()
+        self.meter = FakeMeter(pcp_is_free=pcp_is_free)
+        self.table = Table()
+        self.pace = Pace(PERIOD_S, 16 * PERIOD_S)
+        self.notified: list[int] = []
+        self.sampler = Sampler(self.table, self.meter, self.pace, self.notified.extend, clock=self.clock)
+        self.fh = self.table.open()
+
+    def subscribe(self, used: int) -> None:
+        """Watch ``used``, and wait with the handle 5."""
+        self.table.subscribe(self.fh, {USED: used}, self.sampler.current())
+        self.table.poll(self.fh, 5)
+
+    @property
+    def reads(self) -> tuple[int, int]:
+        """How often the meter was read, plain and exact."""
+        return self.meter.plain_reads, self.meter.exact_reads
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    """Return a bench, and clear it away."""
+    bench = Bench()
+    yield bench
+    bench.sampler.stop()
+
+
+# The figures of a client's read
+
+
+def test_current_is_read_once_a_period(bench: Bench) -> None:
+    """Figures serve for one update_period, to its last moment; then they are read anew."""
+    first = bench.sampler.current()
+    assert first == Sample(1000.0, bench.meter.figures, exact=True)
+    bench.meter.use(200)
+    bench.clock.tick(PERIOD_S)
+    assert bench.sampler.current() is first
+    bench.clock.tick(0.001)
+    assert bench.sampler.current() == Sample(bench.clock(), bench.meter.figures, exact=True)
+    assert bench.reads == (0, 2)
+
+
+def test_current_takes_the_sampler_s_exact_figures(bench: Bench) -> None:
+    """What the sampler has just read with P is good for a client; what it read without is not."""
+    bench.meter.pcp_pages = 30
+    bench.subscribe(100)  # the next sample needs P: the threshold is armed down
+    bench.clock.tick(1)
+    bench.sampler.look()
+    assert bench.sampler.current() is bench.table.latest
+    assert bench.reads == (1, 2)
+
+    bench.subscribe(10_000)
+    bench.clock.tick(1)
+    bench.sampler.look()
+    assert not bench.table.latest.exact
+    assert bench.table.latest.figures.used == 130
+    assert bench.sampler.current().figures.used == 100
+
+
+def test_current_after_an_event_is_no_older_than_it(bench: Bench) -> None:
+    """A client that reads because of an event never sees figures from before it."""
+    bench.subscribe(500)
+    cached = bench.sampler.current()
+    bench.clock.tick(PERIOD_S / 2)
+    bench.meter.use(600)
+    bench.sampler.look()
+    assert bench.notified == [5]
+    assert bench.clock() - cached.taken_s < PERIOD_S
+    assert bench.sampler.current().figures.used == 600
+
+
+def test_without_pcp_every_sample_is_exact() -> None:
+    """With pcp_is_free off a client is served from any sample."""
+    bench = Bench(pcp_is_free=False)
+    bench.subscribe(500)
+    bench.clock.tick(1)
+    bench.sampler.look()
+    assert bench.table.latest.exact
+    assert bench.sampler.current() is bench.table.latest
+    assert bench.reads == (2, 0)
+    bench.sampler.stop()
+
+
+# A sample
+
+
+@pytest.mark.parametrize(
+    ("start", "used", "pcp_pages", "exact_reads", "event"),
+    [
+        # Below the threshold even without P: P cannot matter
+        (100, 399, 100, 0, False),
+        # P decides: without it 500 is reached
+        (100, 400, 100, 1, False),
+        (100, 499, 1, 1, False),
+        (100, 500, 0, 1, True),
+        (100, 600, 100, 1, True),
+        # Armed down: P may bring it below
+        (700, 600, 100, 1, False),
+        (700, 450, 100, 1, True),
+        (700, 499, 0, 1, True),
+    ],
+)
+def test_p_is_read_where_it_can_matter(
+    bench: Bench, start: int, used: int, pcp_pages: int, exact_reads: int, *, event: bool
+) -> None:
+    """One look at a threshold of 500: how often zoneinfo is read, and who crosses."""
+    bench.meter.use(start)
+    bench.subscribe(500)
+    before = bench.meter.exact_reads
+    bench.clock.tick(1)
+    bench.meter.use(used)
+    bench.meter.pcp_pages = pcp_pages
+    bench.sampler.look()
+    assert bench.meter.exact_reads - before == exact_reads
+    assert bench.notified == ([5] if event else [])
+    assert bench.table.poll(bench.fh, NO_HANDLE)[0] is event
+
+
+def test_notify_runs_without_the_lock(bench: Bench) -> None:
+    """Whoever is notified may come back to the table at once."""
+    answers: list[tuple[bool, bool]] = []
+
+    def notify(_: "array[int]") -> None:
+        answers.append(bench.table.poll(bench.fh, 6))
+        bench.table.close(bench.table.open())
+
+    sampler = Sampler(bench.table, bench.meter, bench.pace, notify, clock=bench.clock)
+    bench.subscribe(500)
+    bench.meter.use(500)
+    thread = threading.Thread(target=sampler.look, daemon=True)
+    thread.start()
+    thread.join(DEADLINE_S)
+    assert answers == [(True, True)]
+    sampler.stop()
+
+
+def test_nobody_to_notify(bench: Bench) -> None:
+    """An event of an observer who does not wait is no call of notify."""
+    calls: list[int] = []
+    sampler = Sampler(bench.table, bench.meter, bench.pace, lambda h: calls.append(len(h)), clock=bench.clock)
+    bench.table.subscribe(bench.fh, {USED: 500}, bench.sampler.current())
+    bench.meter.use(500)
+    sampler.look()
+    assert bench.table.poll(bench.fh, NO_HANDLE) == (True, False)
+    assert calls == []
+    sampler.stop()
+
+
+def test_a_newer_sample_in_between(bench: Bench) -> None:
+    """A sample that a client's newer one has overtaken is thrown away, and another one taken."""
+    bench.subscribe(500)
+    bench.clock.tick(1)
+    bench.meter.use(600)
+
+    def client_reads() -> None:
+        bench.clock.tick(1)
+        bench.meter.use(100)
+        assert bench.sampler.current().figures.used == 100
+
+    # In its second reading the sampler has 600 pages in hand, from before the client's 100.
+    bench.meter.after = [lambda: None, client_reads]
+    bench.sampler.look()
+    assert bench.notified == []
+    assert bench.table.latest == Sample(bench.clock(), Figures(10_000, 100, 50), exact=False)
+    assert not bench.table.poll(bench.fh, NO_HANDLE)[0]
+
+
+def test_no_event_from_before_the_write() -> None:
+    """A write decided on newer figures than the sampler has in hand must not be compared with those.
+
+    The client's reading begins first and ends last: it sees that memory has risen above the threshold
+    and that it stays there, so nothing is left to report.
+    """
+    bench = Bench(pcp_is_free=False)
+    bench.meter.use(400)
+    bench.table.poll(bench.fh, 5)
+    bench.clock.tick(1)
+    sampled, written = threading.Event(), threading.Event()
+    thread = threading.Thread(target=bench.sampler.look)
+
+    def sampler_reads_400() -> None:
+        bench.clock.tick(0.001)
+        thread.start()
+        assert sampled.wait(DEADLINE_S)
+        bench.clock.tick(0.001)
+        bench.meter.use(600)
+
+    def sampler_is_late() -> None:
+        sampled.set()
+        assert written.wait(DEADLINE_S)
+
+    bench.meter.before = [sampler_reads_400]
+    bench.meter.after = [sampler_is_late]
+    sample = bench.sampler.current()
+    assert sample.figures.used == 600
+    bench.table.subscribe(bench.fh, {USED: 500}, sample)
+    written.set()
+    thread.join(DEADLINE_S)
+    assert bench.notified == []
+    assert not bench.table.poll(bench.fh, NO_HANDLE)[0]
+    bench.sampler.stop()
+
+
+def test_the_pace_sees_each_sample(bench: Bench) -> None:
+    """Each look counts for the interval to the next; the granularity is a 128th of total, 78 pages."""
+    bench.subscribe(500)
+    seen = []
+    for used in (100, 100, 100, 177, 178, 178):
+        bench.meter.use(used)
+        bench.clock.tick(1)
+        bench.sampler.look()
+        seen.append(bench.pace.interval_s / PERIOD_S)
+    assert seen == [1, 2, 4, 8, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("update_space_kib", "falls_to"), [(0, 423), (20 * os.sysconf("SC_PAGESIZE") // 1024, 491)]
+)
+def test_the_granularity_damps(bench: Bench, update_space_kib: int, falls_to: int) -> None:
+    """After an event the next needs the figure to have moved by g: 78 pages, or half of update_space."""
+    sampler = Sampler(
+        bench.table,
+        bench.meter,
+        bench.pace,
+        bench.notified.extend,
+        update_space_kib=update_space_kib,
+        clock=bench.clock,
+    )
+    bench.subscribe(500)
+    for used, event in ((500, True), (falls_to, False), (falls_to - 1, True)):
+        bench.meter.use(used)
+        bench.clock.tick(1)
+        sampler.look()
+        assert bench.table.poll(bench.fh, NO_HANDLE)[0] is event
+        bench.table.acknowledge(bench.fh)
+    sampler.stop()

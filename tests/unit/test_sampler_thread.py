@@ -1,0 +1,375 @@
+# SPDX-License-Identifier: MIT
+"""The sampler's thread: when it sleeps, what wakes it, how it ends."""
+
+import logging
+import os
+import select
+import signal
+import socket
+import threading
+import time
+from array import array
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from support.fakes import FakeMeter
+from support.waiting import DEADLINE_S, eventually
+
+from memnotify.figures import MeterError
+from memnotify.observers import Table
+from memnotify.pace import Pace
+from memnotify.sampler import Sampler
+
+USED = 1
+THRESHOLD = {USED: 500}
+LONG_S = 0.1
+
+
+class Watched(Sampler):
+    """A sampler with a table of its own, whose sleeps are written down.
+
+    A sleep of more than LONG_S ends by a wake-up only, so that no test passes because time did; unless
+    ``long_sleeps_end``.
+    """
+
+    def __init__(
+        self,
+        table: Table | None = None,
+        *,
+        update_period_s: float = 0.001,
+        pressure_fd: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        long_sleeps_end: bool = False,
+    ) -> None:
+        self.table = Table() if table is None else table
+        self.fh = self.table.open()
+        self.memory = FakeMeter()
+        self.rate = Pace(update_period_s, 3600.0)
+        self.notified: Callable[[array[int]], object] = array("Q").extend
+        self.long_s = threading.TIMEOUT_MAX if long_sleeps_end else LONG_S
+        self.failures: list[str] = []
+        self.sleeps: list[float | None] = []
+        super().__init__(self.table, self.memory, self.rate, self.tell, pressure_fd=pressure_fd, clock=clock)
+
+    def tell(self, handles: "array[int]") -> None:
+        """Be the sampler's notify, which a test may change."""
+        self.notified(handles)
+
+    def begin(self) -> None:
+        """Start the thread."""
+        self.start(lambda: self.failures.append(threading.current_thread().name))
+
+    def write(self, thresholds: dict[int, int], fh: int | None = None) -> None:
+        """Do what a client's write does."""
+        self.table.subscribe(self.fh if fh is None else fh, thresholds, self.current())
+        self.resubscribed()
+
+    @property
+    def parked(self) -> bool:
+        """Whether the thread sleeps, or is just about to, until thresholds change."""
+        return self.sleeps[-1:] == [None]
+
+    @property
+    def sleeps_long(self) -> bool:
+        """Whether the thread sleeps, or is just about to, until a distant sample."""
+        return bool(self.sleeps) and (self.sleeps[-1] or 0) > LONG_S
+
+    @property
+    def thread(self) -> threading.Thread:
+        """The thread."""
+        assert self._thread is not None
+        return self._thread
+
+    def status(self, name: str) -> str:
+        """Return what the kernel says of the thread."""
+        with open(f"/proc/self/task/{self.thread.native_id}/status", encoding="ascii") as file:
+            return next(line.split()[1] for line in file if line.startswith(f"{name}:"))
+
+    def samples(self, more: int = 1) -> None:
+        """Wait until some more samples have been begun."""
+        wanted = self.memory.plain_reads + more
+        eventually(lambda: self.memory.plain_reads >= wanted, f"{more} more samples")
+
+    def _sleep(self, poller: select.poll, timeout_s: float | None) -> bool:
+        self.sleeps.append(timeout_s)
+        return super()._sleep(poller, None if (timeout_s or 0) > self.long_s else timeout_s)
+
+
+Maker = Callable[..., Watched]
+
+
+@pytest.fixture
+def make() -> Iterator[Maker]:
+    """Return what makes and starts a sampler; end those that run, none of which may have failed."""
+    made: list[Watched] = []
+
+    def maker(*, begin: bool = True, **options: Any) -> Watched:
+        made.append(Watched(**options))
+        if begin:
+            made[-1].begin()
+        return made[-1]
+
+    yield maker
+    for sampler in made:
+        if sampler._thread is not None:
+            sampler.stop()
+        assert sampler.failures == []
+
+
+# Sleep
+
+
+def test_nothing_runs_without_thresholds(make: Maker) -> None:
+    """While a sampler beside it takes a hundred samples, one without thresholds does not wake."""
+    idle, busy = make(), make()
+    eventually(lambda: idle.parked and idle.status("State") == "S", "the sampler is asleep")
+    before = int(idle.status("voluntary_ctxt_switches"))
+    for _ in range(100):
+        busy.write(THRESHOLD)
+        busy.samples()
+    # One or two if it had not quite fallen asleep
+    assert int(idle.status("voluntary_ctxt_switches")) - before <= 2
+    assert idle.sleeps == [None]
+    assert idle.memory.plain_reads + idle.memory.exact_reads == 0
+
+
+def test_from_the_first_threshold_to_the_last(make: Maker) -> None:
+    """The first threshold ends the sleep, the last one's end begins it, others in between change nothing."""
+    # A threshold that ends just when a sleep begins costs one more sample, at the end of that sleep.
+    sampler = make(long_sleeps_end=True)
+    other = sampler.table.open()
+    for _ in range(3):
+        eventually(lambda: sampler.parked, "the sampler sleeps")
+        sampler.write(THRESHOLD)
+        sampler.samples(2)
+        sampler.write({0: 7}, other)
+        sampler.write({})
+        sampler.samples(2)
+        assert not sampler.parked
+        sampler.write({}, other)
+    eventually(lambda: sampler.parked, "the sampler sleeps again")
+
+
+def test_the_last_threshold_ends_a_long_sleep(make: Maker) -> None:
+    """A distant sample is not waited for when nobody wants it any more."""
+    sampler = make(update_period_s=3600.0)
+    sampler.write(THRESHOLD)
+    eventually(lambda: sampler.sleeps_long, "the sampler waits for its next sample")
+    sampler.write({})
+    eventually(lambda: sampler.parked, "the sampler sleeps")
+    assert sampler.memory.plain_reads == 0
+
+
+def test_a_new_threshold_ends_a_long_interval(make: Maker) -> None:
+    """While figures stand still the interval grows; a write brings the shortest back at once."""
+    sampler = make()
+    for _ in range(3):
+        sampler.write(THRESHOLD)
+        sampler.samples(6)
+        eventually(lambda: sampler.sleeps_long, "the interval grows")
+
+
+class Interleaved(Table):
+    """A table that calls back at the moment when the sampler has seen that nobody watches."""
+
+    at_the_moment: Callable[[], None] | None = None
+
+    @property
+    def watching(self) -> bool:
+        """Whether anybody has a threshold, and now somebody may who had none."""
+        watching = super().watching
+        if not watching and self.at_the_moment and threading.current_thread().name == "sampler":
+            call, self.at_the_moment = self.at_the_moment, None
+            call()
+        return watching
+
+
+def test_a_threshold_set_while_falling_asleep(make: Maker) -> None:
+    """The thread has seen that nobody watches and does not sleep yet; a write comes; it is sampled."""
+    table = Interleaved()
+    sampler = make(table=table, long_sleeps_end=True)
+    before: list[int] = []
+
+    def write_now() -> None:
+        before.append(sampler.memory.plain_reads)
+        sampler.write(THRESHOLD)
+
+    for times in range(1, 11):
+        sampler.write(THRESHOLD)
+        sampler.samples()
+        table.at_the_moment = write_now
+        sampler.write({})
+        eventually(lambda: len(before) == times, "the sampler sees that nobody watches")  # noqa: B023 - at once
+        eventually(lambda: sampler.memory.plain_reads > before[-1], "the new threshold is sampled")
+
+
+def test_a_threshold_set_while_a_long_interval_begins(make: Maker) -> None:
+    """The thread is about to compute a long sleep when a write comes: the sleep is not long."""
+    moments: list[Callable[[], None]] = []
+
+    def clock() -> float:
+        if moments and threading.current_thread().name == "sampler" and sampler.rate.interval_s > LONG_S:
+            moments.pop()()
+        return time.monotonic()
+
+    sampler = make(begin=False, clock=clock)
+    moments.append(lambda: sampler.write(THRESHOLD))
+    sampler.write(THRESHOLD)
+    sampler.begin()
+    eventually(lambda: not moments and sampler.sleeps_long, "the interval grows")
+    grown = sampler.memory.plain_reads
+    # Eight readings double one millisecond to more than LONG_S, and after the write the same again.
+    eventually(lambda: sampler.memory.plain_reads >= 14, f"more samples than {grown}, after the write")
+
+
+def test_wake_ups_do_not_starve_sampling(make: Maker) -> None:
+    """However often clients write, a sample is taken when it is due."""
+    sampler = make(update_period_s=0.02)
+    sampler.write(THRESHOLD)
+    eventually(lambda: sampler.sleeps and not sampler.parked, "the sampler samples")
+    wanted, deadline_s = sampler.memory.plain_reads + 5, time.monotonic() + DEADLINE_S
+    while sampler.memory.plain_reads < wanted:
+        assert time.monotonic() < deadline_s, "no sample in a flood of wake-ups"
+        sampler.write(THRESHOLD)
+        os.eventfd_write(sampler._wake_fd, 1)
+
+
+def test_crossings_are_noticed(make: Maker) -> None:
+    """All together: the thread notices each crossing and hands out the handle of who waits."""
+    sampler = make(update_period_s=0.005)
+    woken: list[int] = []
+    sampler.notified = woken.extend
+    sampler.write(THRESHOLD)
+    for handle, used in enumerate((600, 100, 600), start=1):
+        sampler.table.poll(sampler.fh, handle)
+        sampler.table.acknowledge(sampler.fh)
+        sampler.write(THRESHOLD)
+        sampler.memory.use(used)
+        eventually(lambda: len(woken) == handle, f"the waiter is woken at {used}")  # noqa: B023 - at once
+    assert woken == [1, 2, 3]
+
+
+# Pressure
+
+
+def urgent() -> tuple[socket.socket, socket.socket]:
+    """Return two ends of a connection: out-of-band data sent to the second make it ready for POLLPRI."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        near = socket.create_connection(server.getsockname())
+        far, _ = server.accept()
+    return near, far
+
+
+def test_pressure_is_looked_at_at_once(make: Maker) -> None:
+    """Memory pressure ends the longest sleep, and the interval begins anew."""
+    near, far = urgent()
+    with near, far:
+        sampler = make(update_period_s=3600.0, pressure_fd=os.dup(far.fileno()), begin=False)
+        woken: list[int] = []
+        sampler.notified = woken.extend
+        sampler.table.poll(sampler.fh, 9)
+        sampler.table.subscribe(sampler.fh, THRESHOLD, sampler.current())
+        sampler.rate.max_update_period_s = 36_000.0
+        for _ in range(3):
+            sampler.rate.see(sampler.memory.figures, 78)
+        assert sampler.rate.interval_s == 4 * 3600
+        sampler.begin()
+        eventually(lambda: sampler.sleeps_long, "the sampler sleeps")
+        sampler.memory.use(600)
+
+        def receive() -> None:
+            far.recv(1, socket.MSG_OOB)
+
+        sampler.memory.before = [receive]
+        near.send(b"!", socket.MSG_OOB)
+        eventually(lambda: woken == [9], "the waiter is woken")
+        eventually(lambda: len(sampler.sleeps) == 2, "the sampler sleeps again")
+        assert sampler.rate.interval_s == 3600
+        assert 3500 < (sampler.sleeps[-1] or 0) <= 3600
+
+
+def test_a_broken_pressure_fd_is_dropped(make: Maker, caplog: pytest.LogCaptureFixture) -> None:
+    """A trigger that reports an error would do so for ever: one warning, and the timer goes on alone."""
+    read_end, write_end = os.pipe()
+    os.close(read_end)  # the other end now polls POLLERR, whatever is asked for
+    with caplog.at_level(logging.WARNING):
+        sampler = make(pressure_fd=write_end)
+        sampler.write(THRESHOLD)
+        eventually(lambda: sampler.sleeps_long, "the sampler samples by the timer, and sleeps")
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "pressure" in caplog.text
+
+
+# Start and end
+
+
+def test_signals_are_left_to_the_main_thread(make: Maker) -> None:
+    """The thread takes no signals, and the one that starts it goes on taking them."""
+    mine = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    sampler = make()
+    blocked = int(sampler.status("SigBlk"), 16)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+        assert blocked >> (number - 1) & 1
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == mine
+
+
+def test_stop_waits_for_notify(make: Maker) -> None:
+    """When stop returns, notify is not running and is not called any more."""
+    sampler = make()
+    happened: list[str] = []
+    entered = threading.Event()
+
+    def notify(_: "array[int]") -> None:
+        entered.set()
+        eventually(lambda: sampler._stopping, "stop is called")
+        happened.append("notified")
+
+    sampler.notified = notify
+    sampler.table.poll(sampler.fh, 9)
+    sampler.write(THRESHOLD)
+    sampler.memory.use(600)
+    assert entered.wait(DEADLINE_S)
+    thread = sampler.thread
+    sampler.stop()
+    happened.append("stopped")
+    assert happened == ["notified", "stopped"]
+    assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("thresholds", [{}, THRESHOLD])
+def test_stop_ends_every_sleep_and_closes_everything(make: Maker, thresholds: dict[int, int]) -> None:
+    """Whether it is parked or waits for a distant sample, it ends; both descriptors are closed."""
+    before = sorted(os.listdir("/proc/self/fd"))
+    pressure_fd = os.eventfd(0)
+    sampler = make(update_period_s=3600.0, pressure_fd=pressure_fd)
+    sampler.write(thresholds)
+    eventually(lambda: sampler.sleeps_long if thresholds else sampler.parked, "the sampler sleeps")
+    sampler.stop()
+    assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+def test_stop_before_start() -> None:
+    """A sampler that was never started is cleared away all the same."""
+    before = sorted(os.listdir("/proc/self/fd"))
+    Watched().stop()
+    assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_failing_meter(caplog: pytest.LogCaptureFixture) -> None:
+    """If the figures cannot be read the thread says so once, in the log and to its owner, and ends."""
+    sampler = Watched()
+
+    def fail() -> None:
+        raise MeterError("no such figures")
+
+    sampler.begin()
+    sampler.write(THRESHOLD)
+    sampler.memory.before = [fail] * 100
+    thread = sampler.thread
+    thread.join(DEADLINE_S)
+    assert sampler.failures == ["sampler"]
+    assert [record.getMessage() for record in caplog.records] == ["the sampler failed"]
+    assert "MeterError: no such figures" in caplog.text
+    sampler.stop()
+    assert not thread.is_alive()
