@@ -75,7 +75,7 @@ def busybox() -> str:
 def stale_fuse_mounts() -> list[str]:
     """Return the mount points of FUSE mounts whose server is gone (stat says ENOTCONN)."""
     stale = []
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
         fields = line.split()
         mount_point = re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), fields[4])
         if not fields[fields.index("-") + 1].startswith("fuse"):

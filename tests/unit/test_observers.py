@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
 from support.fakes import FakeClock
@@ -121,6 +121,7 @@ class TableMachine(RuleBasedStateMachine):
 
 
 TestTable = TableMachine.TestCase
+TestTable.settings = settings(max_examples=400, stateful_step_count=40)
 
 # From one threshold's life: what is done, and the figures at which it then must and must not fire.
 _LIVES: list[tuple[str, int, int, list[tuple[int, bool]]]] = [

@@ -21,5 +21,5 @@ def test_pressure_is_measured() -> None:
 
 
 def test_two_processors_run() -> None:
-    """Threads of the daemon and its clients truly run side by side."""
+    """The daemon and its clients run on different processors."""
     assert os.sched_getaffinity(0) == {0, 1}
