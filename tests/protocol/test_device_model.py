@@ -11,7 +11,15 @@ from typing import NamedTuple
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
 from support import fake_kernel
 from support.fake_kernel import FakeKernel, serving, write_body
 from support.fakes import FakeClock, FakeMeter
@@ -106,9 +114,10 @@ class DeviceMachine(RuleBasedStateMachine):
         assert sample.figures == then[-1]
         return sample.figures
 
+    @precondition(lambda self: len(self.model) < 3)
     @rule(target=files)
     def open(self) -> int:
-        """Open."""
+        """Open; few, so that much happens to each."""
         fh = self.kernel.open()
         assert fh not in self.model
         self.model[fh] = ModelObserver()
@@ -160,6 +169,33 @@ class DeviceMachine(RuleBasedStateMachine):
         if not self.bench.meter.pcp_is_free:
             figures = figures._replace(used=figures.used + pcp_pages)
         self.past.append((self.bench.clock(), figures))
+
+    @rule(
+        fh=files,
+        thresholds=small_thresholds,
+        memories=st.lists(st.tuples(small_figures, small_pages), min_size=1, max_size=3),
+        events=st.sampled_from(EVENTS),
+        reads=st.booleans(),
+    )
+    def live(
+        self,
+        *,
+        fh: int,
+        thresholds: dict[int, int],
+        memories: list[tuple[Figures, int]],
+        events: int,
+        reads: bool,
+    ) -> None:
+        """Do what most clients do: write, wait, read or not, wait again."""
+        self.write(fh, thresholds, " ")
+        for _ in range(2):
+            self.poll(fh, events, waits=True)
+            for figures, pcp_pages in memories:
+                self.move(figures, pcp_pages, 0.001)
+                self.look(0)
+            self.poll(fh, events, waits=False)
+            if reads:
+                self.read(fh, 4096)
 
     @rule(seconds=st.sampled_from((0, 0.1)))
     def look(self, seconds: float) -> None:

@@ -13,11 +13,14 @@ from memnotify.figures import NAMES, PAGE_SIZE, Figures
 PAGES_MAX = 2**63 - 1
 _INDEXES = st.integers(0, len(NAMES) - 1)
 
-# A memory of few pages, so that figures meet thresholds, levels and each other.
-small_pages = st.integers(0, 30)
+# A memory of few pages, so that figures meet thresholds, levels and each other: of those drawn from
+# evenly, half are about to cross.
+small_pages = st.sampled_from((0, 1, *range(8, 16), 20, 30))
 small_figures = st.builds(Figures, small_pages, small_pages, small_pages)
-small_thresholds = st.dictionaries(_INDEXES, st.integers(1, 30), max_size=3)
-granularities = st.integers(0, 6)
+small_thresholds = st.dictionaries(
+    _INDEXES, st.sampled_from((1, *range(9, 15), 21, 30)), min_size=1, max_size=3
+)
+granularities = st.sampled_from(range(7))
 """Little enough to let a crossing through, and enough to damp one."""
 
 totals = st.one_of(st.integers(0, 2000), st.integers(0, 2**40))

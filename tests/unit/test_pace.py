@@ -57,9 +57,10 @@ def test_restart() -> None:
     """After a restart, the next figures are those to move from."""
     pace = Pace(1, 64)
     intervals(pace, *[STILL] * 4)
-    pace.restart()
-    assert pace.interval_s == 1
-    assert intervals(pace, STILL._replace(used=900), STILL._replace(used=900), STILL) == [1, 2, 1]
+    for there in (STILL, STILL._replace(used=900)):
+        pace.restart()
+        assert pace.interval_s == 1
+        assert intervals(pace, there, there, STILL._replace(used=0)) == [1, 2, 1]
 
 
 def test_no_granularity() -> None:
