@@ -15,6 +15,10 @@ class Parameters(NamedTuple):
     """The shortest interval between samples, and the greatest age of what a client reads."""
     max_update_period_ms: int = 15_000
     """The longest interval between samples."""
+    min_update_period_ms: int = 20
+    """The shortest interval while memory would reach a threshold within ``update_period``."""
+    fill_rate_mib_s: int = 6144
+    """How fast memory is expected to move at the most; what is seen to be faster counts as well."""
     update_space_kib: int = 0
     """What a figure must move by, doubled; 0 is 1/64 of total."""
     poll_acknowledges: bool = False
@@ -34,6 +38,10 @@ class Parameters(NamedTuple):
             raise ConfigError(
                 f"max_update_period is {self.max_update_period_ms} ms: it may be a day (86400000) at the most"
             )
+        if self.min_update_period_ms < 1:
+            raise ConfigError(f"min_update_period is {self.min_update_period_ms} ms: it must be 1 or more")
+        if self.fill_rate_mib_s < 1:
+            raise ConfigError(f"fill_rate is {self.fill_rate_mib_s} MiB/s: it must be 1 or more")
         if self.update_space_kib < 0:
             raise ConfigError(f"update_space is {self.update_space_kib} kB: it must be 0 (automatic) or more")
         return self

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 
 from memnotify.config import Parameters
 from memnotify.device import Device
-from memnotify.figures import Meter
+from memnotify.figures import PAGE_SIZE, Meter
 from memnotify.observers import Table
 from memnotify.pace import Pace
 from memnotify.pressure import open_trigger
@@ -41,7 +41,12 @@ def serve(transport: Transport, parameters: Parameters) -> bool:
         sampler = Sampler(
             table,
             meter,
-            Pace(parameters.update_period_ms / 1000, parameters.max_update_period_ms / 1000),
+            Pace(
+                parameters.update_period_ms / 1000,
+                parameters.max_update_period_ms / 1000,
+                min_update_period_s=parameters.min_update_period_ms / 1000,
+                fill_rate_pages_s=parameters.fill_rate_mib_s * 2**20 / PAGE_SIZE,
+            ),
             Session.notify,
             update_space_kib=parameters.update_space_kib,
             pressure_fd=open_trigger(),

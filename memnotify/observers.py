@@ -11,6 +11,7 @@ sent under it. A wake-up can then be neither lost nor doubled:
 """
 
 import heapq
+import math
 from array import array
 from collections.abc import Iterator
 from threading import Lock
@@ -102,12 +103,16 @@ class Levels:
             heapq.heapify(self._keys)
             self._stale.clear()
 
-    def fires(self, value: int) -> bool:
-        """Whether any threshold fires at ``value`` pages."""
+    def distance(self, value: int) -> float:
+        """Return how many pages ``value`` is from the first level to fire; 0 or less if one fires there."""
         keys = self._keys
         while keys and keys[0] in self._stale:
             self._stale.remove(heapq.heappop(keys))
-        return bool(keys) and keys[0] <= self.sign * value
+        return keys[0] - self.sign * value if keys else math.inf
+
+    def fires(self, value: int) -> bool:
+        """Whether any threshold fires at ``value`` pages."""
+        return self.distance(value) <= 0
 
     def fire(self, value: int) -> Iterator[Threshold]:
         """Take out every threshold that fires at ``value`` pages; it is armed nowhere then."""
@@ -124,9 +129,9 @@ class Table:
         self._opened = 0
         self._up = tuple(Levels(1) for _ in NAMES)
         self._down = tuple(Levels(-1) for _ in NAMES)
-        self.latest = Sample(float("-inf"), Figures(0, 0, 0), exact=False)
+        self.latest = Sample(-math.inf, Figures(0, 0, 0), exact=False)
         """The newest sample that was recorded or advanced to. Any thread may read it."""
-        self._not_before_s = float("-inf")
+        self._not_before_s = -math.inf
         self._thresholds = 0
 
     def __len__(self) -> int:
@@ -243,6 +248,15 @@ class Table:
                     up.arm(threshold, max(threshold.pages, value + granularity_pages))
                     _wake(threshold.observer, handles)
         return handles
+
+    def distance(self, figures: Figures) -> float:
+        """Return how many pages some figure must move by, at the least, for a threshold to fire."""
+        with self._lock:
+            return min(
+                levels.distance(value)
+                for value, *both in zip(figures, self._up, self._down, strict=True)
+                for levels in both
+            )
 
     def _disarm(self, observer: Observer) -> None:
         for threshold in observer.thresholds:

@@ -88,7 +88,8 @@ class Sampler:
             handles = self._table.advance(sample, granularity)
         if handles:
             self._notify(handles)
-        self._pace.see(sample.figures, granularity)
+        self._pace.see(sample.taken_s, sample.figures, granularity, self._table.distance(sample.figures))
+        log.debug("next sample in %s", self._pace)
 
     def start(self, on_failure: Callable[[], None]) -> None:
         """Start the thread; ``on_failure`` is called from it if it ends by an exception.

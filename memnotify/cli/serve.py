@@ -53,6 +53,22 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         help="longest interval between samples (default: %(default)s ms)",
     )
     parser.add_argument(
+        "--min-update-period",
+        type=int,
+        metavar="MS",
+        default=defaults.min_update_period_ms,
+        help="shortest interval while memory would reach a threshold within the update period"
+        " (default: %(default)s ms)",
+    )
+    parser.add_argument(
+        "--fill-rate",
+        type=int,
+        metavar="MIB",
+        default=defaults.fill_rate_mib_s,
+        help="how fast memory is expected to fill, in MiB/s: the next sample comes before the nearest"
+        " threshold can be reached (default: %(default)s)",
+    )
+    parser.add_argument(
         "--update-space",
         type=int,
         metavar="KB",
@@ -90,6 +106,8 @@ def run(options: argparse.Namespace) -> int:
         parameters = Parameters(
             update_period_ms=options.update_period,
             max_update_period_ms=options.max_update_period,
+            min_update_period_ms=options.min_update_period,
+            fill_rate_mib_s=options.fill_rate,
             update_space_kib=options.update_space,
             poll_acknowledges=options.poll_acknowledges,
             pcp_is_free=options.pcp_is_free,

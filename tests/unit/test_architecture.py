@@ -44,8 +44,8 @@ LAYERS: dict[str, set[str]] = {
 PURE = {
     "config": {"typing"},
     "thresholds": {"re"},
-    "observers": {"heapq", "array", "collections.abc", "threading.Lock", "typing"},
-    "pace": set[str](),
+    "observers": {"heapq", "math", "array", "collections.abc", "threading.Lock", "typing"},
+    "pace": {"math"},
     # The one that reads: files by descriptor, and no time
     "figures": {"os", "re", "typing"},
 }

@@ -3,13 +3,16 @@
 
 import errno
 import logging
+import math
 import re
 import select
+import time
 from array import array
 from collections.abc import Callable, Iterator
 
 import pytest
 from support.fakes import FakeClock, FakeMeter
+from support.waiting import eventually
 
 from memnotify.device import KEEP_HANDLE, Device
 from memnotify.observers import NO_HANDLE, Table
@@ -26,15 +29,18 @@ PERIOD_S = 0.25
 class Bench:
     """A device with everything below it, and one open file."""
 
-    def __init__(self, *, poll_acknowledges: bool = False) -> None:
+    def __init__(
+        self, *, poll_acknowledges: bool = False, period_s: float = PERIOD_S, real_clock: bool = False
+    ) -> None:
         self.clock = FakeClock()
+        clock = time.monotonic if real_clock else self.clock
         self.meter = FakeMeter()
         self.table = Table()
         self.notified: array[int] = array("Q")
         self.sampler = Sampler(
-            self.table, self.meter, Pace(PERIOD_S, 15), self.notified.extend, clock=self.clock
+            self.table, self.meter, Pace(period_s, 3600), self.notified.extend, clock=clock
         )
-        self.device = Device(self.table, self.sampler, poll_acknowledges=poll_acknowledges, clock=self.clock)
+        self.device = Device(self.table, self.sampler, poll_acknowledges=poll_acknowledges, clock=clock)
         self.fh = self.device.open(0)
 
     def memory(self, used: int) -> None:
@@ -236,6 +242,31 @@ def test_a_file_that_is_not_open(bench: Bench, operation: Callable[[Device, int]
         assert refusal.value.errno == errno.EBADF
     assert bench.device.release(bench.fh) == NO_HANDLE
     assert not bench.table.close_all()
+
+
+def test_a_write_wakes_the_sampler() -> None:
+    """The first thresholds end the sampler's sleep."""
+    bench = Bench(period_s=0.001, real_clock=True)
+    bench.sampler.start(lambda: None)
+    bench.device.write(bench.fh, b"used 500")
+    bench.meter.use(600)
+    eventually(lambda: bench.pending, "the crossing is noticed")
+    bench.sampler.stop()
+
+
+@pytest.mark.parametrize("ending", [b"", None])
+def test_the_last_thresholds_let_the_sampler_sleep(ending: bytes | None) -> None:
+    """A write of nothing, or the release of the last file with thresholds, ends the waiting for a sample."""
+    bench = Bench(period_s=3600, real_clock=True)
+    bench.sampler.start(lambda: None)
+    bench.device.write(bench.fh, b"used 500")
+    eventually(lambda: bench.sampler._due_s < math.inf, "the sampler waits for its next sample")
+    if ending is None:
+        bench.device.release(bench.fh)
+    else:
+        bench.device.write(bench.fh, ending)
+    eventually(lambda: bench.sampler._due_s == math.inf, "the sampler waits for nothing")
+    bench.sampler.stop()
 
 
 def refuse(bench: Bench, text: bytes, times: int = 1) -> None:

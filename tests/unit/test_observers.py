@@ -50,12 +50,15 @@ class TableMachine(RuleBasedStateMachine):
     @initialize(target=observers)
     def begin(self) -> int:
         """Open a file, for there is nothing to do without one."""
-        return self.open()
+        return self._open()
 
     @precondition(lambda self: len(self.model) < 3)
     @rule(target=observers)
     def open(self) -> int:
         """Open a file; few, so that much happens to each."""
+        return self._open()
+
+    def _open(self) -> int:
         fh = self.table.open()
         assert fh > 0
         assert fh not in self.model

@@ -17,7 +17,7 @@ def intervals(pace: Pace, *seen: Figures, granularity: int = G) -> list[float]:
     """Return the interval after each of the figures."""
     result = []
     for figures in seen:
-        pace.see(figures, granularity)
+        pace.see(0.0, figures, granularity)
         result.append(pace.interval_s)
     return result
 
@@ -83,7 +83,7 @@ def test_bounds(shortest_s: float, times: float, seen: list[tuple[Figures, int] 
         if step is None:
             pace.restart()
         else:
-            pace.see(*step)
+            pace.see(0.0, *step)
         assert pace.update_period_s <= pace.interval_s <= pace.max_update_period_s
         assert pace.interval_s <= 2 * before_s
 

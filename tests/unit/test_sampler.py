@@ -26,7 +26,7 @@ class Bench:
         self.clock = FakeClock()
         self.meter = FakeMeter(pcp_is_free=pcp_is_free)
         self.table = Table()
-        self.pace = Pace(PERIOD_S, 16 * PERIOD_S)
+        self.pace = Pace(PERIOD_S, 16 * PERIOD_S, fill_rate_pages_s=1e-9)
         self.notified: list[int] = []
         self.sampler = Sampler(self.table, self.meter, self.pace, self.notified.extend, clock=self.clock)
         self.fh = self.table.open()
