@@ -118,6 +118,7 @@ struct clients {
 	int *fds;
 	bool *woken; /* since armed */
 	int epoll;
+	long long threshold;
 };
 
 static long long figure(const char *line, const char *name)
@@ -164,12 +165,11 @@ static void arm_all(struct clients *clients, long margin_pages)
 {
 	struct epoll_event event;
 	char line[LINE];
-	long long used;
 
 	read_line(clients->fds[0], line);
-	used = figure(line, "used ");
+	clients->threshold = figure(line, "used ") + margin_pages;
 	for (long i = 0; i < clients->count; i++)
-		set_used(clients->fds[i], used + margin_pages);
+		set_used(clients->fds[i], clients->threshold);
 	memset(clients->woken, 0, (size_t)clients->count * sizeof(*clients->woken));
 	printf("%s\n", epoll_wait(clients->epoll, &event, 1, 0) ? "early" : "armed");
 }
@@ -190,8 +190,9 @@ static void wait_all(struct clients *clients)
 		if (ready < 0)
 			fail("epoll_wait");
 		if (!ready) {
-			fprintf(stderr, "client: %ld of %ld clients were not woken in %d ms\n", missing,
-				clients->count, WAIT_MS);
+			read_line(clients->fds[0], line);
+			fprintf(stderr, "client: %ld of %ld clients were not woken in %d ms: threshold %lld, now %s",
+				missing, clients->count, WAIT_MS, clients->threshold, line);
 			exit(1);
 		}
 		if (!first)

@@ -32,6 +32,8 @@ PAGE_SIZE = os.sysconf("SC_PAGESIZE")
 MARGIN = 128 << 20
 # Seconds for whatever should take milliseconds: only a fault reaches it.
 DEADLINE_S = 60.0
+# A little more than the update_period of both servers.
+STALE_S = 0.3
 # Somebody else's memory may cross the threshold first; then it is set anew.
 ATTEMPTS = 10
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -287,6 +289,8 @@ def wake(server: Server, client: WakeClient) -> Woken:
     epoll_wait when the first notification comes.
     """
     for _ in range(ATTEMPTS):
+        # What the client reads to set its thresholds by may be an update_period old, and memory was just freed.
+        time.sleep(STALE_S)
         if client.ask(f"arm {MARGIN // PAGE_SIZE}") == ["early"]:
             continue
         server_ns, client_ns = server.cpu_ns(), client.cpu_ns()

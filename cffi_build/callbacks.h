@@ -4,7 +4,7 @@
 /* The new open file's number. */
 int64_t shim_on_open(void *session, int flags);
 
-/* The number of bytes in shim_reply's buffer; what is beyond `size` is cut. */
+/* The number of bytes in shim_reply's buffer; what is beyond `size` or the buffer is cut. */
 int64_t shim_on_read(void *session, uint64_t fh, size_t size);
 
 /* The number of bytes taken. */

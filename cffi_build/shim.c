@@ -84,6 +84,11 @@ static void answer_open(fuse_req_t request, struct fuse_file_info *file)
 		released(shim, file->fh);
 }
 
+static size_t least(size_t one, size_t other)
+{
+	return one < other ? one : other;
+}
+
 static void answer_read(fuse_req_t request, size_t size, struct fuse_file_info *file)
 {
 	struct shim *shim = shim_of(request);
@@ -92,7 +97,7 @@ static void answer_read(fuse_req_t request, size_t size, struct fuse_file_info *
 	if (count < 0)
 		fuse_reply_err(request, (int)-count);
 	else
-		fuse_reply_buf(request, shim->reply, (size_t)count < size ? (size_t)count : size);
+		fuse_reply_buf(request, shim->reply, least((size_t)count, least(size, SHIM_REPLY_MAX)));
 }
 
 static void answer_write(fuse_req_t request, const char *data, size_t size, struct fuse_file_info *file)

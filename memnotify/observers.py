@@ -239,13 +239,16 @@ class Table:
             self._not_before_s = sample.taken_s
             self.latest = sample
             for value, up, down in zip(sample.figures, self._up, self._down, strict=True):
+                lowest, highest = value + 1 - granularity_pages, value + granularity_pages
                 # What goes up here is armed down at a level <= value, so it cannot fire at once again.
+                # Without min() and max(), which would be a third of the loop's time.
                 for threshold in up.fire(value):
-                    level = min(threshold.pages, value + 1 - granularity_pages)
-                    down.arm(threshold, 1 - level)
+                    pages = threshold.pages
+                    down.arm(threshold, 1 - (pages if pages < lowest else lowest))  # noqa: FURB136
                     _wake(threshold.observer, handles)
                 for threshold in down.fire(value):
-                    up.arm(threshold, max(threshold.pages, value + granularity_pages))
+                    pages = threshold.pages
+                    up.arm(threshold, pages if pages > highest else highest)  # noqa: FURB136
                     _wake(threshold.observer, handles)
         return handles
 

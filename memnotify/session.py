@@ -67,9 +67,9 @@ class Session:
         self._shim = new_shim(self._userdata)
         if self._shim == ffi.NULL:
             raise OSError(errno.EINVAL, "libfuse3 refused the session, see its message above")
-        # What stands in the shim's reply buffer: the same bytes again need not be copied.
         self._reply = lib.shim_reply(self._shim)
-        self._replied: bytes | None = None
+        self.replied: bytes | None = None
+        """What stands in the shim's reply buffer: the same bytes again need not be copied."""
 
     @classmethod
     def cuse(cls, name: str, operations: Operations) -> Self:
@@ -148,14 +148,10 @@ class Session:
             lib.shim_destroy(self._shim)
             self._shim = ffi.NULL
 
-    def reply(self, data: bytes) -> int:
-        """Put the bytes that were read into the shim's buffer and return how many."""
-        if data is not self._replied:
-            if len(data) > lib.SHIM_REPLY_MAX:
-                data = data[: lib.SHIM_REPLY_MAX]
-            ffi.memmove(self._reply, data, len(data))
-            self._replied = data
-        return len(data)
+    def reply(self, data: bytes) -> None:
+        """Put the bytes that are read into the shim's buffer."""
+        ffi.memmove(self._reply, data, min(len(data), lib.SHIM_REPLY_MAX))
+        self.replied = data
 
     @staticmethod
     def _check(result: int) -> None:
@@ -185,7 +181,10 @@ def _on_open(session: Any, flags: int) -> int:
 @_callback
 def _on_read(session: Any, fh: int, size: int) -> int:
     self = _from_handle(session)
-    return self.reply(self.operations.read(fh, size))  # type: ignore[no-any-return]
+    data = self.operations.read(fh, size)
+    if data is not self.replied:
+        self.reply(data)
+    return len(data)
 
 
 @_callback

@@ -18,6 +18,10 @@ class ModelThreshold:
     above: bool
     level: int
 
+    def distance(self, value: int) -> int:
+        """Return by how many pages the value must move for the next event; less than 1 if it has."""
+        return value + 1 - self.level if self.above else self.level - value
+
     def crossed(self, value: int, granularity: int) -> bool:
         """Whether the figure's new value is an event; if it is, the next one is damped."""
         if (value >= self.level) if not self.above else (value < self.level):

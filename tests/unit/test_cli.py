@@ -61,6 +61,8 @@ def test_wrong_arguments(arguments: list[str], capsys: pytest.CaptureFixture[str
         (["--update-period", "20000"], "15000 ms"),
         (["--max-update-period", "100"], "update_period is 250 ms"),
         (["--max-update-period", "86400001"], "a day"),
+        (["--min-update-period", "0"], "min_update_period is 0 ms"),
+        (["--fill-rate", "0"], "fill_rate is 0 MiB/s"),
         (["--update-space", "-1"], "update_space is -1 kB"),
     ],
 )

@@ -15,6 +15,8 @@ def test_defaults() -> None:
     assert Parameters().checked() == Parameters(
         update_period_ms=250,
         max_update_period_ms=15_000,
+        min_update_period_ms=20,
+        fill_rate_mib_s=6144,
         update_space_kib=0,
         poll_acknowledges=False,
         pcp_is_free=True,
@@ -28,6 +30,9 @@ def test_defaults() -> None:
         {"update_period_ms": 15_000},
         {"update_period_ms": 1, "max_update_period_ms": 1},
         {"max_update_period_ms": DAY_MS},
+        {"min_update_period_ms": 1},
+        {"min_update_period_ms": 1000},  # more than update_period: it is without effect
+        {"fill_rate_mib_s": 1},
         {"update_space_kib": 2**40},
         {"poll_acknowledges": True, "pcp_is_free": False},
     ],
@@ -46,6 +51,8 @@ def test_within_bounds(changed: dict[str, Any]) -> None:
         ({"update_period_ms": 15_001}, r"update_period is 15001 ms"),
         ({"max_update_period_ms": 249}, r"update_period is 250 ms: .* 249 ms"),
         ({"max_update_period_ms": DAY_MS + 1}, r"max_update_period is 86400001 ms: .* a day"),
+        ({"min_update_period_ms": 0}, r"min_update_period is 0 ms: .* 1 or more"),
+        ({"fill_rate_mib_s": 0}, r"fill_rate is 0 MiB/s: .* 1 or more"),
         ({"update_space_kib": -1}, r"update_space is -1 kB: .* 0 .* or more"),
     ],
 )

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The table of observers against the model, and what it promises beyond it."""
 
+import math
 from array import array
 from collections.abc import Callable
 from typing import Any
@@ -155,6 +156,12 @@ class TableMachine(RuleBasedStateMachine):
         for fh, observer in self.model.items():
             assert self.table.poll(fh, NO_HANDLE) == (observer.pending, False)
         assert self.table.watching == any(observer.thresholds for observer in self.model.values())
+        distances = [
+            threshold.distance(self.figures[index])
+            for observer in self.model.values()
+            for index, threshold in observer.thresholds.items()
+        ]
+        assert self.table.distance(self.figures) == min(distances, default=math.inf)
 
     def teardown(self) -> None:
         """Close all: every handle that was kept and went nowhere comes back, each once."""
@@ -323,22 +330,15 @@ def test_levels_fire_in_order_and_whole(arming: list[tuple[int, bool]], values: 
     assert set(levels.fire(10**9)) == armed
 
 
-class _Probe(int):
-    """A granularity that looks at the table in the middle of an advance."""
-
-    seen: list[bool]
-    table: Table
-
-    def __rsub__(self, other: int) -> int:
-        self.seen.append(self.table.watching)
-        return other - int(self)
-
-
-def test_watching_while_a_threshold_fires() -> None:
+def test_watching_while_a_threshold_fires(monkeypatch: pytest.MonkeyPatch) -> None:
     """Any thread may ask, also while the only threshold is on its way from one direction to the other."""
-    granularity = _Probe(0)
-    granularity.seen, granularity.table = [], Table()
-    fh = granularity.table.open()
-    granularity.table.subscribe(fh, {USED: 5}, Sample(0, Figures(0, 0, 0), exact=True))
-    granularity.table.advance(Sample(1, Figures(0, 5, 0), exact=True), granularity)
-    assert granularity.seen == [True]
+    table, arm, seen = Table(), Levels.arm, []
+
+    def arm_and_ask(levels: Levels, threshold: Threshold, key: int) -> None:
+        seen.append(table.watching)
+        arm(levels, threshold, key)
+
+    table.subscribe(table.open(), {USED: 5}, Sample(0, Figures(0, 0, 0), exact=True))
+    monkeypatch.setattr(Levels, "arm", arm_and_ask)
+    table.advance(Sample(1, Figures(0, 5, 0), exact=True), 0)
+    assert seen == [True]
