@@ -289,7 +289,7 @@ def wake(server: Server, client: WakeClient) -> Woken:
     epoll_wait when the first notification comes.
     """
     for _ in range(ATTEMPTS):
-        # What the client reads to set its thresholds by may be an update_period old, and memory was just freed.
+        # The figures that the thresholds are set by may be an update_period old, and memory was just freed.
         time.sleep(STALE_S)
         if client.ask(f"arm {MARGIN // PAGE_SIZE}") == ["early"]:
             continue
