@@ -285,6 +285,7 @@ struct shim *shim_new_file(const char *mount_options, unsigned int mode, void *s
 	if (shim == NULL)
 		return NULL;
 	clock_gettime(CLOCK_REALTIME, &now);
+	shim->attributes.st_ino = FUSE_ROOT_ID;
 	shim->attributes.st_mode = S_IFREG | (mode & 07777);
 	shim->attributes.st_nlink = 1;
 	shim->attributes.st_uid = geteuid();

@@ -19,12 +19,10 @@ from memnotify.transports import Transport, TransportError
 
 log = logging.getLogger(__name__)
 
-_STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-
-
-def hold_signals() -> None:
-    """Block the signals that stop the daemon until ``serve`` can take them and clean up after itself."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
+# nohup has its way.
+_STOP = {signal.SIGTERM, signal.SIGINT} | (
+    set() if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else {signal.SIGHUP}
+)
 
 
 def serve(transport: Transport, parameters: Parameters) -> bool:
@@ -33,6 +31,8 @@ def serve(transport: Transport, parameters: Parameters) -> bool:
     Main thread only, and once in a process. Closes ``transport``. Raises TransportError if the device
     cannot be registered, MeterError or OSError if the kernel's memory files cannot be read.
     """
+    # Until the session can take them and what was made is cleaned up after them.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
     table = Table()
     with ExitStack() as undo:
         undo.callback(transport.close)

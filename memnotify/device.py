@@ -20,7 +20,11 @@ KEEP_HANDLE = 1 << 32
 """Set in the answer to a poll, above every revents bit, when the poll handle was kept."""
 
 _WRITABLE = select.POLLOUT | select.POLLWRNORM
-_EVENT = select.POLLIN | select.POLLRDNORM | select.POLLPRI
+_READABLE = select.POLLIN | select.POLLRDNORM
+_EVENT = _READABLE | select.POLLPRI
+# select() for writing always asks for POLLPRI as well, and is known by POLLNVAL, which poll() cannot ask for
+# (fs/select.c:wait_key_set, POLLEX_SET).
+_SELECT_WRITE = select.POLLNVAL | select.POLLOUT
 # A refused write is explained in the log at most this often: a client may repeat it as fast as it can.
 _EXPLAIN_EVERY_S = 1.0
 
@@ -92,9 +96,12 @@ class Device:
         revents = KEEP_HANDLE | _WRITABLE if keep else _WRITABLE
         if pending:
             revents |= _EVENT
-            asked = events & _EVENT
-            # A client that asks for POLLPRI and not for POLLIN never reads, as with the kernel's PSI files.
-            if asked == select.POLLPRI or (asked and self._poll_acknowledges):
+            if events & _READABLE:
+                acknowledge = self._poll_acknowledges
+            else:
+                # Who asks for POLLPRI and not for POLLIN never reads, as with the kernel's PSI files.
+                acknowledge = bool(events & select.POLLPRI) and events & _SELECT_WRITE != _SELECT_WRITE
+            if acknowledge:
                 self._table.acknowledge(fh)
         return revents
 

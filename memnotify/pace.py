@@ -51,11 +51,14 @@ class Pace:
         self._last: tuple[float, Figures] | None = None
         self._reach_s = math.inf
         self._floor_s = update_period_s
+        self.interval_s = update_period_s
         self.restart()
 
     def restart(self) -> None:
         """Begin again at the shortest interval, with the next figures as those to move from."""
-        self.interval_s = self._back_off_s = self.update_period_s
+        self._back_off_s = self.update_period_s
+        # Never longer than it was: others' subscriptions must not slow down what is being watched closely.
+        self.interval_s = min(self.interval_s, self.update_period_s)
         self._origin: Figures | None = None
 
     def see(

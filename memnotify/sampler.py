@@ -96,13 +96,14 @@ class Sampler:
 
         It takes no signals: they are the main thread's.
         """
-        self._thread = threading.Thread(target=self._run, args=(on_failure,), name="sampler", daemon=True)
+        thread = threading.Thread(target=self._run, args=(on_failure,), name="sampler", daemon=True)
         # A thread inherits the mask of the one that starts it.
         mask = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
         try:
-            self._thread.start()
+            thread.start()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        self._thread = thread
 
     def stop(self) -> None:
         """End the thread. When this returns, ``notify`` is not running and is not called again."""

@@ -8,6 +8,7 @@ with what that returns. The only module that imports the compiled shim.
 import errno
 import logging
 import os
+import resource
 from array import array
 from collections.abc import Callable, Iterator
 from types import TracebackType
@@ -19,6 +20,8 @@ from memnotify._shim import ffi, lib
 _from_handle = ffi.from_handle
 
 log = logging.getLogger(__name__)
+
+_CAP_IPC_LOCK = 14  # linux/capability.h
 
 
 class Operations(Protocol):
@@ -104,11 +107,9 @@ class Session:
         Raises OSError if the descriptor fails.
         """
         result = lib.shim_serve(self._shim)
-        if result in (0, -errno.ENODEV):
-            return False
         if result != -errno.EINTR:
             self._check(result)
-        return True
+        return bool(result)
 
     def catch(self, *signals: int) -> None:
         """Let these signals end ``handshake`` and ``serve``; for one session in a process, once attached.
@@ -138,8 +139,14 @@ class Session:
     def lock_memory() -> bool:
         """Keep what this process has touched, or will, in memory, so that it can answer when there is none.
 
-        False if it may not (RLIMIT_MEMLOCK, CAP_IPC_LOCK).
+        False if it may not: below a limit (RLIMIT_MEMLOCK) each later mmap could fail, so without
+        CAP_IPC_LOCK it takes an unlimited one.
         """
+        if resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] != resource.RLIM_INFINITY:
+            with open("/proc/self/status", "rb") as status:
+                (capabilities,) = (int(line.split()[1], 16) for line in status if line.startswith(b"CapEff:"))
+            if not capabilities >> _CAP_IPC_LOCK & 1:
+                return False
         return lib.shim_lock_memory() == 0  # type: ignore[no-any-return]
 
     def close(self) -> None:

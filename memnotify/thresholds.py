@@ -69,7 +69,7 @@ def _pages(name: bytes, text: bytes, total_pages: int) -> int:
         numerator *= int(whole + decimals)
         denominator *= 10 ** len(decimals)
         pages = (2 * numerator + denominator) // (2 * denominator)
-    if pages > VALUE_MAX:
+    if pages > VALUE_MAX or int(whole) > VALUE_MAX:
         raise ValueError(f"{_show(text)} for {_show(name)} is more than {VALUE_MAX} pages")
     return pages
 

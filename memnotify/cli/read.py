@@ -2,6 +2,7 @@
 """``memnotify read``: the figures, once."""
 
 import argparse
+import errno
 import sys
 
 from memnotify.client import DEFAULT_PATH, PAGE_SIZE, Figures, Memnotify
@@ -41,6 +42,8 @@ def no_device(command: str, path: str, error: Exception) -> str:
     """Return what to tell the user of a device that cannot be used."""
     if isinstance(error, FileNotFoundError):
         hint = "; start 'memnotify serve'"
+    elif isinstance(error, OSError) and error.errno == errno.ENOTCONN:
+        hint = "; its daemon has died: start 'memnotify serve' again"
     elif isinstance(error, PermissionError):
         hint = "; the device's mode is up to udev (99-memnotify.rules) or chmod"
     else:

@@ -3,7 +3,10 @@
 
 import argparse
 import logging
+import os
+import select
 import sys
+from typing import TextIO
 
 from memnotify.config import ConfigError, Parameters
 
@@ -98,8 +101,11 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 
 def run(options: argparse.Namespace) -> int:
     """Serve; return the exit code."""
+    _occupy_standard_fds()
     logging.basicConfig(
-        level=options.log_level.upper(), stream=sys.stderr, format="memnotify: %(levelname)s: %(message)s"
+        level=options.log_level.upper(),
+        handlers=[_Stderr(sys.stderr)],
+        format="memnotify: %(levelname)s: %(message)s",
     )
     log = logging.getLogger(__name__)
     try:
@@ -121,10 +127,27 @@ def run(options: argparse.Namespace) -> int:
     from memnotify.transports import TransportError  # noqa: PLC0415
     from memnotify.transports.choice import choose  # noqa: PLC0415
 
-    daemon.hold_signals()
     try:
         transport = choose(options.transport, options.name, options.path)
         return 0 if daemon.serve(transport, parameters) else 1
     except (TransportError, MeterError, OSError) as error:
         log.error("%s", error)  # noqa: TRY400 - says what to do; a traceback would not
         return 1
+
+
+class _Stderr(logging.StreamHandler[TextIO]):
+    """Logs to stderr and never waits for its reader, as clients would wait too; drops what does not fit."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the record if there is room; a line fits into what a pipe then has, PIPE_BUF."""
+        poller = select.poll()
+        poller.register(2, select.POLLOUT)
+        if poller.poll(0) == [(2, select.POLLOUT)]:
+            super().emit(record)
+
+
+def _occupy_standard_fds() -> None:
+    """Let no descriptor of the daemon's become 0, 1 or 2, where something may be printed to it."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(fd)

@@ -49,9 +49,10 @@ def run(options: argparse.Namespace) -> int:
         return 2
     with device:
         try:
+            device.read()  # or an ordinary file would be written to
             device.subscribe(options.thresholds)
-        except OSError as error:
-            if error.errno != errno.EINVAL:
+        except (OSError, ValueError) as error:
+            if not isinstance(error, OSError) or error.errno != errno.EINVAL:
                 print(no_device("wait", options.path, error), file=sys.stderr)
             else:
                 print(

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """The library for programs that use the device. It needs nothing but the standard library."""
 
+import contextlib
 import os
 import select
-import time
 from typing import NamedTuple, Self
 
 DEFAULT_PATH = "/dev/memnotify"
@@ -56,7 +56,7 @@ class Memnotify:
         Raises OSError(EINVAL), and keeps the thresholds there were, if they are not understood.
         """
         # One byte at least: the kernel keeps an empty write to itself.
-        os.write(self._fd, thresholds.encode() or b"\n")
+        os.write(self._fd, os.fsencode(thresholds) or b"\n")
 
     def wait(self, timeout_s: float | None = None) -> Figures | None:
         """Wait until a threshold is crossed and return the figures then; None after ``timeout_s`` seconds.
@@ -65,23 +65,20 @@ class Memnotify:
         """
         poller = select.poll()
         poller.register(self._fd, select.POLLIN)
-        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
-        while True:
-            left_ms = None if deadline_s is None else max(0.0, deadline_s - time.monotonic()) * 1000
-            ready = poller.poll(left_ms)
-            if not ready:
-                if left_ms is None or left_ms > 0:
-                    continue  # poll() rounds the time-out down to milliseconds
-                return None
-            if ready[0][1] & (select.POLLERR | select.POLLHUP | select.POLLNVAL):
-                raise ConnectionError("the daemon that served the device has ended")
-            return self.read()
+        ready = poller.poll(None if timeout_s is None else timeout_s * 1000)
+        if not ready:
+            return None
+        if ready[0][1] & (select.POLLERR | select.POLLHUP | select.POLLNVAL):
+            raise ConnectionError("the daemon that served the device has ended")
+        return self.read()
 
     def close(self) -> None:
         """Close the device. Once is enough, more does no harm."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            # A FUSE file's close reports that the daemon has ended; it is closed all the same.
+            with contextlib.suppress(OSError):
+                os.close(fd)
 
     def __enter__(self) -> Self:
         """Return the device itself; leaving the block closes it."""

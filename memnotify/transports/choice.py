@@ -35,4 +35,4 @@ def choose(kind: str, name: str, path: str | None) -> Transport:
             return transport
     elif kind == "auto":
         log.info("a path was given: serving a FUSE file")
-    return FileTransport(path or node)
+    return FileTransport(node if path is None else path)

@@ -41,7 +41,7 @@ class CuseTransport:
                 )
             remove_leftover(self.path)
             # The kernel would register the device all the same, and nobody could reach it.
-            if os.path.lexists(self.path):
+            if os.path.lexists(self.path) and not os.path.exists(self._sysfs):
                 raise TransportError(
                     f"{self.path} exists and is no CUSE device: remove it, or choose another --name"
                 )
@@ -88,6 +88,8 @@ def _open_cuse() -> int:
     tried = ""
     while True:
         try:
+            if os.path.exists(CUSE) and not stat.S_ISCHR(os.stat(CUSE).st_mode):
+                raise TransportUnavailableError(f"{CUSE} is no device: remove it")
             return os.open(CUSE, os.O_RDWR | os.O_CLOEXEC)
         except OSError as error:
             if tried or error.errno not in _NO_CUSE or os.geteuid() != 0:

@@ -7,6 +7,8 @@ import logging
 import os
 import re
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from memnotify.session import Operations, Session
 from memnotify.transports import TransportError, TransportUnavailableError
@@ -14,8 +16,8 @@ from memnotify.transports import TransportError, TransportUnavailableError
 log = logging.getLogger(__name__)
 
 _TYPE = "fuse.memnotify"
-# A mount point of our own is empty and has this mode, by which a later run knows it, and which keeps
-# others from opening it, in the belief that it is the device, while nothing is mounted.
+# A mount point of our own has this mode, by which a later run knows it, and which keeps others than root
+# from opening it, in the belief that it is the device, while nothing is mounted.
 _MOUNT_POINT_MODE = 0o200
 
 
@@ -34,8 +36,10 @@ class FileTransport:
         self.path = os.path.join(os.path.realpath(folder), name)
         if not os.path.exists("/dev/fuse"):
             raise TransportUnavailableError("/dev/fuse does not exist: load the module with 'modprobe fuse'")
-        _detach_dead(self.path)
-        self._mount_point, self._ours = _claim(self.path)
+        with _folder_locked(self.path):
+            _detach_dead(self.path)
+        self._mount_point = -1
+        self._ours = False
 
     def connect(self, operations: Operations) -> Session:
         """Return a session on the mount."""
@@ -45,7 +49,13 @@ class FileTransport:
             options += ",allow_other"
         session = Session.file(operations, mode=0o666, mount_options=options)
         try:
-            session.attach(self.path)
+            # As short as can be: who opens the mount point before the mount has an empty file in hand.
+            with _folder_locked(self.path):
+                self._mount_point, self._ours = _claim(self.path)
+                session.attach(self.path)
+        except TransportError:
+            session.close()
+            raise
         except OSError as error:
             session.close()
             hint = (
@@ -64,24 +74,44 @@ class FileTransport:
             raise TransportError(f"nothing is mounted at {self.path}: was it unmounted at once?")
 
     def close(self) -> None:
-        """Remove the mount point if it is ours."""
-        if self._ours and not _mounts_at(self.path):
-            _unlink_same(self.path, self._mount_point)
+        """Remove the mount point if it is ours, and the mount if it is dead: libfuse leaves that one."""
+        if self._mount_point < 0:
+            return
+        with suppress(TransportError), _folder_locked(self.path):
+            _detach_dead(self.path)
+            if self._ours:
+                _unlink_same(self.path, self._mount_point)
         os.close(self._mount_point)
+        self._mount_point = -1
+
+
+@contextmanager
+def _folder_locked(path: str) -> Iterator[None]:
+    """Keep others of us from mounting and unmounting in the same folder meanwhile."""
+    try:
+        folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise TransportError(f"cannot use {path} as a mount point: {error.strerror}") from error
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def remove_leftover(path: str) -> None:
     """Remove a dead mount of ours at ``path``, and the mount point we had made for it."""
-    _detach_dead(path)
-    try:
-        status = os.lstat(path)
-    except FileNotFoundError:
-        return
-    if not _is_ours(status):
-        return
-    mount_point, _ = _claim(path)
-    _unlink_same(path, mount_point)
-    os.close(mount_point)
+    with _folder_locked(path):
+        _detach_dead(path)
+        try:
+            status = os.lstat(path)
+        except FileNotFoundError:
+            return
+        if not _is_ours(status):
+            return
+        mount_point, _ = _claim(path)
+        _unlink_same(path, mount_point)
+        os.close(mount_point)
 
 
 def _detach_dead(path: str) -> None:
@@ -114,9 +144,9 @@ def _claim(path: str) -> tuple[int, bool]:
     try:
         if os.path.lexists(path):
             status = os.lstat(path)
-            if not stat.S_ISREG(status.st_mode) or status.st_size:
-                raise TransportError(f"{path} exists and is not an empty regular file: choose another --path")
             ours = _is_ours(status)
+            if not ours and (not stat.S_ISREG(status.st_mode) or status.st_size):
+                raise TransportError(f"{path} exists and is not an empty regular file: choose another --path")
             fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         else:
             ours = True
@@ -126,8 +156,11 @@ def _claim(path: str) -> tuple[int, bool]:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # On a mount that came in the meantime the lock would be the mounted file's.
-        if os.fstat(fd).st_dev != os.stat(os.path.dirname(path)).st_dev:
+        if _mount_id(fd) != _mount_id_of_folder(path):
             raise BlockingIOError
+        if ours:
+            # Root may have written to it while nothing was mounted.
+            os.ftruncate(fd, 0)
     except BlockingIOError:
         os.close(fd)
         raise TransportError(
@@ -138,12 +171,7 @@ def _claim(path: str) -> tuple[int, bool]:
 
 def _is_ours(status: os.stat_result) -> bool:
     mode = stat.S_IMODE(status.st_mode)
-    return (
-        stat.S_ISREG(status.st_mode)
-        and not status.st_size
-        and mode == _MOUNT_POINT_MODE
-        and status.st_uid == os.geteuid()
-    )
+    return stat.S_ISREG(status.st_mode) and mode == _MOUNT_POINT_MODE and status.st_uid == os.geteuid()
 
 
 def _unlink_same(path: str, fd: int) -> None:
@@ -158,11 +186,26 @@ def _unlink_same(path: str, fd: int) -> None:
 def _mounts_at(path: str) -> list[str]:
     """Return the types of what is mounted at ``path``, the topmost last."""
     found = []
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
+    # Bytes: a path may have any but the blank, tab, newline and backslash, which stand in octal (proc(5)).
+    with open("/proc/self/mountinfo", "rb") as mounts:
         for line in mounts:
-            fields, _, rest = line.partition(" - ")
-            # proc(5): blanks, tabs, newlines and backslashes are written in octal.
-            place = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), fields.split()[4])
-            if place == path:
-                found.append(rest.split()[0])
+            fields, _, rest = line.partition(b" - ")
+            place = re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), fields.split(b" ")[4])
+            if place == os.fsencode(path):
+                found.append(os.fsdecode(rest.split(b" ")[0]))
     return found
+
+
+def _mount_id(fd: int) -> bytes:
+    """Return which mount a descriptor is on. st_dev does not tell: on overlayfs files have their own."""
+    with open(f"/proc/self/fdinfo/{fd}", "rb") as info:
+        (line,) = (line for line in info if line.startswith(b"mnt_id:"))
+    return line
+
+
+def _mount_id_of_folder(path: str) -> bytes:
+    folder = os.open(os.path.dirname(path), os.O_PATH | os.O_CLOEXEC)
+    try:
+        return _mount_id(folder)
+    finally:
+        os.close(folder)

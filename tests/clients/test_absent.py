@@ -4,6 +4,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -27,3 +28,13 @@ def test_the_command(command: list[str]) -> None:
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert "/dev/memnotify: No such file or directory; start 'memnotify serve'" in done.stderr
+
+
+def test_wait_does_not_write_to_what_is_no_device(tmp_path: Path) -> None:
+    path = tmp_path / "precious"
+    path.write_text("precious data")
+    command = [sys.executable, "-m", "memnotify", "wait", "used 5", "--path", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "this is no line of a memnotify device" in done.stderr
+    assert path.read_text() == "precious data"

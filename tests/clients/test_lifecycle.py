@@ -2,10 +2,15 @@
 """The daemon's birth, its ends, and what its clients see of them."""
 
 import errno
+import fcntl
 import os
 import select
 import signal
+import subprocess
+import sys
 import threading
+from pathlib import Path
+from typing import IO
 
 import pytest
 from support.daemon import QUICK, TRANSPORT, Daemon, ready, start
@@ -75,6 +80,36 @@ def test_clients_see_the_end_and_a_new_daemon_serves_at_once(number: int, hog: H
         _close(fd)
 
 
+def test_wait_says_that_the_daemon_has_ended() -> None:
+    with Daemon() as daemon:
+        command = [sys.executable, "-m", "memnotify", "wait", "used 99%", "--path", daemon.path]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        # Of the daemon's two threads one sleeps without a time-out until somebody has a threshold.
+        eventually(lambda: Path(f"/proc/{process.pid}/syscall").read_text().split()[0] == "7", "it polls")
+        assert daemon.end() == 0
+        _, said = process.communicate(timeout=DEADLINE_S)
+        assert process.returncode == 1
+        assert said.endswith("the daemon that served the device has ended\n")
+        assert "Traceback" not in said
+
+
+def test_nobody_waits_for_the_reader_of_the_log() -> None:
+    process = start("--transport", TRANSPORT, "--name", "memnotify-mute", "--log-level", "debug", *QUICK)
+    assert process.stderr is not None
+    fcntl.fcntl(process.stderr.fileno(), fcntl.F_SETPIPE_SZ, 4096)
+    eventually(
+        lambda: os.access("/dev/memnotify-mute", os.R_OK) and _answers("/dev/memnotify-mute"), "served"
+    )
+    fd = os.open("/dev/memnotify-mute", os.O_RDWR)
+    os.write(fd, b"used 99%")  # a line in the log for each sample from now on
+    eventually(lambda: not _room(process.stderr), "its pipe is full")
+    assert os.read(fd, 256).startswith(b"total ")
+    process.terminate()
+    assert process.wait(DEADLINE_S) == 0
+    process.stderr.close()
+    _close(fd)
+
+
 def test_a_second_daemon_of_the_same_name_is_refused_and_the_first_goes_on() -> None:
     with Daemon() as first:
         second = start("--transport", TRANSPORT, "--name", os.path.basename(first.path))
@@ -126,3 +161,18 @@ def _close(fd: int) -> None:
         os.close(fd)
     except OSError as error:
         assert error.errno in GONE
+
+
+def _answers(path: str) -> bool:
+    try:
+        with open(path, "rb", buffering=0) as device:
+            return device.read(256).startswith(b"total ")
+    except OSError:
+        return False
+
+
+def _room(pipe: IO[str] | None) -> bool:
+    """Whether a writer of a pipe, whose reading end this is, would find room."""
+    assert pipe is not None
+    with open(f"/proc/self/fd/{pipe.fileno()}", "wb", buffering=0) as writer:
+        return bool(ready(writer.fileno(), select.POLLOUT, timeout_s=0))

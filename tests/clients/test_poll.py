@@ -101,6 +101,14 @@ def test_select_and_its_exceptional_set(opened: Open, hog: Hog) -> None:
     assert select.select([fd], [], [fd], 0) == ([], [], [])
 
 
+def test_select_for_writing_leaves_the_event_alone(opened: Open, hog: Hog) -> None:
+    fd = opened()
+    _raise_event(fd, hog)
+    assert select.select([], [fd], [], 0) == ([], [fd], [])
+    assert select.select([], [fd], [fd], 0) == ([], [fd], [fd])
+    assert ready(fd, timeout_s=0) == select.POLLIN
+
+
 def test_a_poll_for_pollpri_alone_consumes_the_event(opened: Open, hog: Hog) -> None:
     fd = opened()
     _watch_above(fd)

@@ -73,6 +73,41 @@ def test_the_mount_of_a_killed_daemon_is_replaced(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_root_wrote_to_a_bare_mount_point_stops_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "device"
+    FileDaemon(path).killed()
+    subprocess.run(["umount", "-l", str(path)], check=True)
+    path.write_text("used 80%")
+    with FileDaemon(path):
+        assert _mounted(path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_odd_mounts_elsewhere_and_odd_names_do_no_harm(tmp_path: Path) -> None:
+    odd = os.fsencode(tmp_path) + b"/carriage\rreturn \xff"
+    os.mkdir(odd)
+    subprocess.run(["mount", "-t", "tmpfs", "test", odd], check=True)
+    try:
+        with FileDaemon(tmp_path / "no-break\u00a0blank\u2003wide"):
+            pass
+    finally:
+        subprocess.run(["umount", odd], check=True)
+
+
+def test_a_stopped_daemon_keeps_nobody_from_giving_up(tmp_path: Path) -> None:
+    path = tmp_path / "device"
+    with FileDaemon(path) as first:
+        first.process.send_signal(signal.SIGSTOP)
+        second = start("--transport", "fuse", "--path", str(path))
+        waiting = Path(f"/proc/{second.pid}/wchan")
+        eventually(lambda: waiting.read_text() == "request_wait_answer", "it waits for the first")
+        second.terminate()
+        assert second.wait(DEADLINE_S) == -signal.SIGTERM
+        assert second.stderr is not None
+        second.stderr.close()
+        first.process.send_signal(signal.SIGCONT)
+
+
 def test_what_is_no_mount_point_is_refused_and_untouched(tmp_path: Path) -> None:
     text = tmp_path / "text"
     text.write_text("do not lose me")

@@ -35,10 +35,12 @@ from memnotify.session import Session
 
 PERIOD_S = 0.25
 IN, PRI = select.POLLIN, select.POLLPRI
+SELECT_WRITE = 0x32E
 IDLE = select.POLLOUT | select.POLLWRNORM
 EVENT = IDLE | IN | PRI | select.POLLRDNORM
-# poll and epoll for POLLIN, epoll for EPOLLPRI alone, select for reading, and what asks for no event
-EVENTS = (0x19, IN | PRI, PRI, 0x1A, 0xFB, select.POLLOUT, 0)
+# poll and epoll for POLLIN, epoll for EPOLLPRI alone, select for reading, writing and exceptional conditions,
+# and what asks for no event
+EVENTS = (0x19, IN | PRI, PRI, 0x1A, 0xFB, SELECT_WRITE, 0x22, select.POLLOUT, 0)
 
 
 class Bench(NamedTuple):
@@ -155,7 +157,8 @@ class DeviceMachine(RuleBasedStateMachine):
         kh = 1000 + fh
         pending, _ = self.model[fh].poll(kh if waits else 0)
         assert self.kernel.poll(fh, events, kh if waits else None) == (EVENT if pending else IDLE)
-        asked = events & (IN | PRI | select.POLLRDNORM)
+        # select for writing asks for POLLPRI unasked.
+        asked = events & (IN | PRI | select.POLLRDNORM) if events != SELECT_WRITE else 0
         if asked == PRI or (asked and self.poll_acknowledges):
             self.model[fh].pending = False
 

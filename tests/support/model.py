@@ -96,7 +96,7 @@ def _pages(word: str, total: int) -> int | None:
     if not all(part.isascii() and part.isdigit() for part in digits):
         return None
     pages = int(number) if unit is None else nearest(Fraction(number) * unit)
-    return pages if pages < 2**63 else None
+    return pages if max(pages, int(whole)) < 2**63 else None
 
 
 def nearest(value: Fraction) -> int:

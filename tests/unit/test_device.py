@@ -169,6 +169,8 @@ def test_percent_is_of_the_present_total(bench: Bench) -> None:
         (RDNORM | PRI, False),
         (IN | RDNORM | PRI, False),
         (0xFB, False),  # a select for reading
+        (0x32E, False),  # a select for writing, which asks for POLLPRI unasked
+        (0x22, True),  # a select for exceptional conditions
         (0x3FF, False),  # a select for everything
         (OUT, False),
         (0, False),
@@ -184,7 +186,18 @@ def test_poll_is_level(bench: Bench, events: int, *, clears: bool) -> None:
 
 @pytest.mark.parametrize(
     ("events", "clears"),
-    [(PRI, True), (IN, True), (RDNORM, True), (0xFB, True), (IN | PRI, True), (OUT, False), (0, False)],
+    [
+        (PRI, True),
+        (IN, True),
+        (RDNORM, True),
+        (IN | PRI, True),
+        (0xFB, True),
+        (0x22, True),
+        (0x3FF, True),
+        (0x32E, False),
+        (OUT, False),
+        (0, False),
+    ],
 )
 def test_poll_acknowledges(events: int, *, clears: bool) -> None:
     """With poll_acknowledges a poll that asked for the event and got it clears it, as the original's did."""

@@ -88,3 +88,12 @@ def test_only_what_moves_fast_towards_a_near_level_is_looked_at_more_often() -> 
     # After two seconds a quarter of that is left, so 300 pages take longer than the update period again.
     pace.see(3.0, there, 1, 300)
     assert math.isclose(pace.interval_s, 0.3)
+
+
+def test_a_restart_never_slows_down() -> None:
+    pace = Pace(UPDATE_S, MAX_S, fill_rate_pages_s=RATE_PAGES_S)
+    pace.see(0.0, Figures(TOTAL_PAGES, 0, 0), 1)
+    pace.see(1.0, Figures(TOTAL_PAGES, 2000, 0), 1, 1)
+    assert pace.interval_s == pace.min_update_period_s
+    pace.restart()
+    assert pace.interval_s == pace.min_update_period_s

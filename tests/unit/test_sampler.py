@@ -238,6 +238,19 @@ def test_the_pace_sees_each_sample(bench: Bench) -> None:
     assert seen == [1, 2, 4, 8, 1, 2]
 
 
+@pytest.mark.parametrize(("threshold", "intervals"), [(500, [1, 2, 4, 8, 16]), (200, [1, 2, 4, 4, 4])])
+def test_the_pace_knows_the_distance(bench: Bench, threshold: int, intervals: list[int]) -> None:
+    """What is 400 pages away is reached in 4 s at 100 pages/s, what is 100 pages away in 1 s."""
+    bench.pace.fill_rate_pages_s = 100
+    bench.subscribe(threshold)
+    seen = []
+    for _ in intervals:
+        bench.clock.tick(1)
+        bench.sampler.look()
+        seen.append(bench.pace.interval_s / PERIOD_S)
+    assert seen == intervals
+
+
 @pytest.mark.parametrize(
     ("update_space_kib", "falls_to"), [(0, 423), (20 * os.sysconf("SC_PAGESIZE") // 1024, 491)]
 )

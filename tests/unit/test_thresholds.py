@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The grammar of a write: the contract's table, and what must hold of any bytes."""
 
+import math
 from fractions import Fraction
 
 import pytest
@@ -133,6 +134,8 @@ def test_understood(text: bytes, wanted: dict[int, int]) -> None:
         b"used 1P",
         b"used 80%%",
         b"used 99999999999999999999999999999T",
+        b"used %dK" % (MOST + 1),
+        b"used %d.9K" % (MOST + 1),
         b"used %d.5%%" % (MOST // 100),
         b"used 1%" + b"9" * 4000,
         b"used " + b"9" * 4000,
@@ -156,14 +159,21 @@ def test_the_longest_write() -> None:
             parse(b"used 5".ljust(4097, filling), NOW)
 
 
-@pytest.mark.parametrize("unit", [b"K", b"M", b"G", b"T"])
+@pytest.mark.parametrize("unit", [b"M", b"G", b"T"])
 def test_the_largest_by_units(unit: bytes) -> None:
-    """The bound is on the pages that a value stands for."""
-    pages = 1024 ** (b"KMGT".index(unit) + 1) / PAGE_SIZE
-    most = int((MOST + 1) / pages) - (2 if pages < 1 else 1)
-    assert parse(b"used %d%s" % (most - 1, unit), NOW)[USED] <= MOST
+    """The bound is on the number as well as on the pages that it stands for."""
+    pages = Fraction(1024 ** (b"KMGT".index(unit) + 1), PAGE_SIZE)
+    most = min(MOST, math.ceil((MOST + 1) / pages) - 1)
+    assert parse(b"used %d%s" % (most, unit), NOW)[USED] <= MOST
     with pytest.raises(ValueError, match="more than 9223372036854775807 pages"):
-        parse(b"used %d%s" % (most + 2, unit), NOW)
+        parse(b"used %d%s" % (most + 1, unit), NOW)
+
+
+def test_the_number_itself_is_bounded_too() -> None:
+    """A value over 2^63-1 is refused, also where its unit makes fewer pages of it."""
+    assert parse(b"used %dK" % MOST, NOW)[USED] <= MOST
+    with pytest.raises(ValueError, match="more than 9223372036854775807 pages"):
+        parse(b"used %dK" % (MOST + 1), NOW)
 
 
 @given(spelled_thresholds())

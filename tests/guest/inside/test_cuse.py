@@ -96,6 +96,17 @@ def test_what_a_killed_fuse_daemon_left_is_cleared_away() -> None:
         assert stat.S_ISCHR(os.stat(daemon.path).st_mode)
 
 
+def test_a_fuse_file_on_an_overlay() -> None:
+    # Where a file's st_dev differs from its folder's: the guest's root is one.
+    process = start("--path", "/root/memnotify-overlay")
+    eventually(lambda: "/root/memnotify-overlay" in Path("/proc/self/mountinfo").read_text(), "mounted")
+    with open("/root/memnotify-overlay", "rb", buffering=0) as device:
+        assert device.read(256).startswith(b"total ")
+    process.terminate()
+    _, log = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0, log
+
+
 def test_abort_in_sysfs_ends_the_daemon_with_an_error() -> None:
     daemon = Daemon()
     Path(f"/sys/class/cuse/{os.path.basename(daemon.path)}/abort").write_text("1")
