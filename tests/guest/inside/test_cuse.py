@@ -98,9 +98,9 @@ def test_what_a_killed_fuse_daemon_left_is_cleared_away() -> None:
 
 def test_a_fuse_file_on_an_overlay() -> None:
     # Where a file's st_dev differs from its folder's: the guest's root is one.
-    process = start("--path", "/var/tmp/memnotify-overlay")
-    eventually(lambda: "/var/tmp/memnotify-overlay" in Path("/proc/self/mountinfo").read_text(), "mounted")
-    with open("/var/tmp/memnotify-overlay", "rb", buffering=0) as device:
+    process = start("--path", "/opt/memnotify-overlay")
+    eventually(lambda: "/opt/memnotify-overlay" in Path("/proc/self/mountinfo").read_text(), "mounted")
+    with open("/opt/memnotify-overlay", "rb", buffering=0) as device:
         assert device.read(256).startswith(b"total ")
     process.terminate()
     _, log = process.communicate(timeout=DEADLINE_S)
