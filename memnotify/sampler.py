@@ -63,7 +63,7 @@ class Sampler:
         now_s = self._clock()
         if latest.exact and now_s - latest.taken_s <= self._pace.update_period_s:
             return latest
-        sample = Sample(now_s, self._meter.exact(), exact=True)
+        sample = Sample(now_s, self._meter.exact()[0], exact=True)
         self._table.record(sample, self._clock())
         return sample
 
@@ -83,7 +83,7 @@ class Sampler:
         while handles is None:
             sample = Sample(self._clock(), self._meter.plain(), exact=not self._meter.pcp_is_free)
             if not sample.exact and self._table.undecided(sample.figures):
-                sample = Sample(self._clock(), self._meter.exact(), exact=True)
+                sample = Sample(self._clock(), self._meter.exact()[0], exact=True)
             granularity = granularity_pages(sample.figures.total, self._update_space_kib)
             handles = self._table.advance(sample, granularity)
         if handles:

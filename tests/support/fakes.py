@@ -35,6 +35,7 @@ class FakeMeter(Meter):
         self.figures = Figures(total, used, active)
         self.pcp_is_free = pcp_is_free
         self.pcp_pages = 0
+        self.pcp_limit_pages = total if pcp_is_free else 0
         self.plain_reads = 0
         self.exact_reads = 0
         self.before: list[Callable[[], None]] = []
@@ -49,22 +50,23 @@ class FakeMeter(Meter):
     def plain(self) -> Figures:
         """Return the figures without the per-CPU lists."""
         self.plain_reads += 1
-        return self._take(self.pcp_pages)
+        figures, pcp_pages = self._take()
+        return figures._replace(used=figures.used + pcp_pages)
 
-    def exact(self) -> Figures:
-        """Return the figures as the contract defines them."""
+    def exact(self) -> tuple[Figures, int]:
+        """Return the figures as the contract defines them, and the pages on the per-CPU lists."""
         if not self.pcp_is_free:
-            return self.plain()
+            return self.plain(), 0
         self.exact_reads += 1
-        return self._take(0)
+        return self._take()
 
     def close(self) -> None:
         """Close nothing."""
 
-    def _take(self, pcp_pages: int) -> Figures:
+    def _take(self) -> tuple[Figures, int]:
         if self.before:
             self.before.pop(0)()
-        figures = self.figures._replace(used=self.figures.used + pcp_pages)
+        taken = (self.figures, self.pcp_pages)
         if self.after:
             self.after.pop(0)()
-        return figures
+        return taken

@@ -47,7 +47,7 @@ PURE = {
     "observers": {"heapq", "math", "array", "collections.abc", "threading.Lock", "typing"},
     "pace": {"math"},
     # The one that reads: files by descriptor, and no time
-    "figures": {"os", "re", "typing"},
+    "figures": {"os", "re", "struct", "threading.Lock", "typing"},
 }
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").rstrip("."): path
