@@ -10,11 +10,13 @@ from contextlib import ExitStack
 from memnotify.config import Parameters
 from memnotify.device import Device
 from memnotify.figures import PAGE_SIZE, Meter
+from memnotify.kick import open_kick
 from memnotify.observers import Table
 from memnotify.pace import Pace
 from memnotify.pressure import open_trigger
 from memnotify.sampler import Sampler
 from memnotify.session import Session
+from memnotify.system import lock_memory
 from memnotify.transports import Transport, TransportError
 
 log = logging.getLogger(__name__)
@@ -50,6 +52,7 @@ def serve(transport: Transport, parameters: Parameters) -> bool:
             Session.notify,
             update_space_kib=parameters.update_space_kib,
             pressure_fd=open_trigger(),
+            kick=open_kick() if parameters.count_allocations else None,
         )
         device = Device(table, sampler, poll_acknowledges=parameters.poll_acknowledges)
         session = transport.connect(device)
@@ -79,7 +82,7 @@ def _live(session: Session, transport: Transport, sampler: Sampler) -> bool:
         sampler_failed.set()
         signal.pthread_kill(main, signal.SIGTERM)
 
-    if not session.lock_memory():
+    if not lock_memory():
         log.info("memory is not locked: run as root, or raise RLIMIT_MEMLOCK")
     gc.freeze()
     sampler.start(fail)

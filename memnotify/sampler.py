@@ -10,20 +10,56 @@ import threading
 import time
 from array import array
 from collections.abc import Callable
+from typing import Protocol
 
 from memnotify.figures import Meter
 from memnotify.observers import Sample, Table
 from memnotify.pace import Pace, granularity_pages
+from memnotify.system import set_timer_slack
 
 log = logging.getLogger(__name__)
+
+# A sleep of a second or more may end so much of it early, with another wake-up of the CPU: 1.9 s of the
+# default max_update_period. What is near has no time to give.
+_SLACK_SHARE = 1 / 8
+_SLACK_FROM_S = 1.0
+# What the per-CPU lists can hold grows with memory, CPUs and a sysctl; an exact reading tells, of which one a
+# minute costs 1 us a second.
+_LIMIT_AGE_S = 60.0
+# What ended a sleep
+_KICK, _PRESSURE = "kick", "pressure"
+
+
+class Kick(Protocol):
+    """What announces that pages were taken off the kernel's free lists; memnotify.kick has it."""
+
+    def fileno(self) -> int:
+        """Return the descriptor to poll for POLLIN."""
+
+    def arm(self, pages: float, /) -> bool:
+        """Be ready no later than when ``pages`` more have been taken; False, and not armed, if it cannot."""
+
+    def disarm(self) -> None:
+        """Announce nothing."""
+
+    def drain(self) -> None:
+        """Be ready no more, for what was taken until now."""
+
+    def close(self) -> None:
+        """Close the descriptors."""
 
 
 class Sampler:
     """Samples while any observer has a threshold, and sleeps without a timeout while none has.
 
-    Threads: ``current`` and ``resubscribed`` belong to the request loop, ``look`` and the pace to the
-    sampler thread once it is started. ``notify`` is called with the handles of those who crossed,
-    without any lock, from the sampler thread; it must send and free them all.
+    Threads: ``current`` and ``resubscribed`` belong to the request loop, ``look``, the pace and the kick
+    to the sampler thread once it is started. ``notify`` is called with the handles of those who
+    crossed and their number, without any lock, from the sampler thread; it must send and free them.
+
+    A sample is taken when the pace's interval is over, at once when memory stalls, and when the kick
+    says that the nearest threshold may have been reached by allocations, which is why the interval
+    need not be bounded by that threshold. Between finding out who crossed and waking them nothing is
+    allocated for each of them, logged or waited for.
 
     No new subscription is slept over. The thread first makes known that it may sleep for ever, then
     asks the table; the request loop first subscribes in the table, then looks how long the sleep is.
@@ -35,10 +71,11 @@ class Sampler:
         table: Table,
         meter: Meter,
         pace: Pace,
-        notify: Callable[["array[int]"], None],
+        notify: Callable[["array[int]", int], None],
         *,
         update_space_kib: int = 0,
         pressure_fd: int | None = None,
+        kick: Kick | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._table = table
@@ -49,6 +86,10 @@ class Sampler:
         self._clock = clock
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._pressure_fd = pressure_fd
+        self._kick = kick
+        self._sampled_s = -math.inf
+        self._exact_s = -math.inf
+        self._slack_s = 0.0
         self._due_s = math.inf
         self._fresh = False
         self._stopping = False
@@ -63,7 +104,7 @@ class Sampler:
         now_s = self._clock()
         if latest.exact and now_s - latest.taken_s <= self._pace.update_period_s:
             return latest
-        sample = Sample(now_s, self._meter.exact()[0], exact=True)
+        sample = self._exact()
         self._table.record(sample, self._clock())
         return sample
 
@@ -77,19 +118,43 @@ class Sampler:
         if wake:
             os.eventfd_write(self._wake_fd, 1)
 
-    def look(self) -> None:
-        """Sample once and wake whoever crossed. Raises MeterError."""
-        handles = None
-        while handles is None:
+    def look(self, *, kicked: bool = False) -> None:
+        """Sample once and wake whoever crossed. ``kicked`` if it is because of a kick. Raises MeterError."""
+        if self._kick is not None:
+            self._kick.drain()
+        crossed = None
+        while crossed is None:
             sample = Sample(self._clock(), self._meter.plain(), exact=not self._meter.pcp_is_free)
-            if not sample.exact and self._table.undecided(sample.figures):
-                sample = Sample(self._clock(), self._meter.exact()[0], exact=True)
-            granularity = granularity_pages(sample.figures.total, self._update_space_kib)
-            handles = self._table.advance(sample, granularity)
-        if handles:
-            self._notify(handles)
-        self._pace.see(sample.taken_s, sample.figures, granularity, self._table.distance(sample.figures))
+            if not sample.exact and (
+                sample.taken_s - self._exact_s > _LIMIT_AGE_S
+                or self._table.undecided(sample.figures, self._meter.pcp_limit_pages)
+            ):
+                sample = self._exact()
+            crossed = self._table.advance(sample)
+        handles, count = crossed
+        if count:
+            self._notify(handles, count)
+        granularity = granularity_pages(sample.figures.total, self._update_space_kib)
+        self._table.rearm(sample.figures, granularity)
+        distances = self._table.distances(sample)
+        announced = self._kick is not None and self._kick.arm(distances.allocated)
+        self._pace.see(
+            sample.taken_s,
+            sample.figures,
+            granularity,
+            distances.nearest,
+            unannounced_pages=distances.other if announced else distances.nearest,
+            exact=sample.exact,
+            kicked=kicked,
+        )
+        self._sampled_s = sample.taken_s
         log.debug("next sample in %s", self._pace)
+
+    def _exact(self) -> Sample:
+        taken_s = self._clock()
+        figures, pcp_pages = self._meter.exact()
+        self._exact_s = taken_s
+        return Sample(taken_s, figures, exact=True, pcp_pages=pcp_pages)
 
     def start(self, on_failure: Callable[[], None]) -> None:
         """Start the thread; ``on_failure`` is called from it if it ends by an exception.
@@ -115,6 +180,8 @@ class Sampler:
         os.close(self._wake_fd)
         if self._pressure_fd is not None:
             os.close(self._pressure_fd)
+        if self._kick is not None:
+            self._kick.close()
 
     def _run(self, on_failure: Callable[[], None]) -> None:
         try:
@@ -124,42 +191,64 @@ class Sampler:
             on_failure()
 
     def _loop(self) -> None:
-        parked = select.poll()
+        parked, sampling = select.poll(), select.poll()
         parked.register(self._wake_fd, select.POLLIN)
-        sampling = select.poll()
         sampling.register(self._wake_fd, select.POLLIN)
         if self._pressure_fd is not None:
             sampling.register(self._pressure_fd, select.POLLPRI)
-        due_s = math.inf
+        if self._kick is not None:
+            sampling.register(self._kick, select.POLLIN)
+        due_s, kicked = math.inf, False
         while not self._stopping:
             self._due_s = math.inf
-            if not self._table.watching:
-                due_s = math.inf
-                self._sleep(parked, None)
+            if self._table.watching:
+                due_s, kicked = self._sample_when_due(sampling, due_s, kicked=kicked)
                 continue
-            if self._fresh:
-                self._fresh = False
-                self._pace.restart()
-            # Only ever earlier: however often it is woken, a sample that is due is taken.
-            due_s = self._due_s = min(due_s, self._clock() + self._pace.interval_s)
-            pressed = self._sleep(sampling, due_s - self._clock())
-            if pressed:
-                self._pace.restart()
-            if pressed or self._clock() >= due_s:
-                self.look()
-                due_s = math.inf
+            due_s, kicked = math.inf, False
+            if self._kick is not None:
+                self._kick.disarm()
+            self._sleep(parked, None)
 
-    def _sleep(self, poller: select.poll, timeout_s: float | None) -> bool:
-        """Sleep until a wake, pressure or the timeout; return whether it was pressure."""
-        pressed = False
+    def _sample_when_due(self, poller: select.poll, due_s: float, *, kicked: bool) -> tuple[float, bool]:
+        """Sleep once, and sample if it is time; return when it is then, and whether a kick has come."""
+        if self._fresh:
+            self._fresh = False
+            self._pace.restart()
+        # Only ever earlier: however often it is woken, a sample that is due is taken.
+        due_s = self._due_s = min(due_s, self._clock() + self._pace.interval_s)
+        if self._kick is not None:
+            # One is enough until the next sample; who is not asked for wakes nobody.
+            poller.modify(self._kick, 0 if kicked else select.POLLIN)
+        woken_by = self._sleep(poller, due_s - self._clock())
+        early_s = due_s - self._slack_s
+        if _KICK in woken_by:
+            kicked = True
+            early_s = due_s = min(early_s, self._sampled_s + self._pace.kicked_s)
+        if _PRESSURE in woken_by:
+            self._pace.restart()
+        if _PRESSURE in woken_by or self._clock() >= early_s:
+            self.look(kicked=kicked)
+            return math.inf, False
+        return due_s, kicked
+
+    def _sleep(self, poller: select.poll, timeout_s: float | None) -> set[str]:
+        """Sleep until a wake, pressure, a kick or the timeout; return which of the middle two it was."""
+        woken_by = set()
+        slack_s = timeout_s * _SLACK_SHARE if timeout_s is not None and timeout_s >= _SLACK_FROM_S else 0.0
+        if slack_s != self._slack_s:
+            set_timer_slack(slack_s)
+            self._slack_s = slack_s
         # Rounded up: a poll that ends early would find nothing due and sleep again for 0 ms.
-        for fd, events in poller.poll(None if timeout_s is None else max(0, math.ceil(timeout_s * 1000))):
+        timeout_ms = None if timeout_s is None else max(0, math.ceil((timeout_s - slack_s) * 1000))
+        for fd, events in poller.poll(timeout_ms):
             if fd == self._wake_fd:
                 os.eventfd_read(fd)
+            elif fd != self._pressure_fd:
+                woken_by.add(_KICK)
             elif events & select.POLLPRI:
-                pressed = True
+                woken_by.add(_PRESSURE)
             if events & (select.POLLERR | select.POLLNVAL):
                 # It would do so at once and for ever (kernel/sched/psi.c:psi_trigger_poll without a trigger).
                 log.warning("the memory pressure trigger is gone: the timer alone decides when to sample")
                 poller.unregister(fd)
-        return pressed
+        return woken_by

@@ -91,6 +91,13 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         help="count pages on the kernel's per-CPU free lists as free (default: on)",
     )
     parser.add_argument(
+        "--count-allocations",
+        action=argparse.BooleanOptionalAction,
+        default=defaults.count_allocations,
+        help="sample when as many pages were allocated as are missing to the nearest threshold, where the"
+        " kernel lets this process count them; otherwise by time alone (default: on)",
+    )
+    parser.add_argument(
         "--log-level",
         choices=("debug", "info", "warning", "error"),
         default="info",
@@ -117,6 +124,7 @@ def run(options: argparse.Namespace) -> int:
             update_space_kib=options.update_space,
             poll_acknowledges=options.poll_acknowledges,
             pcp_is_free=options.pcp_is_free,
+            count_allocations=options.count_allocations,
         ).checked()
     except ConfigError as error:
         log.error("%s", error)  # noqa: TRY400 - the user's mistake, not a traceback's

@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""A clock and a memory that a test moves by hand."""
+"""A clock, a memory and kicks that a test moves by hand."""
 
+import math
+import os
+from array import array
 from collections.abc import Callable
+from contextlib import suppress
 
 from memnotify.figures import Figures, Meter
 
@@ -70,3 +74,51 @@ class FakeMeter(Meter):
         if self.after:
             self.after.pop(0)()
         return taken
+
+
+class Woken(list[int]):
+    """The handles of those whom a sampler has woken: its ``notify``."""
+
+    def __call__(self, handles: "array[int]", count: int) -> None:
+        """Note them."""
+        self.extend(handles[:count])
+
+
+class FakeKick:
+    """A kick of a memory that is only told of: ``allocate`` makes it ready where it is armed for that."""
+
+    def __init__(self, least_pages: int = 0) -> None:
+        self.least_pages = least_pages
+        self.armed_pages = math.inf
+        self.drained = 0
+        self._ready = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+
+    def fileno(self) -> int:
+        """Return what polls ready."""
+        return self._ready
+
+    def arm(self, pages: float) -> bool:
+        """Be armed, unless it is for too few or for no pages."""
+        armed = self.least_pages <= pages < math.inf
+        self.armed_pages = pages if armed else math.inf
+        return armed
+
+    def disarm(self) -> None:
+        """Be armed no more."""
+        self.armed_pages = math.inf
+
+    def allocate(self, pages: int) -> None:
+        """Let pages leave the free lists."""
+        self.armed_pages -= pages
+        if self.armed_pages <= 0:
+            os.eventfd_write(self._ready, 1)
+
+    def drain(self) -> None:
+        """Be ready no more."""
+        self.drained += 1
+        with suppress(BlockingIOError):
+            os.eventfd_read(self._ready)
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        os.close(self._ready)
