@@ -25,8 +25,8 @@ class Parameters(NamedTuple):
     """Whether a poll that reports an event clears it, for clients that never read."""
     pcp_is_free: bool = True
     """Whether pages on the kernel's per-CPU free lists count as free."""
-    count_allocations: bool = True
-    """Whether a sample may wait for the kernel to have allocated what is missing to the nearest threshold."""
+    count_pages: bool = True
+    """Whether to sleep until the kernel has allocated or freed what the nearest threshold is away."""
 
     def checked(self) -> Self:
         """Return the parameters themselves. Raises ConfigError if one is out of its bounds."""

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from memnotify.config import Parameters
 from memnotify.device import Device
 from memnotify.figures import PAGE_SIZE, Meter
-from memnotify.kick import open_kick
+from memnotify.kick import open_kicks
 from memnotify.observers import Table
 from memnotify.pace import Pace
 from memnotify.pressure import open_trigger
@@ -52,7 +52,7 @@ def serve(transport: Transport, parameters: Parameters) -> bool:
             Session.notify,
             update_space_kib=parameters.update_space_kib,
             pressure_fd=open_trigger(),
-            kick=open_kick() if parameters.count_allocations else None,
+            kicks=open_kicks() if parameters.count_pages else None,
         )
         device = Device(table, sampler, poll_acknowledges=parameters.poll_acknowledges)
         session = transport.connect(device)

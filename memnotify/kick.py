@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The kick: a descriptor that polls ready when memory may have moved far enough to look at it."""
+"""Kicks: descriptors that poll ready when memory may have moved far enough to look at it."""
 
 import logging
 import math
@@ -17,24 +17,38 @@ BUDDY_FILE = "/proc/buddyinfo"
 # another migrate type may pass the second one alone, __rmqueue_steal). What does not: pages taken from the
 # per-CPU lists, which are thus no part of this, and whole ranges (gigantic pages, CMA).
 # 99 % of those that a page fault, MAP_POPULATE or a tmpfs file takes are of order 0, so these are counted
-# apart, and exactly; of the others each counts as the largest there is.
+# apart, and exactly; each of the others counts as the largest there is.
 _ORDER_0 = "order==0"
-_COUNTED = (
+ALLOCATED = (
     ("kmem/mm_page_alloc_zone_locked", _ORDER_0),
     ("kmem/mm_page_alloc_zone_locked", "order>0"),
     ("kmem/mm_page_alloc_extfrag", ""),
 )
+# Every page that is freed, wherever it goes (mm/page_alloc.c:free_pages_prepare). Not so where `used` falls and
+# no page is freed: munlock, and the swap slots of pages that are swapped out.
+FREED = (
+    ("kmem/mm_page_free", _ORDER_0),
+    ("kmem/mm_page_free", "order>0"),
+)
+# Of order 0, for each counter: what interrupts a CPU more often costs its pages more than 30 ns each.
+_LEAST_SHARE_PAGES = 64
+# Samples without it, at the most, if a kick comes too early again and again: 16 s at 4 samples a second.
+_LONGEST_REST = 64
+
+
+Counted = tuple[tuple[str, str], ...]
+"""Tracepoints and conditions; each of their events stands for one page where the condition says so."""
 
 
 class Kick:
-    """Ready for POLLIN once as many pages as it is armed for may have left the kernel's free lists.
+    """Ready for POLLIN once as many pages as it is armed for may have passed what is counted.
 
-    Each CPU counts for itself, in each of three counters, so each may hide its share of the pages: the
-    armed number / (3 * CPUs). What is ready stays so until ``drain``. One thread, the sampler's.
+    Each CPU counts for itself, and apart for each thing that is counted, so each of these counters may
+    hide its share of the pages. What is ready stays so until ``drain``. One thread, the sampler's.
     Raises OSError where the kernel has no such counters or this process may not have them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, counted: Counted) -> None:
         """Open the counters, none armed."""
         with open(BUDDY_FILE, "rb") as buddy:
             # "Node 0, zone Normal" and a column for each order
@@ -44,8 +58,9 @@ class Kick:
         self._cpus = b""
         self._counters: list[tuple[Counter, int]] = []
         self._armed_pages = 0
+        self._rest = self._to_rest = 0
         try:
-            self._events = [(tracepoint_id(name), condition) for name, condition in _COUNTED]
+            self._events = [(tracepoint_id(name), condition) for name, condition in counted]
             self._follow_cpus()
         except BaseException:
             self.close()
@@ -57,20 +72,25 @@ class Kick:
 
     @property
     def least_pages(self) -> int:
-        """The fewest pages it can be armed for: an event of the largest order in each counter, rounded up."""
-        return 1 << (self._largest_pages * len(self._counters) - 1).bit_length()
+        """The fewest pages it can be armed for, a power of two."""
+        return 1 << (_LEAST_SHARE_PAGES * len(self._counters) - 1).bit_length()
 
     def arm(self, pages: float) -> bool:
-        """Be ready no later than when ``pages`` more have been taken; False, and not armed, if it cannot.
+        """Be ready no later than when ``pages`` more have passed; False, and not armed, if it cannot.
 
-        It cannot for less than ``least_pages``, and need not for infinity. It is armed for a power of
-        two, and goes on as it is, which is early if anything, while that stays the same: to arm it
-        each CPU has to be interrupted.
+        It cannot for less than ``least_pages`` or while it rests, and need not for infinity. It is
+        armed for a power of two, and goes on as it is, which is early if anything, while that stays the
+        same: to arm it each CPU has to be interrupted.
         """
+        if self._armed_pages:
+            self._rest = 0
+        elif self._to_rest:
+            self._to_rest -= 1
+            return False
         try:
             self._follow_cpus()
         except OSError as error:
-            log.warning("CPUs have come or gone, and allocations cannot be counted any more: %s", error)
+            log.warning("CPUs have come or gone, and pages cannot be counted any more: %s", error)
             self._close_counters()
         rounded = 0 if pages == math.inf or pages < 1 else 1 << int(pages).bit_length() - 1
         if not self._counters or rounded < self.least_pages:
@@ -79,9 +99,15 @@ class Kick:
         if rounded != self._armed_pages:
             share_pages = rounded // len(self._counters)
             for counter, weight_pages in self._counters:
-                counter.arm(share_pages // weight_pages)
+                # The first event of a larger order is reason enough, where one may be more than the share.
+                counter.arm(max(1, share_pages // weight_pages))
             self._armed_pages = rounded
         return True
+
+    def rest(self) -> None:
+        """Count nothing, as it came too early to be of use, until some samples later; more each time."""
+        self._rest = self._to_rest = min(2 * self._rest or 1, _LONGEST_REST)
+        self.disarm()
 
     def disarm(self) -> None:
         """Count nothing."""
@@ -120,12 +146,20 @@ class Kick:
         self._armed_pages = 0
 
 
-def open_kick() -> Kick | None:
-    """Return a kick, or None, and one line in the log, where this kernel or this process cannot have one."""
+def open_kicks() -> tuple[Kick, Kick] | None:
+    """Return kicks for what is allocated and for what is freed.
+
+    None, and one line in the log, where this kernel or this process cannot have them.
+    """
     try:
-        return Kick()
+        allocated = Kick(ALLOCATED)
+        try:
+            return allocated, Kick(FREED)
+        except OSError:
+            allocated.close()
+            raise
     except OSError as error:
-        log.info("allocations are not counted (%s): the timer alone watches the nearest threshold", error)
+        log.info("pages are not counted (%s): the timer alone watches the nearest threshold", error)
         return None
 
 

@@ -44,13 +44,20 @@ class Sample(NamedTuple):
 class Distances(NamedTuple):
     """How many pages a figure must move by, at the least, for a threshold to fire; infinite if none can."""
 
-    nearest: float
-    """Of any figure, in any direction."""
+    rising: float
+    """Of ``used``, upwards."""
     allocated: float
-    """Of ``used``, upwards, by pages that leave the buddy allocator; 0 or less where those that lie on
-    the per-CPU lists may be enough."""
+    """The same by pages that leave the buddy allocator; 0 or less where those that lie on the per-CPU
+    lists may be enough."""
+    falling: float
+    """Of ``used``, downwards; if the sample is not exact, from the least that it may be."""
     other: float
-    """Of any figure in any direction but ``used`` upwards."""
+    """Of the other figures, in either direction."""
+
+    @property
+    def nearest(self) -> float:
+        """Of any figure, in any direction."""
+        return min(self.rising, self.falling, self.other)
 
 
 class Observer:
@@ -307,17 +314,19 @@ class Table:
                 # Or each would keep all that fired before it alive.
                 threshold.fired_before, threshold = None, threshold.fired_before
 
-    def distances(self, sample: Sample) -> Distances:
+    def distances(self, sample: Sample, pcp_limit_pages: int) -> Distances:
         """Return how far the nearest levels are from a sample's figures."""
+        used = sample.figures.used
         with self._lock:
-            rising = self._up[USED].distance(sample.figures.used)
+            rising = self._up[USED].distance(used)
+            falling = self._down[USED].distance(used if sample.exact else used - pcp_limit_pages)
             other = min(
                 levels.distance(value)
-                for value, *both in zip(sample.figures, self._up, self._down, strict=True)
-                for levels in both
-                if levels is not self._up[USED]
+                for figure, value in enumerate(sample.figures)
+                if figure != USED
+                for levels in (self._up[figure], self._down[figure])
             )
-        return Distances(min(rising, other), rising - sample.pcp_pages, other)
+        return Distances(rising, rising - sample.pcp_pages, falling, other)
 
     def _disarm(self, observer: Observer) -> None:
         for threshold in observer.thresholds:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from memnotify.figures import Meter
-from memnotify.observers import Sample, Table
+from memnotify.observers import Distances, Sample, Table
 from memnotify.pace import Pace, granularity_pages
 from memnotify.system import set_timer_slack
 
@@ -26,24 +26,25 @@ _SLACK_FROM_S = 1.0
 # What the per-CPU lists can hold grows with memory, CPUs and a sysctl; an exact reading tells, of which one a
 # minute costs 1 us a second.
 _LIMIT_AGE_S = 60.0
-# What ended a sleep
-_KICK, _PRESSURE = "kick", "pressure"
 
 
 class Kick(Protocol):
-    """What announces that pages were taken off the kernel's free lists; memnotify.kick has it."""
+    """What announces that pages were allocated, or freed; memnotify.kick has it."""
 
     def fileno(self) -> int:
         """Return the descriptor to poll for POLLIN."""
 
     def arm(self, pages: float, /) -> bool:
-        """Be ready no later than when ``pages`` more have been taken; False, and not armed, if it cannot."""
+        """Be ready no later than when ``pages`` more have passed; False, and not armed, if it cannot."""
+
+    def rest(self) -> None:
+        """Announce nothing until some samples later: it was too early."""
 
     def disarm(self) -> None:
         """Announce nothing."""
 
     def drain(self) -> None:
-        """Be ready no more, for what was taken until now."""
+        """Be ready no more, for what has passed until now."""
 
     def close(self) -> None:
         """Close the descriptors."""
@@ -52,14 +53,14 @@ class Kick(Protocol):
 class Sampler:
     """Samples while any observer has a threshold, and sleeps without a timeout while none has.
 
-    Threads: ``current`` and ``resubscribed`` belong to the request loop, ``look``, the pace and the kick
+    Threads: ``current`` and ``resubscribed`` belong to the request loop, ``look``, the pace and the kicks
     to the sampler thread once it is started. ``notify`` is called with the handles of those who
     crossed and their number, without any lock, from the sampler thread; it must send and free them.
 
-    A sample is taken when the pace's interval is over, at once when memory stalls, and when the kick
-    says that the nearest threshold may have been reached by allocations, which is why the interval
-    need not be bounded by that threshold. Between finding out who crossed and waking them nothing is
-    allocated for each of them, logged or waited for.
+    A sample is taken when the pace's interval is over, at once when memory stalls, and when one of
+    ``kicks``, for what is allocated and what is freed, says that the nearest threshold on ``used`` may
+    have been reached that way, so that it need not bound the interval. Between finding out who crossed
+    and waking them nothing is allocated for each of them, logged or waited for.
 
     No new subscription is slept over. The thread first makes known that it may sleep for ever, then
     asks the table; the request loop first subscribes in the table, then looks how long the sleep is.
@@ -75,7 +76,7 @@ class Sampler:
         *,
         update_space_kib: int = 0,
         pressure_fd: int | None = None,
-        kick: Kick | None = None,
+        kicks: tuple[Kick, Kick] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._table = table
@@ -86,7 +87,7 @@ class Sampler:
         self._clock = clock
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._pressure_fd = pressure_fd
-        self._kick = kick
+        self._kicks = kicks or ()
         self._sampled_s = -math.inf
         self._exact_s = -math.inf
         self._slack_s = 0.0
@@ -120,8 +121,8 @@ class Sampler:
 
     def look(self, *, kicked: bool = False) -> None:
         """Sample once and wake whoever crossed. ``kicked`` if it is because of a kick. Raises MeterError."""
-        if self._kick is not None:
-            self._kick.drain()
+        for kick in self._kicks:
+            kick.drain()
         crossed = None
         while crossed is None:
             sample = Sample(self._clock(), self._meter.plain(), exact=not self._meter.pcp_is_free)
@@ -136,19 +137,29 @@ class Sampler:
             self._notify(handles, count)
         granularity = granularity_pages(sample.figures.total, self._update_space_kib)
         self._table.rearm(sample.figures, granularity)
-        distances = self._table.distances(sample)
-        announced = self._kick is not None and self._kick.arm(distances.allocated)
+        distances = self._table.distances(sample, self._meter.pcp_limit_pages)
         self._pace.see(
             sample.taken_s,
             sample.figures,
             granularity,
             distances.nearest,
-            unannounced_pages=distances.other if announced else distances.nearest,
+            unannounced_pages=self._unannounced(distances),
             exact=sample.exact,
             kicked=kicked,
         )
         self._sampled_s = sample.taken_s
         log.debug("next sample in %s", self._pace)
+
+    def _unannounced(self, distances: Distances) -> float:
+        """Arm the kicks; return the distance of the nearest level that neither announces."""
+        if not self._kicks:
+            return distances.nearest
+        allocated, freed = self._kicks
+        return min(
+            math.inf if allocated.arm(distances.allocated) else distances.rising,
+            math.inf if freed.arm(distances.falling) else distances.falling,
+            distances.other,
+        )
 
     def _exact(self) -> Sample:
         taken_s = self._clock()
@@ -180,8 +191,8 @@ class Sampler:
         os.close(self._wake_fd)
         if self._pressure_fd is not None:
             os.close(self._pressure_fd)
-        if self._kick is not None:
-            self._kick.close()
+        for kick in self._kicks:
+            kick.close()
 
     def _run(self, on_failure: Callable[[], None]) -> None:
         try:
@@ -196,8 +207,8 @@ class Sampler:
         sampling.register(self._wake_fd, select.POLLIN)
         if self._pressure_fd is not None:
             sampling.register(self._pressure_fd, select.POLLPRI)
-        if self._kick is not None:
-            sampling.register(self._kick, select.POLLIN)
+        for kick in self._kicks:
+            sampling.register(kick, select.POLLIN)
         due_s, kicked = math.inf, False
         while not self._stopping:
             self._due_s = math.inf
@@ -205,8 +216,8 @@ class Sampler:
                 due_s, kicked = self._sample_when_due(sampling, due_s, kicked=kicked)
                 continue
             due_s, kicked = math.inf, False
-            if self._kick is not None:
-                self._kick.disarm()
+            for kick in self._kicks:
+                kick.disarm()
             self._sleep(parked, None)
 
     def _sample_when_due(self, poller: select.poll, due_s: float, *, kicked: bool) -> tuple[float, bool]:
@@ -216,24 +227,28 @@ class Sampler:
             self._pace.restart()
         # Only ever earlier: however often it is woken, a sample that is due is taken.
         due_s = self._due_s = min(due_s, self._clock() + self._pace.interval_s)
-        if self._kick is not None:
-            # One is enough until the next sample; who is not asked for wakes nobody.
-            poller.modify(self._kick, 0 if kicked else select.POLLIN)
-        woken_by = self._sleep(poller, due_s - self._clock())
+        for kick in self._kicks:
+            # One is enough until the next sample; what is not asked for wakes nobody.
+            poller.modify(kick, 0 if kicked else select.POLLIN)
+        ready = self._sleep(poller, due_s - self._clock())
         early_s = due_s - self._slack_s
-        if _KICK in woken_by:
-            kicked = True
-            early_s = due_s = min(early_s, self._sampled_s + self._pace.kicked_s)
-        if _PRESSURE in woken_by:
+        for kick in self._kicks:
+            if kick.fileno() in ready:
+                kicked = True
+                early_s = due_s = min(early_s, self._sampled_s + self._pace.kicked_s)
+                if self._clock() < due_s:
+                    kick.rest()
+        stalled = self._pressure_fd in ready
+        if stalled:
             self._pace.restart()
-        if _PRESSURE in woken_by or self._clock() >= early_s:
+        if stalled or self._clock() >= early_s:
             self.look(kicked=kicked)
             return math.inf, False
         return due_s, kicked
 
-    def _sleep(self, poller: select.poll, timeout_s: float | None) -> set[str]:
-        """Sleep until a wake, pressure, a kick or the timeout; return which of the middle two it was."""
-        woken_by = set()
+    def _sleep(self, poller: select.poll, timeout_s: float | None) -> set[int | None]:
+        """Sleep until a wake, pressure, a kick or the timeout; return the descriptors that are ready."""
+        ready: set[int | None] = set()
         slack_s = timeout_s * _SLACK_SHARE if timeout_s is not None and timeout_s >= _SLACK_FROM_S else 0.0
         if slack_s != self._slack_s:
             set_timer_slack(slack_s)
@@ -243,12 +258,10 @@ class Sampler:
         for fd, events in poller.poll(timeout_ms):
             if fd == self._wake_fd:
                 os.eventfd_read(fd)
-            elif fd != self._pressure_fd:
-                woken_by.add(_KICK)
-            elif events & select.POLLPRI:
-                woken_by.add(_PRESSURE)
+            if events & (select.POLLIN | select.POLLPRI):
+                ready.add(fd)
             if events & (select.POLLERR | select.POLLNVAL):
                 # It would do so at once and for ever (kernel/sched/psi.c:psi_trigger_poll without a trigger).
                 log.warning("the memory pressure trigger is gone: the timer alone decides when to sample")
                 poller.unregister(fd)
-        return woken_by
+        return ready

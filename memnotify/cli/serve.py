@@ -91,10 +91,10 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         help="count pages on the kernel's per-CPU free lists as free (default: on)",
     )
     parser.add_argument(
-        "--count-allocations",
+        "--count-pages",
         action=argparse.BooleanOptionalAction,
-        default=defaults.count_allocations,
-        help="sample when as many pages were allocated as are missing to the nearest threshold, where the"
+        default=defaults.count_pages,
+        help="sample when as many pages were allocated or freed as the nearest threshold is away, where the"
         " kernel lets this process count them; otherwise by time alone (default: on)",
     )
     parser.add_argument(
@@ -124,7 +124,7 @@ def run(options: argparse.Namespace) -> int:
             update_space_kib=options.update_space,
             poll_acknowledges=options.poll_acknowledges,
             pcp_is_free=options.pcp_is_free,
-            count_allocations=options.count_allocations,
+            count_pages=options.count_pages,
         ).checked()
     except ConfigError as error:
         log.error("%s", error)  # noqa: TRY400 - the user's mistake, not a traceback's

@@ -85,12 +85,13 @@ class Woken(list[int]):
 
 
 class FakeKick:
-    """A kick of a memory that is only told of: ``allocate`` makes it ready where it is armed for that."""
+    """A kick of a memory that is only told of: ``count`` makes it ready where it is armed for that."""
 
     def __init__(self, least_pages: int = 0) -> None:
         self.least_pages = least_pages
         self.armed_pages = math.inf
         self.drained = 0
+        self.rests = 0
         self._ready = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
     def fileno(self) -> int:
@@ -107,8 +108,13 @@ class FakeKick:
         """Be armed no more."""
         self.armed_pages = math.inf
 
-    def allocate(self, pages: int) -> None:
-        """Let pages leave the free lists."""
+    def rest(self) -> None:
+        """Be armed no more, and say so."""
+        self.rests += 1
+        self.disarm()
+
+    def count(self, pages: int) -> None:
+        """Let pages pass."""
         self.armed_pages -= pages
         if self.armed_pages <= 0:
             os.eventfd_write(self._ready, 1)

@@ -19,10 +19,10 @@ STEP_S = 0.005
 
 
 class Curve:
-    """``used`` over time, in pages, and how many pages have been allocated by then: at each STEP_S.
+    """``used`` over time, in pages, and how many pages have been allocated and freed by then: at each STEP_S.
 
     ``moves`` are stretches: pages that move in each step, and how many steps. What is allocated is what
-    ``used`` grows by, and ``churn`` pages a step that are freed again.
+    ``used`` grows by, what is freed what it falls by, and ``churn`` pages a step are both.
     """
 
     def __init__(self, start_pages: int, moves: Sequence[tuple[float, int]], *, churn: float = 0.0) -> None:
@@ -31,33 +31,25 @@ class Curve:
             steps, lambda used, pages: max(0.0, used + pages), initial=float(start_pages)
         )
         self.used = [math.floor(pages) for pages in exact]
-        grown = (max(0, then - now) + churn for now, then in itertools.pairwise(self.used))
-        self.allocated = list(itertools.accumulate(grown, initial=0.0))
+        moved = [then - now for now, then in itertools.pairwise(self.used)]
+        self.allocated = list(itertools.accumulate((max(0, by) + churn for by in moved), initial=0.0))
+        self.freed = list(itertools.accumulate((max(0, -by) + churn for by in moved), initial=0.0))
         self.end_s = len(steps) * STEP_S
 
-    def at(self, now_s: float) -> int:
-        """Return ``used`` at a time."""
-        return self.used[self._step(now_s)]
-
-    def allocated_at(self, now_s: float) -> float:
-        """Return how many pages have been allocated until then."""
-        return self.allocated[self._step(now_s)]
-
-    def when_allocated(self, pages: float) -> float:
-        """Return when so many will have been allocated; infinity if never."""
-        step = bisect.bisect_left(self.allocated, pages)
-        return step * STEP_S if step < len(self.allocated) else math.inf
-
-    def _step(self, now_s: float) -> int:
+    def step(self, now_s: float) -> int:
+        """Return the index of a time."""
         return min(int(now_s / STEP_S + 1e-6), len(self.used) - 1)
 
 
 class CurveKick(FakeKick):
     """A kick that comes as late as it may, or earlier: after ``share`` of what it is armed for."""
 
-    def __init__(self, curve: Curve, clock: FakeClock, least_pages: int, share: float) -> None:
+    def __init__(
+        self, curve: Curve, passed: list[float], clock: FakeClock, least_pages: int, share: float
+    ) -> None:
         super().__init__(least_pages)
         self.curve = curve
+        self.passed = passed
         self.clock = clock
         self.share = share
         self.due_s = math.inf
@@ -65,12 +57,18 @@ class CurveKick(FakeKick):
     def arm(self, pages: float) -> bool:
         """Be armed from now on."""
         armed = super().arm(pages)
-        self.due_s = (
-            self.curve.when_allocated(self.curve.allocated_at(self.clock()) + pages * self.share)
-            if armed
-            else math.inf
-        )
+        self.due_s = math.inf
+        if armed:
+            wanted = self.passed[self.curve.step(self.clock())] + pages * self.share
+            step = bisect.bisect_left(self.passed, wanted)
+            if step < len(self.passed):
+                self.due_s = step * STEP_S
         return armed
+
+    def disarm(self) -> None:
+        """Be armed no more."""
+        super().disarm()
+        self.due_s = math.inf
 
 
 class CurveMeter(FakeMeter):
@@ -78,11 +76,12 @@ class CurveMeter(FakeMeter):
 
     def __init__(self, curve: Curve, clock: FakeClock, total: int) -> None:
         super().__init__(total=total)
+        self.pcp_limit_pages = 0
         self.curve = curve
         self.clock = clock
 
     def _take(self) -> tuple[Figures, int]:
-        self.use(self.curve.at(self.clock()))
+        self.use(self.curve.used[self.curve.step(self.clock())])
         return super()._take()
 
 
@@ -95,13 +94,18 @@ class Simulated(Sampler):
         self.curve = curve
         self.clock = FakeClock(0.0)
         self.looks = 0
+        self.curve_kicks = [
+            CurveKick(curve, passed, self.clock, int(kick["least_pages"]), kick["share"])
+            for passed in (curve.allocated, curve.freed)
+            if kick
+        ]
         super().__init__(
             table,
             CurveMeter(curve, self.clock, total=1 << 30),
             pace,
             lambda handles, count: on_wake(list(handles[:count])),
             update_space_kib=1,
-            kick=CurveKick(curve, self.clock, int(kick["least_pages"]), kick["share"]) if kick else None,
+            kicks=(self.curve_kicks[0], self.curve_kicks[1]) if kick else None,
             clock=self.clock,
         )
 
@@ -114,18 +118,19 @@ class Simulated(Sampler):
         self.looks += 1
         super().look(kicked=kicked)
 
-    def _sleep(self, poller: select.poll, timeout_s: float | None) -> set[str]:
+    def _sleep(self, poller: select.poll, timeout_s: float | None) -> set[int | None]:
         assert timeout_s is not None, "somebody watches all the time"
         end_s = self.clock() + max(0.0, timeout_s)
-        kick = self._kick
-        woken_by: set[str] = set()
-        if isinstance(kick, CurveKick) and kick.due_s <= end_s:
-            self.clock.now_s = max(self.clock(), kick.due_s)
-            kick.due_s = math.inf
-            os.eventfd_write(kick.fileno(), 1)
-            woken_by = super()._sleep(poller, 0)
-        if not woken_by:
-            self.clock.now_s = end_s
-            woken_by = super()._sleep(poller, 0)
+        ready: set[int | None] = set()
+        while not ready:
+            first = min(self.curve_kicks, key=lambda kick: kick.due_s, default=None)
+            if first is None or first.due_s > end_s:
+                self.clock.now_s = end_s
+                ready = super()._sleep(poller, 0)
+                break
+            self.clock.now_s = max(self.clock(), first.due_s)
+            first.due_s = math.inf
+            os.eventfd_write(first.fileno(), 1)
+            ready = super()._sleep(poller, 0)
         self._stopping = self.clock() >= self.curve.end_s
-        return woken_by
+        return ready

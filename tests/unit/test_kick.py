@@ -15,7 +15,7 @@ from support.require import unavailable
 
 from memnotify import kick as room
 from memnotify.figures import Meter
-from memnotify.kick import Kick, open_kick
+from memnotify.kick import ALLOCATED, Kick, open_kicks
 from memnotify.system import Counter, tracepoint_id
 
 CHUNK_PAGES = 256
@@ -31,9 +31,9 @@ def is_ready(kick: Kick) -> bool:
 
 @pytest.fixture
 def kick() -> Iterator[Kick]:
-    """Return a kick, armed for nothing."""
+    """Return a kick for what is allocated, armed for nothing."""
     try:
-        kick = Kick()
+        kick = Kick(ALLOCATED)
     except OSError as error:
         unavailable(
             f"allocations cannot be counted here ({error}): run as root, on a kernel with kmem tracepoints"
@@ -76,6 +76,39 @@ def test_ready_when_as_many_have_been_taken(kick: Kick, take: Callable[[int], ob
         kick.drain()
         assert not is_ready(kick)
     os.close(file)
+
+
+def test_ready_when_as_many_have_been_freed() -> None:
+    """What is allocated says nothing to a kick for what is freed."""
+    kicks = open_kicks()
+    if kicks is None:
+        unavailable("pages cannot be counted here: run as root, on a kernel with kmem tracepoints")
+    allocated, freed = kicks
+    allocated.close()
+    file = os.memfd_create("taken")
+    assert freed.arm(1 << 18)
+    chunks = (1 << 18) // CHUNK_PAGES
+    for _ in range(chunks // 8):
+        write(file)
+    assert not is_ready(freed)
+    for _ in range(7 * chunks // 8 + 64):
+        write(file)
+    os.ftruncate(file, 0)
+    assert is_ready(freed)
+    freed.close()
+    os.close(file)
+
+
+def test_rests_longer_each_time(kick: Kick) -> None:
+    """What comes too early is not armed for 1, 2, 4... samples, until it is armed and not too early."""
+    for refused in (1, 2, 4, 8, 16, 32, 64, 64):
+        assert kick.arm(1 << 40)
+        kick.rest()
+        assert [kick.arm(1 << 40) for _ in range(refused)] == [False] * refused
+    assert kick.arm(1 << 40)
+    assert kick.arm(1 << 40)
+    kick.rest()
+    assert [kick.arm(1 << 40) for _ in range(2)] == [False, True]
 
 
 def test_ready_again_and_again(kick: Kick) -> None:
@@ -131,7 +164,7 @@ def test_follows_the_cpus(
     online = tmp_path / "online"
     monkeypatch.setattr(room, "ONLINE_FILE", str(online))
     online.write_text("0\n")
-    kick.__init__()  # type: ignore[misc] # again, for the fixture to close
+    kick.__init__(ALLOCATED)  # type: ignore[misc] # again, for the fixture to close
     one = kick.least_pages
     assert kick.arm(1 << 20)
     online.write_text("0-1\n")
@@ -156,7 +189,7 @@ def test_descriptors(kick: Kick) -> None:
         return {fd for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}")}
 
     before = fds()
-    another = Kick()
+    another = Kick(ALLOCATED)
     opened = fds() - before
     assert len(opened) >= 2 + 3
     assert not any(os.get_inheritable(int(fd)) for fd in opened)
@@ -173,7 +206,7 @@ def test_a_refusal(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFix
 
     monkeypatch.setattr(room, "tracepoint_id", refuse)
     with caplog.at_level(logging.INFO):
-        assert open_kick() is None
+        assert open_kicks() is None
     assert [record.levelname for record in caplog.records] == ["INFO"]
     assert "Permission denied" in caplog.text
     assert os.listdir("/proc/self/fd") == before
@@ -187,7 +220,7 @@ def test_an_ordinary_user_has_none() -> None:
         os.setgroups([])
         os.setgid(65534)
         os.setuid(65534)
-        os._exit(0 if open_kick() is None else 1)
+        os._exit(0 if open_kicks() is None else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 

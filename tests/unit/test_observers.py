@@ -164,7 +164,7 @@ class TableMachine(RuleBasedStateMachine):
             for index, threshold in observer.thresholds.items()
         ]
         sample = Sample(self.clock(), self.figures, exact=True, pcp_pages=7)
-        assert self.table.distances(sample).nearest == min(distances, default=math.inf)
+        assert self.table.distances(sample, 5).nearest == min(distances, default=math.inf)
 
     def teardown(self) -> None:
         """Close all: every handle that was kept and went nowhere comes back, each once."""
@@ -382,7 +382,7 @@ def test_written_between_firing_and_arming() -> None:
     fh = table.open()
     at = Sample(1.0, Figures(0, 20, 0), exact=True)
     between(table, fh, lambda: table.subscribe(fh, {USED: 30}, at))
-    assert table.distances(at) == (10, 10, math.inf)
+    assert table.distances(at, 0) == (10, 10, math.inf, math.inf)
     table.advance(Sample(2.0, Figures(0, 5, 0), exact=True))
     assert table.poll(fh, NO_HANDLE) == (False, False)
     table.advance(Sample(3.0, Figures(0, 30, 0), exact=True))
@@ -395,7 +395,7 @@ def test_closed_between_firing_and_arming() -> None:
     fh = table.open()
     between(table, fh, lambda: table.close(fh))
     assert not table.watching
-    assert table.distances(Sample(1.0, Figures(0, 20, 0), exact=True)).nearest == math.inf
+    assert table.distances(Sample(1.0, Figures(0, 20, 0), exact=True), 0).nearest == math.inf
 
 
 def test_opened_while_others_are_notified() -> None:
@@ -433,22 +433,27 @@ def test_nothing_is_allocated_for_each_that_is_woken() -> None:
     assert taken[1] <= taken[0] + 1000
 
 
-@given(st.lists(small_thresholds, min_size=1, max_size=3), small_figures, st.integers(0, 12), granularities)
-def test_distances(writes: list[dict[int, int]], there: Figures, pcp_pages: int, granularity: int) -> None:
-    """Each distance is the least movement that fires something: of used upwards, and of all the others."""
+@given(
+    st.lists(small_thresholds, min_size=1, max_size=3),
+    small_figures,
+    st.none() | st.integers(0, 12),
+    st.integers(0, 12),
+)
+def test_distances(
+    writes: list[dict[int, int]], there: Figures, pcp_pages: int | None, limit_pages: int
+) -> None:
+    """Each distance is the least movement that fires something of its kind."""
     table = Table()
-    sample = Sample(0.0, there, exact=True, pcp_pages=pcp_pages)
+    sample = Sample(0.0, there, exact=pcp_pages is not None, pcp_pages=pcp_pages or 0)
     for thresholds in writes:
         table.subscribe(table.open(), thresholds, sample)
     wanted = [pages for thresholds in writes for pages in thresholds.items()]
-    up = [pages - there[USED] for index, pages in wanted if index == USED and pages > there[USED]]
-    other = [
-        abs(pages - there[index]) + (there[index] >= pages)
-        for index, pages in wanted
-        if index != USED or pages <= there[USED]
-    ]
-    assert table.distances(sample) == (
-        min(up + other, default=math.inf),
-        min(up, default=math.inf) - pcp_pages,
+    rising = [pages - there[USED] for index, pages in wanted if index == USED and pages > there[USED]]
+    falling = [there[USED] + 1 - pages for index, pages in wanted if index == USED and pages <= there[USED]]
+    other = [abs(pages - there[index]) + (there[index] >= pages) for index, pages in wanted if index != USED]
+    assert table.distances(sample, limit_pages) == (
+        min(rising, default=math.inf),
+        min(rising, default=math.inf) - sample.pcp_pages,
+        min(falling, default=math.inf) - (0 if sample.exact else limit_pages),
         min(other, default=math.inf),
     )

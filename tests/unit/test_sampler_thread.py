@@ -11,7 +11,7 @@ import threading
 import time
 from array import array
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from support.fakes import FakeClock, FakeKick, FakeMeter, Woken
@@ -40,7 +40,7 @@ class Watched(Sampler):
         *,
         update_period_s: float = 0.001,
         pressure_fd: int | None = None,
-        kick: FakeKick | None = None,
+        kicks: tuple[FakeKick, FakeKick] | None = None,
         clock: Callable[[], float] = time.monotonic,
         long_sleeps_end: bool = False,
         flooded: bool = False,
@@ -56,7 +56,7 @@ class Watched(Sampler):
         self.failures: list[str] = []
         self.sleeps: list[float | None] = []
         super().__init__(
-            self.table, self.memory, self.rate, self.tell, pressure_fd=pressure_fd, kick=kick, clock=clock
+            self.table, self.memory, self.rate, self.tell, pressure_fd=pressure_fd, kicks=kicks, clock=clock
         )
 
     def tell(self, handles: "array[int]", count: int) -> None:
@@ -108,7 +108,7 @@ class Watched(Sampler):
         wanted = self.memory.plain_reads + more
         eventually(lambda: self.memory.plain_reads >= wanted, f"{more} more samples")
 
-    def _sleep(self, poller: select.poll, timeout_s: float | None) -> set[str]:
+    def _sleep(self, poller: select.poll, timeout_s: float | None) -> set[int | None]:
         self.sleeps.append(timeout_s)
         if self.flooded:
             os.eventfd_write(self._wake_fd, 1)
@@ -322,45 +322,60 @@ def test_a_broken_pressure_fd_is_dropped(make: Maker, caplog: pytest.LogCaptureF
 # Kicks
 
 
-def far(sampler: Watched) -> Woken:
-    """Let the sampler have a threshold 400 pages away and sleep for an hour; return who is woken."""
+class Kicked(NamedTuple):
+    """A sampler that sleeps for an hour, its kicks, and whom it has woken."""
+
+    sampler: Watched
+    allocated: FakeKick
+    freed: FakeKick
+    woken: Woken
+
+
+@pytest.fixture
+def kicked(make: Maker) -> Kicked:
+    """Return a sampler with thresholds 400 pages above ``used`` and 51 below."""
+    kicks = FakeKick(), FakeKick()
+    sampler = make(update_period_s=3600.0, kicks=kicks, begin=False, long_sleeps_end=True)
     woken = sampler.notified = Woken()
+    sampler.memory.pcp_limit_pages = 0
     sampler.table.poll(sampler.fh, 9)
-    sampler.rate.see(-1e9, sampler.memory.figures, 78)
     sampler.write(THRESHOLD)
+    below = sampler.table.open()
+    sampler.table.poll(below, 8)
+    sampler.write({USED: 50}, below)
     sampler.look()
     sampler.begin()
     eventually(lambda: sampler.sleeps_long, "the sampler sleeps")
-    return woken
+    return Kicked(sampler, *kicks, woken)
 
 
-def test_a_kick_is_looked_at_at_once(make: Maker) -> None:
-    """Enough pages were allocated for the threshold to be reached: the longest sleep ends."""
-    kick = FakeKick()
-    sampler = make(update_period_s=3600.0, kick=kick, begin=False)
-    woken = far(sampler)
-    assert kick.armed_pages == 400
-    sampler.rate.kicked_s = 0.0
-    sampler.memory.use(500)
-    kick.allocate(399)
-    assert woken == []
-    kick.allocate(1)
-    eventually(lambda: woken == [9], "the waiter is woken")
-    assert not select.select([kick], [], [], 0)[0]
+@pytest.mark.parametrize(
+    ("which", "pages", "used", "handle"), [("allocated", 400, 500, 9), ("freed", 51, 49, 8)]
+)
+def test_a_kick_is_looked_at_at_once(kicked: Kicked, which: str, pages: int, used: int, handle: int) -> None:
+    """Enough pages have passed for the threshold to be reached: the longest sleep ends."""
+    kick: FakeKick = getattr(kicked, which)
+    assert kick.armed_pages == pages
+    kicked.sampler.rate.kicked_s = 0.0
+    kicked.sampler.memory.use(used)
+    kick.count(pages - 1)
+    assert kicked.woken == []
+    kick.count(1)
+    eventually(lambda: kicked.woken == [handle], "the waiter is woken")
+    eventually(lambda: not select.select([kick], [], [], 0)[0], "the kick is drained")
+    assert kick.rests == 0
 
 
-def test_a_kick_too_early_waits(make: Maker) -> None:
+def test_a_kick_too_early_waits(kicked: Kicked) -> None:
     """Before the threshold can be in reach a kick is no reason to look; it is remembered, and wakes once."""
-    kick = FakeKick()
-    sampler = make(update_period_s=3600.0, kick=kick, begin=False, long_sleeps_end=True)
-    far(sampler)
+    sampler, kick, *_ = kicked
     # Less than the slack of the sleep that it ends, which is no reason to look either
     sampler.rate.kicked_s = 300.0
     reads, sleeps = sampler.memory.plain_reads, len(sampler.sleeps)
-    kick.allocate(400)
+    kick.count(400)
     eventually(lambda: len(sampler.sleeps) > sleeps, "the sampler sleeps until then")
     assert 0 < (sampler.sleeps[-1] or 0) <= 300
-    sampler.resubscribed()
+    assert kick.rests == 1
     sampler.wake()
     eventually(lambda: len(sampler.sleeps) == sleeps + 2, "it sleeps again")
     # The kick is still there, and did not end that sleep.
@@ -369,15 +384,13 @@ def test_a_kick_too_early_waits(make: Maker) -> None:
     assert sampler.memory.plain_reads == reads
 
 
-def test_nothing_is_counted_while_nobody_watches(make: Maker) -> None:
-    """Who parks takes back what the kick was armed for."""
-    kick = FakeKick()
-    sampler = make(update_period_s=3600.0, kick=kick, begin=False)
-    far(sampler)
-    assert kick.armed_pages == 400
-    sampler.write({})
-    eventually(lambda: sampler.parked, "the sampler parks")
-    assert kick.armed_pages == math.inf
+def test_nothing_is_counted_while_nobody_watches(kicked: Kicked) -> None:
+    """Who parks takes back what the kicks were armed for."""
+    assert (kicked.allocated.armed_pages, kicked.freed.armed_pages) == (400, 51)
+    kicked.sampler.write({})
+    kicked.sampler.write({}, kicked.sampler.fh + 1)
+    eventually(lambda: kicked.sampler.parked, "the sampler parks")
+    assert (kicked.allocated.armed_pages, kicked.freed.armed_pages) == (math.inf, math.inf)
 
 
 # How long a sleep may be
@@ -403,7 +416,7 @@ def test_slack_makes_a_sample_early_and_not_late(make: Maker, monkeypatch: pytes
     sampler.write(THRESHOLD)
     timeouts: list[float | None] = []
 
-    def sleep(poller: select.poll, timeout_s: float | None) -> set[str]:
+    def sleep(poller: select.poll, timeout_s: float | None) -> set[int | None]:
         woken_by = Sampler._sleep(sampler, poller, 0 if timeout_s else None)
         timeouts.append(timeout_s)
         sampler._slack_s = 1.0
@@ -460,7 +473,7 @@ def test_stop_waits_for_notify(make: Maker) -> None:
 def test_stop_ends_every_sleep_and_closes_everything(make: Maker, thresholds: dict[int, int]) -> None:
     """Whether it is parked or waits for a distant sample, it ends; all descriptors are closed."""
     before = sorted(os.listdir("/proc/self/fd"))
-    sampler = make(update_period_s=3600.0, pressure_fd=os.eventfd(0), kick=FakeKick())
+    sampler = make(update_period_s=3600.0, pressure_fd=os.eventfd(0), kicks=(FakeKick(), FakeKick()))
     sampler.write(thresholds)
     eventually(lambda: sampler.sleeps_long if thresholds else sampler.parked, "the sampler sleeps")
     sampler.stop()
