@@ -24,8 +24,8 @@ ALLOCATED = (
     ("kmem/mm_page_alloc_zone_locked", "order>0"),
     ("kmem/mm_page_alloc_extfrag", ""),
 )
-# Every page that is freed, wherever it goes (mm/page_alloc.c:free_pages_prepare). Not so where `used` falls and
-# no page is freed: munlock, and the swap slots of pages that are swapped out.
+# Every page that is freed, wherever it goes (mm/page_alloc.c:free_pages_prepare). What is not counted:
+# munlock and the swap slots of pages that are swapped out, by which `used` falls and no page is freed.
 FREED = (
     ("kmem/mm_page_free", _ORDER_0),
     ("kmem/mm_page_free", "order>0"),
