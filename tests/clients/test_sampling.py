@@ -37,10 +37,10 @@ def test_allocations_end_a_long_sleep(hog: Hog) -> None:
     with Daemon("--log-level", "debug", "--update-space", "67108864") as daemon:
         fd = os.open(daemon.path, os.O_RDWR | os.O_CLOEXEC)
         os.write(fd, b"used %d" % (used_pages(fd) + pcp_pages + 2 * step_pages()))
-        eventually(lambda: "next sample in 4000 ms" in daemon.log, "the interval grows")
+        # By the distance alone it would be a fraction of a second.
+        eventually(lambda: "next sample in 8000 ms" in daemon.log, "the interval grows")
         hog.hold(pcp_pages + 4 * step_pages())
-        assert ready(fd, timeout_s=5)
-        assert "(how fast does memory move)" in daemon.log, daemon.log
+        assert ready(fd, timeout_s=4), daemon.log
         os.close(fd)
 
 
