@@ -4,6 +4,7 @@
 ``Memnotify`` is the device; docs/clients.md shows every way to use it.
 """
 
+from memnotify.client.control import ControlFileError
 from memnotify.client.device import DEFAULT_PATH, Crossed, Event, Lost, Memnotify, Restored
 from memnotify.client.errors import (
     DeviceForbiddenError,
@@ -15,6 +16,7 @@ from memnotify.client.errors import (
 )
 from memnotify.client.figures import PAGE_SIZE, Figures, Pages
 from memnotify.client.observer import Observer
+from memnotify.client.signals import Signal, Signals
 from memnotify.client.source import Source
 from memnotify.client.thresholds import Change
 
@@ -22,6 +24,7 @@ __all__ = [
     "DEFAULT_PATH",
     "PAGE_SIZE",
     "Change",
+    "ControlFileError",
     "Crossed",
     "DeviceForbiddenError",
     "DeviceLostError",
@@ -35,6 +38,8 @@ __all__ = [
     "Observer",
     "Pages",
     "Restored",
+    "Signal",
+    "Signals",
     "Source",
     "ThresholdError",
 ]

@@ -21,7 +21,7 @@ from support.fake_memory import FakeMemory
 from support.library_clients import KINDS
 from support.waiting import DEADLINE_S, eventually
 
-from memnotify.client import Crossed, Event, Lost, Memnotify, Observer, Restored, ThresholdError
+from memnotify.client import Crossed, Event, Lost, Memnotify, Observer, Restored, Signals, ThresholdError
 
 log = logging.getLogger(__name__)
 
@@ -133,6 +133,25 @@ def test_a_child_takes_nothing_from_its_parent(path: str, memory: FakeMemory) ->
         assert _up(device.wait(DEADLINE_S))
         for end in (read, write):
             os.close(end)
+
+
+def test_signals(path: str, memory: FakeMemory, tmp_path: Path) -> None:
+    control = tmp_path / "test.mn"
+    control.write_text(f"[DEFAULT]\nsensor={path}\n[low]\nused=40%\n[critical]\nfree=20%\n")
+    with Signals(str(control), {}) as signals:
+        signals.enable()
+
+        def change() -> tuple[str, bool]:
+            told = signals.wait(DEADLINE_S)
+            assert told is not None
+            return told.name, told.on
+
+        assert change() == ("low", True)
+        memory.use(90)
+        assert change() == ("critical", True)
+        memory.use(30)
+        assert {change(), change()} == {("critical", False), ("low", False)}
+        assert signals.wait(0) is None
 
 
 def _only_open(path: str) -> None:
