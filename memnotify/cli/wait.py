@@ -40,7 +40,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     )
     parser.add_argument(
         "--count",
-        type=_count,
+        type=count,
         metavar="N",
         default=1,
         help="end after N events, 0 for never (default: %(default)s)",
@@ -61,25 +61,17 @@ def run(options: argparse.Namespace) -> int:
     """Wait; return the exit code."""
     end_s = None if options.timeout is None else time.monotonic() + options.timeout
     try:
-        device = Memnotify(options.path, reopen=False)
+        device = subscribed(options.path, options.thresholds, reopen=False)
     except OSError as error:
-        print(f"memnotify wait: {options.path}: {error.strerror}", file=sys.stderr)
+        print(explain("wait", options.path, error), file=sys.stderr)
         return 2
     with device:
-        try:
-            device.subscribe(options.thresholds)
-        except ThresholdError as error:
-            print(f"memnotify wait: {error.strerror}", file=sys.stderr)
-            return 2
-        except OSError as error:
-            print(f"memnotify wait: {options.path}: {error.strerror}", file=sys.stderr)
-            return 2
         left = options.count or math.inf
         while left:
             try:
                 event = device.wait(None if end_s is None else max(0, end_s - time.monotonic()))
             except OSError as error:
-                print(f"memnotify wait: {options.path}: {error.strerror}", file=sys.stderr)
+                print(explain("wait", options.path, error), file=sys.stderr)
                 return 1
             if event is None:
                 return 3
@@ -87,6 +79,23 @@ def run(options: argparse.Namespace) -> int:
                 print(_as_json(event) if options.json else event.after, flush=True)
                 left -= 1
     return 0
+
+
+def subscribed(path: str, thresholds: str, *, reopen: bool = True) -> Memnotify:
+    """Return the device, open and subscribed to. Raises OSError."""
+    device = Memnotify(path, reopen=reopen)
+    try:
+        device.subscribe(thresholds)
+    except OSError:
+        device.close()
+        raise
+    return device
+
+
+def explain(command: str, path: str, error: OSError) -> str:
+    """Return what to tell the user of a device or of thresholds that are refused."""
+    what = "" if isinstance(error, ThresholdError) and error.filename is None else f"{path}: "
+    return f"memnotify {command}: {what}{error.strerror}"
 
 
 def seconds(text: str) -> float:
@@ -100,9 +109,10 @@ def seconds(text: str) -> float:
     return number
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
+    """Convert an argument."""
     if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of events, 0 for no end")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number, such as 3, or 0 for no end")
     return int(text)
 
 

@@ -47,7 +47,7 @@ def memory(_memory: FakeMemory, path: str) -> FakeMemory:
 @pytest.fixture(scope="module")
 def daemon(_can_serve: None, _memory: FakeMemory) -> Iterator[Daemon]:
     """Return a daemon of that memory."""
-    with Daemon(*QUICK, *_memory.ARGUMENTS, program=_memory.program) as daemon:
+    with Daemon(*QUICK, *_memory.ARGUMENTS, name="memnotify-lib", program=_memory.program) as daemon:
         yield daemon
 
 

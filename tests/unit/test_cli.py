@@ -12,7 +12,8 @@ from support.fake_device import FakeDaemon
 
 from memnotify import __version__
 from memnotify.cli import main
-from memnotify.client import PAGE_SIZE
+from memnotify.cli.run import environment
+from memnotify.client import PAGE_SIZE, Change, Figures
 
 LINE = b"total 1000 used 250 active 7\n"
 
@@ -35,6 +36,10 @@ LINE = b"total 1000 used 250 active 7\n"
         ["wait", "used 5", "--count", "-1"],
         ["wait", "used 5", "--count", "two"],
         ["wait", "used 5", "--up", "--down"],
+        ["run", "--when", "used 5"],
+        ["run", "--", "true"],
+        ["run", "--when", "used 5", "--min-interval", "-1", "--", "true"],
+        ["run", "--when", "used 5", "--count", "-1", "--", "true"],
         ["serve", "--transport", "pigeon"],
         ["serve", "--update-period", "fast"],
         ["serve", "--update-period", "1.5"],
@@ -81,6 +86,10 @@ def test_parameters_out_of_bounds(
         (
             ["serve"],
             ["CUSE", "FUSE", "/dev/NAME", "250 ms", "15000 ms", "SIGTERM", "0 asked", "1 the", "2 wrong"],
+        ),
+        (
+            ["run"],
+            ["used 80%", "--when-below", "MEMNOTIFY_USED", "up or down", "0 it", "1 the", "2 thresholds"],
         ),
         (["read"], ["pages", "percent", "JSON", "/dev/memnotify", "0 figures", "2 no device"]),
         (
@@ -188,7 +197,9 @@ def test_read_takes_further_figures(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert [line.split()[0] for line in lines] == ["total", "used", "active", "swap"]
 
 
-@pytest.mark.parametrize("command", [["read"], ["read", "--json"], ["wait", "used 80%"]])
+@pytest.mark.parametrize(
+    "command", [["read"], ["read", "--json"], ["wait", "used 80%"], ["run", "--when", "used 8%", "true"]]
+)
 @pytest.mark.parametrize(
     ("path", "said"),
     [("none", "No such file or directory; start 'memnotify serve'"), ("folder", "Is a directory")],
@@ -310,3 +321,38 @@ def test_wait_ends_with_the_daemon(daemon: FakeDaemon, capsys: pytest.CaptureFix
         "memnotify wait: /dev/memnotify: Transport endpoint is not connected;"
         " its daemon has ended: start 'memnotify serve' again\n"
     )
+
+
+# run
+
+
+def test_run_without_such_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is known before anything is crossed."""
+    assert main(["run", "--when", "used 5", "--", "no-such-command", "-x"]) == 2
+    assert capsys.readouterr() == ("", "memnotify run: no-such-command: no such command\n")
+
+
+def test_run_with_thresholds_that_are_not_understood(
+    daemon: FakeDaemon, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Either of the two is looked at before anything runs."""
+    for arguments in (["--when", "usd 5"], ["--when", "used 5", "--when-below", "usd 5"]):
+        assert main(["run", *arguments, "--", "true"]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err == "memnotify run: 'usd' is not understood: the names are total, used, active\n"
+    assert daemon.links == []
+
+
+def test_what_a_command_is_told() -> None:
+    """Which threshold, which way, and every figure, in pages, bytes and percent."""
+    figures = Figures.parse(b"total 1000 used 250 active 7 swap 3\n")
+    told = environment(Change("used", 200, up=True), figures)
+    assert told["MEMNOTIFY_EVENT"] == "up"
+    assert told["MEMNOTIFY_NAME"] == "used"
+    assert told["MEMNOTIFY_THRESHOLD"] == "200"
+    assert told["MEMNOTIFY_PAGE_SIZE"] == str(PAGE_SIZE)
+    assert told["MEMNOTIFY_USED"] == "250"
+    assert told["MEMNOTIFY_USED_BYTES"] == str(250 * PAGE_SIZE)
+    assert told["MEMNOTIFY_USED_PERCENT"] == "25.000"
+    assert told["MEMNOTIFY_SWAP"] == "3"
