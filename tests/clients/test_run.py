@@ -176,11 +176,15 @@ def test_a_new_daemon_tells_what_was_crossed_meanwhile(memory: FakeMemory) -> No
 
 
 def test_the_command_starts_from_a_process_that_was_there(daemon: Daemon, memory: FakeMemory) -> None:
-    run = Run(daemon.path, "--when", "used 80%", "--", "sh", "-c", "echo $PPID; ls /proc/self/fd | wc -l")
+    script = "echo $PPID; ls /proc/self/fd | wc -l; grep SigIgn /proc/self/status"
+    run = Run(daemon.path, "--when", "used 80%", "--", "sh", "-c", script)
     helper = run.helper
     memory.use(90)
     assert run.line() == helper
     assert run.line() == "4"  # three, and the folder itself: none of ours
+    ignored = int(run.line().split()[1], 16)
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them
+        assert not ignored & 1 << (number - 1)
     run.end(signal.SIGKILL)
     eventually(lambda: not os.path.exists(f"/proc/{helper}"), "the helper ends, too")
 
