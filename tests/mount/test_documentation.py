@@ -61,7 +61,7 @@ def memory(tmp_path: Path) -> FakeMemory:
 
 
 @pytest.fixture
-def daemon(_can_serve: None, memory: FakeMemory) -> Iterator[Daemon]:
+def daemon(_can_mount: None, memory: FakeMemory) -> Iterator[Daemon]:
     """Return a daemon of that memory, where examples look for it."""
     with Daemon(*QUICK, *memory.ARGUMENTS, name="memnotify", program=memory.program) as daemon:
         yield daemon

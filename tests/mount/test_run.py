@@ -27,7 +27,7 @@ def memory(tmp_path: Path) -> FakeMemory:
 
 
 @pytest.fixture
-def daemon(_can_serve: None, memory: FakeMemory) -> Iterator[Daemon]:
+def daemon(_can_mount: None, memory: FakeMemory) -> Iterator[Daemon]:
     """Return a daemon of that memory."""
     with _serve(memory) as daemon:
         yield daemon
