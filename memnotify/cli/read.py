@@ -2,7 +2,7 @@
 """``memnotify read``: the figures, once."""
 
 import argparse
-import errno
+import json
 import sys
 
 from memnotify.client import DEFAULT_PATH, PAGE_SIZE, Figures, Memnotify
@@ -31,52 +31,32 @@ def run(options: argparse.Namespace) -> int:
     try:
         with Memnotify(options.path) as device:
             figures = device.read()
-    except (OSError, ValueError) as error:
-        print(no_device("read", options.path, error), file=sys.stderr)
+    except OSError as error:
+        print(f"memnotify read: {options.path}: {error.strerror}", file=sys.stderr)
         return 2
     print(as_json(figures) if options.json else as_table(figures))
     return 0
 
 
-def no_device(command: str, path: str, error: Exception) -> str:
-    """Return what to tell the user of a device that cannot be used."""
-    if isinstance(error, FileNotFoundError):
-        hint = "; start 'memnotify serve'"
-    elif isinstance(error, OSError) and error.errno == errno.ENOTCONN:
-        hint = "; its daemon has died: start 'memnotify serve' again"
-    elif isinstance(error, PermissionError):
-        hint = "; the device's mode is up to udev (99-memnotify.rules) or chmod"
-    else:
-        hint = ""
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-    return f"memnotify {command}: {path}: {reason}{hint}"
-
-
 def as_table(figures: Figures) -> str:
     """Return a line for each figure: pages, human units, percent of total."""
     return "\n".join(
-        f"{name:<6} {pages:>12} pages {_human(pages * PAGE_SIZE):>10} {_percent(pages, figures):>6.1f} %"
-        for name, pages in figures._asdict().items()
+        f"{name:<6} {pages:>12} pages {_human(pages.bytes):>10} {pages.percent:>6.1f} %"
+        for name, pages in ((name, figures[name]) for name in figures.names)
     )
 
 
 def as_json(figures: Figures) -> str:
     """Return one line of JSON: each figure in pages, bytes and percent of total; the page size in bytes."""
-    import json  # noqa: PLC0415 - the daemon shares the command and should not pay for it
+    return json.dumps({"page_size": PAGE_SIZE, **as_object(figures)})
 
-    rows = {
-        name: {
-            "pages": pages,
-            "bytes": pages * PAGE_SIZE,
-            "percent": round(_percent(pages, figures), 3),
-        }
-        for name, pages in figures._asdict().items()
+
+def as_object(figures: Figures) -> dict[str, dict[str, float]]:
+    """Return each figure in pages, bytes and percent of total, by name."""
+    return {
+        name: {"pages": pages, "bytes": pages.bytes, "percent": round(pages.percent, 3)}
+        for name, pages in ((name, figures[name]) for name in figures.names)
     }
-    return json.dumps({"page_size": PAGE_SIZE, **rows})
-
-
-def _percent(pages: int, figures: Figures) -> float:
-    return 100 * pages / figures.total if figures.total else 0.0
 
 
 def _human(size_bytes: float) -> str:

@@ -2,12 +2,13 @@
 """``memnotify wait``: sleep until a threshold is crossed."""
 
 import argparse
-import errno
+import json
 import math
 import sys
+import time
 
-from memnotify.cli.read import no_device
-from memnotify.client import DEFAULT_PATH, Memnotify
+from memnotify.cli.read import as_object
+from memnotify.client import DEFAULT_PATH, PAGE_SIZE, Crossed, Memnotify, ThresholdError
 
 _DESCRIPTION = """\
 Wait until one of the thresholds is crossed, up or down, and print the figures' line.
@@ -15,6 +16,7 @@ Wait until one of the thresholds is crossed, up or down, and print the figures' 
 A threshold is a figure's name and a value: pages, a percentage of total, or a size.
   memnotify wait 'used 80%'
   memnotify wait 'used 6G active 1500000'
+  memnotify wait 'used 80%' --up --count 0 --json
 A threshold that is exceeded already is not an event; going below it is.
 """
 _EPILOG = """\
@@ -35,49 +37,96 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     parser.add_argument("thresholds", metavar="THRESHOLDS", help="such as 'used 80%%'")
     parser.add_argument("--path", default=DEFAULT_PATH, help="the device (default: %(default)s)")
     parser.add_argument(
-        "--timeout", type=_seconds, metavar="S", help="give up after S seconds (default: never)"
+        "--timeout", type=seconds, metavar="S", help="give up S seconds after the start (default: never)"
+    )
+    parser.add_argument(
+        "--count",
+        type=count,
+        metavar="N",
+        default=1,
+        help="end after N events, 0 for never (default: %(default)s)",
+    )
+    direction = parser.add_mutually_exclusive_group()
+    direction.add_argument("--up", action="store_true", help="only when a figure reached its threshold")
+    direction.add_argument("--down", action="store_true", help="only when a figure fell below its threshold")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print one JSON object for each event: the figures before and after,"
+        " and the thresholds that changed side",
     )
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Wait; return the exit code."""
+    end_s = None if options.timeout is None else time.monotonic() + options.timeout
     try:
-        device = Memnotify(options.path)
+        device = subscribed(options.path, options.thresholds, reopen=False)
     except OSError as error:
-        print(no_device("wait", options.path, error), file=sys.stderr)
+        print(explain("wait", options.path, error), file=sys.stderr)
         return 2
     with device:
-        try:
-            device.read()  # or an ordinary file would be written to
-            device.subscribe(options.thresholds)
-        except (OSError, ValueError) as error:
-            if not isinstance(error, OSError) or error.errno != errno.EINVAL:
-                print(no_device("wait", options.path, error), file=sys.stderr)
-            else:
-                print(
-                    f"memnotify wait: {options.thresholds!r} is not understood: write pairs of a name"
-                    " (total, used, active) and a value (5000 pages, 80%, 1.5G), such as 'used 80%'",
-                    file=sys.stderr,
-                )
-            return 2
-        try:
-            figures = device.wait(options.timeout)
-        except (OSError, ValueError) as error:
-            print(f"memnotify wait: {options.path}: {error}", file=sys.stderr)
-            return 1
-    if figures is None:
-        return 3
-    print(" ".join(f"{name} {pages}" for name, pages in figures._asdict().items()))
+        left = options.count or math.inf
+        while left:
+            try:
+                event = device.wait(None if end_s is None else max(0, end_s - time.monotonic()))
+            except OSError as error:
+                print(explain("wait", options.path, error), file=sys.stderr)
+                return 1
+            if event is None:
+                return 3
+            if isinstance(event, Crossed) and _wanted(event, options):
+                print(_as_json(event) if options.json else event.after, flush=True)
+                left -= 1
     return 0
 
 
-def _seconds(text: str) -> float:
-    """Convert an argument. poll() takes milliseconds as an int, so 24 days are the most."""
+def subscribed(path: str, thresholds: str, *, reopen: bool = True) -> Memnotify:
+    """Return the device, open and subscribed to. Raises OSError."""
+    device = Memnotify(path, reopen=reopen)
     try:
-        seconds = float(text)
+        device.subscribe(thresholds)
+    except OSError:
+        device.close()
+        raise
+    return device
+
+
+def explain(command: str, path: str, error: OSError) -> str:
+    """Return what to tell the user of a device or of thresholds that are refused."""
+    what = "" if isinstance(error, ThresholdError) and error.filename is None else f"{path}: "
+    return f"memnotify {command}: {what}{error.strerror}"
+
+
+def seconds(text: str) -> float:
+    """Convert an argument. epoll takes milliseconds as an int, so 24 days are the most."""
+    try:
+        number = float(text)
     except ValueError:
-        seconds = math.nan
-    if not 0 <= seconds <= 2_000_000:
+        number = math.nan
+    if not 0 <= number <= 2_000_000:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0 to 2000000")
-    return seconds
+    return number
+
+
+def count(text: str) -> int:
+    """Convert an argument."""
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number, such as 3, or 0 for no end")
+    return int(text)
+
+
+def _wanted(event: Crossed, options: argparse.Namespace) -> bool:
+    if options.up or options.down:
+        return any(change.up is options.up for change in event.changes)
+    return True
+
+
+def _as_json(event: Crossed) -> str:
+    changes = [
+        {"name": change.name, "threshold_pages": change.threshold, "direction": "up" if change.up else "down"}
+        for change in event.changes
+    ]
+    before, after = as_object(event.before), as_object(event.after)
+    return json.dumps({"page_size": PAGE_SIZE, "before": before, "after": after, "changes": changes})

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -15,6 +16,7 @@ from support.waiting import DEADLINE_S, eventually
 
 TRANSPORT = os.environ.get("MEMNOTIFY_TEST_TRANSPORT", "fuse")
 """What serves the tests in tests/clients: cuse in a guest, fuse on this kernel."""
+PROGRAM = (sys.executable, "-m", "memnotify")
 # So that a threshold answers to a few MiB at once: the default granularity is 1/128 of memory.
 QUICK = ("--update-period", "20", "--max-update-period", "100", "--update-space", "64")
 
@@ -25,10 +27,16 @@ class Daemon:
     Leaving the block ends it and checks that it ended as asked and logged no traceback.
     """
 
-    def __init__(self, *arguments: str, transport: str = TRANSPORT, name: str = "memnotify-test") -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        transport: str = TRANSPORT,
+        name: str = "memnotify-test",
+        program: Sequence[str] = PROGRAM,
+    ) -> None:
         self.path = f"/dev/{name}"
         place = ("--name", name, "--transport", transport)
-        self.process = start(*place, *arguments)
+        self.process = start(*place, *arguments, program=program)
         self._lines: list[str] = []
         self._reader = threading.Thread(target=self._follow, daemon=True)
         self._reader.start()
@@ -95,9 +103,9 @@ class Daemon:
                 self._lines.append(line)
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
+def start(*arguments: str, program: Sequence[str] = PROGRAM) -> subprocess.Popen[str]:
     """Start ``memnotify serve`` with arguments of any kind; its stderr is a pipe."""
-    command = [sys.executable, "-m", "memnotify", "serve", *arguments]
+    command = [*program, "serve", *arguments]
     return subprocess.Popen(command, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
 
 

@@ -1,22 +1,21 @@
 # SPDX-License-Identifier: MIT
 """The memnotify command: what it prints and how it ends, on files that stand in for the device."""
 
+import functools
 import json
 import os
 import re
-import select
 import subprocess
 import sys
-import tty
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.waiting import DEADLINE_S
+from support.fake_device import FakeDaemon
 
 from memnotify import __version__
 from memnotify.cli import main
-from memnotify.client import PAGE_SIZE, Memnotify
+from memnotify.cli.run import environment
+from memnotify.client import PAGE_SIZE, Change, Figures
 
 LINE = b"total 1000 used 250 active 7\n"
 
@@ -36,6 +35,13 @@ LINE = b"total 1000 used 250 active 7\n"
         ["wait", "used 5", "--timeout", "-1"],
         ["wait", "used 5", "--timeout", "nan"],
         ["wait", "used 5", "--timeout", "2000001"],
+        ["wait", "used 5", "--count", "-1"],
+        ["wait", "used 5", "--count", "two"],
+        ["wait", "used 5", "--up", "--down"],
+        ["run", "--when", "used 5"],
+        ["run", "--", "true"],
+        ["run", "--when", "used 5", "--min-interval", "-1", "--", "true"],
+        ["run", "--when", "used 5", "--count", "-1", "--", "true"],
         ["serve", "--transport", "pigeon"],
         ["serve", "--update-period", "fast"],
         ["serve", "--update-period", "1.5"],
@@ -83,8 +89,26 @@ def test_parameters_out_of_bounds(
             ["serve"],
             ["CUSE", "FUSE", "/dev/NAME", "250 ms", "15000 ms", "SIGTERM", "0 asked", "1 the", "2 wrong"],
         ),
+        (
+            ["run"],
+            ["used 80%", "--when-below", "MEMNOTIFY_USED", "up or down", "0 it", "1 the", "2 thresholds"],
+        ),
         (["read"], ["pages", "percent", "JSON", "/dev/memnotify", "0 figures", "2 no device"]),
-        (["wait"], ["used 80%", "6G", "0 crossed", "1 the daemon", "2 thresholds", "3 time-out"]),
+        (
+            ["wait"],
+            [
+                "used 80%",
+                "6G",
+                "--up",
+                "--down",
+                "JSON",
+                "0 for never",
+                "0 crossed",
+                "1 the daemon",
+                "2 thresholds",
+                "3 time-out",
+            ],
+        ),
     ],
 )
 def test_help_teaches(
@@ -107,6 +131,17 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--version"])
     assert ended.value.code == 0
     assert capsys.readouterr().out == f"memnotify {__version__}\n"
+
+
+def test_the_daemon_is_not_burdened_with_the_other_commands() -> None:
+    """It stays in memory for good, also that of what it has imported."""
+    code = (
+        "import sys; from memnotify.cli import main; main(['serve', '--fill-rate', '0']); print(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    imported = done.stdout.split()
+    assert "memnotify.cli.serve" in imported
+    assert not [name for name in imported if name.startswith("memnotify.client") or name == "json"]
 
 
 # read
@@ -169,12 +204,15 @@ def test_read_prints_json(device: str, capsys: pytest.CaptureFixture[str]) -> No
 
 def test_read_takes_further_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A later device may say more, behind the three."""
-    (tmp_path / "device").write_bytes(LINE[:-1] + b" swap 3 odd\n")
+    (tmp_path / "device").write_bytes(LINE[:-1] + b" swap 3\n")
     assert main(["read", "--path", str(tmp_path / "device")]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 3
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["total", "used", "active", "swap"]
 
 
-@pytest.mark.parametrize("command", [["read"], ["read", "--json"], ["wait", "used 80%"]])
+@pytest.mark.parametrize(
+    "command", [["read"], ["read", "--json"], ["wait", "used 80%"], ["run", "--when", "used 8%", "true"]]
+)
 @pytest.mark.parametrize(
     ("path", "said"),
     [("none", "No such file or directory; start 'memnotify serve'"), ("folder", "Is a directory")],
@@ -225,84 +263,109 @@ def test_wait_reads_something_else(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "no line of a memnotify device" in capsys.readouterr().err
 
 
-class Terminal:
-    """A device played by hand: what is written to it is seen, and it is not ready before it is told to be."""
-
-    def __init__(self) -> None:
-        self.near, far = os.openpty()
-        tty.setraw(far)
-        self.far: int | None = far
-        self.path = os.ttyname(far)
-
-    def wait(self, *arguments: str) -> subprocess.Popen[str]:
-        """Start ``memnotify wait`` on it: a process of its own, as a terminal may become its master's."""
-        command = [sys.executable, "-m", "memnotify", "wait", "used 80%", "--path", self.path, *arguments]
-        os.write(self.near, LINE)  # it looks first whether this is the device
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        assert select.select([self.near], [], [], DEADLINE_S)[0]
-        assert os.read(self.near, 100) == b"used 80%"
-        return process
-
-    def hang_up(self) -> None:
-        """End the device, as a daemon's end does."""
-        if self.far is not None:
-            os.close(self.far)
-            os.close(self.near)
-            self.far = None
-
-
 @pytest.fixture
-def terminal() -> Iterator[Terminal]:
-    """Return a terminal, and close it."""
-    terminal = Terminal()
-    yield terminal
-    terminal.hang_up()
+def daemon(monkeypatch: pytest.MonkeyPatch) -> FakeDaemon:
+    """Return a daemon that is played by hand."""
+    daemon = FakeDaemon()
+    monkeypatch.setattr("memnotify.client.device.Link", daemon.open)
+    return daemon
 
 
-def test_wait_until_it_crosses(terminal: Terminal) -> None:
+def _play(daemon: FakeDaemon, *useds: int) -> None:
+    """Let used become each of these, one as soon as the one before has been read."""
+    daemon.after_read += [lambda: None]  # before the write
+    daemon.after_read += [functools.partial(daemon.use, used) for used in useds]
+
+
+def test_wait_until_it_crosses(daemon: FakeDaemon, capsys: pytest.CaptureFixture[str]) -> None:
     """It subscribes, waits, and prints the line when the device becomes ready."""
-    process = terminal.wait("--timeout", "2000000")
-    assert process.poll() is None
-    os.write(terminal.near, LINE)
-    assert process.communicate(timeout=DEADLINE_S) == (LINE.decode(), "")
-    assert process.returncode == 0
+    _play(daemon, 300)
+    assert main(["wait", "used 200", "--timeout", "2000000"]) == 0
+    assert capsys.readouterr() == ("total 10000 used 300 active 50\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "useds"),
+    [
+        (["--count", "3"], [300, 100, 250]),
+        (["--count", "0"], [300, 100, 250]),
+        (["--up", "--count", "2"], [300, 250]),
+        (["--down", "--count", "1"], [100]),
+    ],
+)
+def test_wait_for_several_events_or_for_a_direction(
+    daemon: FakeDaemon, capsys: pytest.CaptureFixture[str], arguments: list[str], useds: list[int]
+) -> None:
+    """So many, or without end; and of one direction alone."""
+    _play(daemon, 300, 100, 250)
+    timeout = ["--timeout", "0.1"] if "0" in arguments else []
+    assert main(["wait", "used 200", *arguments, *timeout]) == (3 if timeout else 0)
+    lines = capsys.readouterr().out.splitlines()
+    assert [int(line.split()[3]) for line in lines] == useds
+
+
+def test_wait_prints_json(daemon: FakeDaemon, capsys: pytest.CaptureFixture[str]) -> None:
+    """One object on one line: figures before and after, what changed side, and how."""
+    _play(daemon, 300)
+    assert main(["wait", "used 200", "--json"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1
+    said = json.loads(out)
+    assert said["page_size"] == PAGE_SIZE
+    assert said["before"]["used"] == {"pages": 100, "bytes": 100 * PAGE_SIZE, "percent": 1.0}
+    assert said["after"]["used"]["pages"] == 300
+    assert said["changes"] == [{"name": "used", "threshold_pages": 200, "direction": "up"}]
 
 
 @pytest.mark.parametrize("seconds", ["0", "0.01"])
-def test_wait_times_out(terminal: Terminal, seconds: str) -> None:
+def test_wait_times_out(daemon: FakeDaemon, capsys: pytest.CaptureFixture[str], seconds: str) -> None:
     """Exit code 3, and silence, when nothing has happened in time."""
-    process = terminal.wait("--timeout", seconds)
-    assert process.communicate(timeout=DEADLINE_S) == ("", "")
-    assert process.returncode == 3
+    assert main(["wait", "used 200", "--timeout", seconds]) == 3
+    assert capsys.readouterr() == ("", "")
 
 
-def test_wait_ends_with_the_daemon(terminal: Terminal) -> None:
+def test_wait_ends_with_the_daemon(daemon: FakeDaemon, capsys: pytest.CaptureFixture[str]) -> None:
     """Exit code 1 when the device goes away."""
-    process = terminal.wait()
-    terminal.hang_up()
-    out, err = process.communicate(timeout=DEADLINE_S)
-    assert (out, process.returncode) == ("", 1)
-    assert err.startswith(f"memnotify wait: {terminal.path}: ")
+    daemon.after_read += [lambda: None, daemon.end]
+    assert main(["wait", "used 200"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == (
+        "memnotify wait: /dev/memnotify: Transport endpoint is not connected;"
+        " its daemon has ended: start 'memnotify serve' again\n"
+    )
 
 
-# The client library beneath
+# run
 
 
-def test_the_client_s_life(device: str) -> None:
-    """It has a descriptor to poll, reads, and closes more than once without harm."""
-    with Memnotify(device) as client:
-        assert not os.get_inheritable(client.fileno())
-        assert client.read() == (1000, 250, 7)
-        fd = client.fileno()
-    with pytest.raises(OSError, match="Bad file descriptor"):
-        os.fstat(fd)
-    client.close()
-    assert client.fileno() == -1
+def test_run_without_such_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is known before anything is crossed."""
+    assert main(["run", "--when", "used 5", "--", "no-such-command", "-x"]) == 2
+    assert capsys.readouterr() == ("", "memnotify run: no-such-command: no such command\n")
 
 
-def test_the_client_writes_one_byte_at_least(device: str) -> None:
-    """The kernel would keep an empty write to itself: nothing would be cleared."""
-    with Memnotify(device) as client:
-        client.subscribe("")
-        client.subscribe("used 5")
-    assert Path(device).read_bytes().startswith(b"\nused 5")
+def test_run_with_thresholds_that_are_not_understood(
+    daemon: FakeDaemon, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Either of the two is looked at before anything runs."""
+    for arguments in (["--when", "usd 5"], ["--when", "used 5", "--when-below", "usd 5"]):
+        assert main(["run", *arguments, "--", "true"]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err == "memnotify run: 'usd' is not understood: the names are total, used, active\n"
+    assert daemon.links == []
+
+
+def test_what_a_command_is_told() -> None:
+    """Which threshold, which way, and every figure, in pages, bytes and percent."""
+    figures = Figures.parse(b"total 1000 used 250 active 7 swap 3\n")
+    told = environment(Change("used", 200, up=True), figures)
+    assert told["MEMNOTIFY_EVENT"] == "up"
+    assert told["MEMNOTIFY_NAME"] == "used"
+    assert told["MEMNOTIFY_THRESHOLD"] == "200"
+    assert told["MEMNOTIFY_PAGE_SIZE"] == str(PAGE_SIZE)
+    assert told["MEMNOTIFY_USED"] == "250"
+    assert told["MEMNOTIFY_USED_BYTES"] == str(250 * PAGE_SIZE)
+    assert told["MEMNOTIFY_USED_PERCENT"] == "25.000"
+    assert told["MEMNOTIFY_SWAP"] == "3"

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: MIT
+"""What can go wrong with the device, as OSErrors whose text says what to do next."""
+
+import errno
+import os
+
+
+class MemnotifyError(OSError):
+    """The device cannot be used: ``errno`` and ``filename`` are set, ``strerror`` says what to do next."""
+
+
+class DeviceMissingError(MemnotifyError, FileNotFoundError):
+    """Nobody serves the device."""
+
+
+class DeviceForbiddenError(MemnotifyError, PermissionError):
+    """This user may not open the device."""
+
+
+class DeviceLostError(MemnotifyError, ConnectionError):
+    """The daemon that served the device has ended."""
+
+
+class NotADeviceError(MemnotifyError, ValueError):
+    """What is there answers, but not as a memnotify device does."""
+
+
+class ThresholdError(MemnotifyError, ValueError):
+    """Thresholds are not understood; those that there were hold on."""
+
+
+_TOLD: dict[int, tuple[type[MemnotifyError], str]] = {
+    errno.ENOENT: (DeviceMissingError, "start 'memnotify serve'"),
+    # A CUSE node whose device is gone, or not there yet
+    errno.ENODEV: (DeviceMissingError, "start 'memnotify serve'"),
+    errno.ENXIO: (DeviceMissingError, "start 'memnotify serve'"),
+    errno.EACCES: (DeviceForbiddenError, "the device's mode is up to udev (99-memnotify.rules) or chmod"),
+    errno.ENOTCONN: (DeviceLostError, "its daemon has ended: start 'memnotify serve' again"),
+    errno.ECONNABORTED: (DeviceLostError, "its daemon has ended: start 'memnotify serve' again"),
+    errno.EINVAL: (
+        ThresholdError,
+        "write pairs of a name and a value (5000 pages, 80%, 1.5G), such as 'used 80%'",
+    ),
+}
+
+
+def told(number: int, path: str) -> OSError:
+    """Return the error for an errno of the device, one of the above where it is known."""
+    kind, hint = _TOLD.get(number, (OSError, ""))
+    return kind(number, "; ".join(filter(None, (os.strerror(number), hint))), path)

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: MIT
+"""What all sources of events share: they can be polled, waited for, and iterated over, ``async`` too."""
+
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import partial
+from types import ModuleType
+from typing import Generic, Self, TypeVar
+
+T = TypeVar("T")
+
+
+class Source(ABC, Generic[T]):
+    """Something that has a descriptor to poll for POLLIN and then an event.
+
+    Any thread, one at a time. In an ``async for``, under asyncio or trio (and so anyio), the loop
+    watches the descriptor itself: no thread, nothing that keeps the loop alive, and nothing lost if
+    the waiting is cancelled. One task at a time may wait.
+    """
+
+    def __init__(self) -> None:
+        self._closed = False
+        self._wake_task: Callable[[], object] | None = None
+
+    @property
+    def closed(self) -> bool:
+        """Whether ``close`` was called."""
+        return self._closed
+
+    @abstractmethod
+    def fileno(self) -> int:
+        """Return the descriptor; it is the same until close, but for a child process after fork."""
+
+    @abstractmethod
+    def wait(self, timeout_s: float | None = None) -> T | None:
+        """Return the next event; None if there is none within ``timeout_s`` seconds."""
+
+    def close(self) -> None:
+        """Close it, and end an ``async for`` over it. Once is enough, more does no harm."""
+        self._closed = True
+        if self._wake_task is not None:
+            self._wake_task()
+            self._wake_task = None
+
+    def __iter__(self) -> Self:
+        """Iterate over the events, until it is closed."""
+        return self
+
+    def __next__(self) -> T:
+        """Return the next event."""
+        while not self._closed:
+            event = self.wait()
+            if event is not None:
+                return event
+        raise StopIteration
+
+    def __aiter__(self) -> Self:
+        """Iterate over the events, until it is closed."""
+        return self
+
+    async def __anext__(self) -> T:
+        """Return the next event. Raises RuntimeError if another task waits, or if no loop runs."""
+        while not self._closed and await self._readable():
+            event = self.wait(0)
+            if event is not None:
+                return event
+        raise StopAsyncIteration
+
+    def __enter__(self) -> Self:
+        """Return it itself; leaving the block closes it."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ValueError(f"this {type(self).__name__} is closed")
+
+    async def _readable(self) -> bool:
+        """Wait until the descriptor is readable, and return True; False if this is closed meanwhile."""
+        if self._wake_task is not None:
+            raise RuntimeError(f"another task waits for this {type(self).__name__}: open one for each")
+        # A program of which one of them runs has imported it: nothing is imported here, or needed.
+        trio = sys.modules.get("trio")
+        if trio is not None and _runs_trio(trio):
+            return await self._readable_in_trio(trio)
+        asyncio = sys.modules.get("asyncio")
+        if asyncio is None:
+            raise RuntimeError("neither asyncio nor trio is running")
+        return await self._readable_in_asyncio(asyncio)
+
+    async def _readable_in_trio(self, trio: ModuleType) -> bool:
+        fd = self.fileno()
+        self._wake_task = partial(trio.lowlevel.notify_closing, fd)
+        try:
+            await trio.lowlevel.wait_readable(fd)
+        except trio.ClosedResourceError:
+            return False
+        finally:
+            self._wake_task = None
+        return True
+
+    async def _readable_in_asyncio(self, asyncio: ModuleType) -> bool:
+        loop = asyncio.get_running_loop()
+        fd = self.fileno()
+        woken = loop.create_future()
+
+        def wake(*, readable: bool) -> None:
+            # Before the descriptor is closed: its number may be another's a moment later.
+            loop.remove_reader(fd)
+            if not woken.done():
+                woken.set_result(readable)
+
+        self._wake_task = partial(wake, readable=False)
+        loop.add_reader(fd, partial(wake, readable=True))
+        try:
+            return bool(await woken)
+        finally:
+            if self._wake_task is not None:
+                self._wake_task = None
+                loop.remove_reader(fd)
+
+
+def _runs_trio(trio: ModuleType) -> bool:
+    """Whether the caller is a task of trio's."""
+    try:
+        trio.lowlevel.current_task()
+    except (AttributeError, RuntimeError):  # the first while it is being imported
+        return False
+    return True

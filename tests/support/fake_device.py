@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: MIT
+"""A device in the test's own process, played by hand: what a client's open files are connected to."""
+
+import contextlib
+import errno
+import os
+import socket
+from collections.abc import Callable
+
+import memnotify.figures
+from memnotify.client.errors import told
+from memnotify.client.figures import Figures
+from memnotify.thresholds import parse
+
+
+class FakeDaemon:
+    """Serves ``open`` in place of memnotify.client.link.Link, while ``serving``.
+
+    Every change of the figures is noticed at once. ``after_read`` and ``after_write`` are run and used
+    up, one after each read and write, before the client sees what it returned.
+    """
+
+    def __init__(self, used: int = 100, *, total: int = 10_000, active: int = 50, more: str = "") -> None:
+        self.figures = memnotify.figures.Figures(total, used, active)
+        self.more = more
+        self.serving = True
+        self.refusal = errno.ENOENT
+        self.opened = 0
+        self.links: list[FakeLink] = []
+        self.after_read: list[Callable[[], object]] = []
+        self.after_write: list[Callable[[], object]] = []
+
+    def open(self, path: str) -> "FakeLink":
+        """Open the device."""
+        self.opened += 1
+        if not self.serving:
+            raise told(self.refusal, path)
+        self.links.append(FakeLink(self, path))
+        return self.links[-1]
+
+    def use(self, used: int, *, total: int | None = None) -> None:
+        """Change the figures, and wake whoever has a threshold between."""
+        self.figures = self.figures._replace(used=used, total=total or self.figures.total)
+        for link in self.links:
+            link.notice()
+
+    def end(self) -> None:
+        """End, as by SIGKILL."""
+        self.serving = False
+        for link in self.links:
+            link.end()
+        self.links = []
+
+    @property
+    def written(self) -> list[bytes]:
+        """What was last written by each of those who have the device open."""
+        return [link.text for link in self.links]
+
+
+class FakeLink:
+    """One open file of a FakeDaemon. Its descriptor is readable while an event is pending, and at the end."""
+
+    def __init__(self, daemon: FakeDaemon, path: str) -> None:
+        self.path = path
+        self.text = b""
+        self.thresholds: dict[int, int] = {}
+        self.above: set[int] = set()
+        self._daemon = daemon
+        self._near, self._far = socket.socketpair()
+        self._near.settimeout(0)
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+        return self._near.fileno()
+
+    def read(self) -> Figures:
+        """Acknowledge and return the figures."""
+        self._acknowledge()
+        figures = Figures.parse(self._daemon.figures.line + self._daemon.more.encode())
+        if self._daemon.after_read:
+            self._daemon.after_read.pop(0)()
+        return figures
+
+    def write(self, thresholds: bytes) -> None:
+        """Acknowledge and replace the thresholds."""
+        self._acknowledge()
+        self.text = thresholds
+        self.thresholds = parse(thresholds, self._daemon.figures)
+        self.above = self._above()
+        if self._daemon.after_write:
+            self._daemon.after_write.pop(0)()
+
+    def close(self) -> None:
+        """Close both ends."""
+        self._far.close()
+        self._near.close()
+        if self in self._daemon.links:
+            self._daemon.links.remove(self)
+
+    def notice(self) -> None:
+        """Become readable if the figures have crossed a threshold."""
+        above = self._above()
+        if above != self.above:
+            self.above = above
+            self._far.send(b"!")
+
+    def end(self) -> None:
+        """Lose the daemon: whoever has a copy of the descriptor loses it as well."""
+        self._far.shutdown(socket.SHUT_RDWR)
+        self._far.close()
+
+    def _above(self) -> set[int]:
+        return {index for index, pages in self.thresholds.items() if self._daemon.figures[index] >= pages}
+
+    def _acknowledge(self) -> None:
+        if self._far.fileno() < 0:
+            raise told(errno.ENOTCONN, self.path)
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._near.fileno(), 65536)

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: MIT
+"""A memory that a test moves by hand under a real daemon, whatever else the machine's memory does."""
+
+import os
+import sys
+from pathlib import Path
+
+# The daemon itself, with its own arguments, but for the one file.
+_SERVE = """
+import os, sys
+meminfo, opened = sys.argv[1], os.open
+os.open = lambda path, *args, **more: opened(meminfo if path == "/proc/meminfo" else path, *args, **more)
+from memnotify.cli import main
+sys.exit(main(sys.argv[2:]))
+"""
+_MEMINFO = b"""\
+MemTotal:       10000000 kB
+MemFree:         %d000000 kB
+MemAvailable:    9000000 kB
+Buffers:               0 kB
+Cached:                0 kB
+SwapCached:            0 kB
+Active:          %d000000 kB
+Inactive:              0 kB
+Mlocked:               0 kB
+SwapTotal:             0 kB
+SwapFree:              0 kB
+Shmem:                 0 kB
+SReclaimable:          0 kB
+"""
+
+
+class FakeMemory:
+    """10 GB, of which ``used_percent`` are used: 10 to 100, in tens. 10 % are active.
+
+    ``program`` is what a daemon.Daemon is started with, and ``ARGUMENTS`` what it needs.
+    """
+
+    ARGUMENTS = ("--no-pcp-is-free",)
+
+    def __init__(self, folder: Path, used_percent: int = 50) -> None:
+        self._path = folder / "meminfo"
+        self._path.write_bytes(_MEMINFO % (10 - used_percent // 10, 1))
+        self.program = (sys.executable, "-c", _SERVE, str(self._path))
+
+    def use(self, used_percent: int) -> None:
+        """Let so much be used from now on."""
+        self._write("MemFree", 10 - used_percent // 10)
+
+    def activate(self, active_percent: int) -> None:
+        """Let so much be active from now on, up to 90."""
+        self._write("Active", active_percent // 10)
+
+    def _write(self, name: str, digit: int) -> None:
+        line = next(
+            line for line in (_MEMINFO % (0, 0)).splitlines() if line.startswith(name.encode() + b":")
+        )
+        place = (_MEMINFO % (0, 0)).index(line) + line.index(b"0000000")
+        fd = os.open(self._path, os.O_WRONLY)
+        # One byte, so whoever reads meanwhile has the one number or the other.
+        os.pwrite(fd, b"%d" % digit, place)
+        os.close(fd)
