@@ -173,8 +173,11 @@ class Driven:
 class Server:
     """A server on a mount of its own, from when it answers until the block is left."""
 
-    def __init__(self, name: str, command: Sequence[str], folder: Path) -> None:
-        """Start ``command``, to which the path is added; only entering the block waits for it."""
+    def __init__(self, name: str, command: Sequence[str], folder: Path, *, log_fd: int | None = None) -> None:
+        """Start ``command``, to which the path is added; only entering the block waits for it.
+
+        Its log goes to ``log_fd``, or into the folder.
+        """
         self.name = name
         self.path = folder / name
         self._log = folder / f"{name}.log"
@@ -184,8 +187,8 @@ class Server:
             self._process = subprocess.Popen(
                 ["setpriv", "--pdeathsig", "TERM", "--", *command, str(self.path)],
                 stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
+                stdout=log if log_fd is None else log_fd,
+                stderr=log if log_fd is None else log_fd,
             )
 
     def __enter__(self) -> Self:

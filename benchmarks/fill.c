@@ -29,7 +29,7 @@
 
 #include "figures.h"
 
-enum { TOUCH_STEP = 2 << 20, MEMSET_STEP = 8 << 20, HUGE_PAGE = 2 << 20 };
+enum { TOUCH_STEP = 2 << 20, MEMSET_STEP = 4 << 20, HUGE_PAGE = 2 << 20 };
 static const char nr_hugepages[] = "/proc/sys/vm/nr_hugepages";
 
 enum way { TOUCH, MEMSET, MEMSET_HUGE, HUGEPAGES };

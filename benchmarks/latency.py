@@ -126,7 +126,7 @@ def _faster_memset(plan: Plan) -> str:
     for way in _MEMSETS:
         with _filler(plan, way) as filler:
             filler.ask(f"warm {mib}")
-            time.sleep(_AWAY_S)
+            time.sleep(min(_AWAY_S, plan.idle_s))
             mib_s[way] = int(filler.ask(f"take {mib} available 0")[4])
     faster = max(_MEMSETS, key=lambda way: mib_s[way])
     progress(f"{', '.join(f'{way} {rate / 1024:.2f} GiB/s' for way, rate in mib_s.items())}: {faster} it is")
@@ -143,10 +143,10 @@ def _measure(plan: Plan, way: str, name: str, mib: int) -> tuple[float, float]:
                 raise BenchmarkError("other programs' memory crossed the threshold before any was taken")
             answer = filler.ask(f"take {mib} {watching.figure} {watching.limit_kib}")
             begun_ns, below_ns, met_ns, mib_s = map(int, answer[1:])
+            if not met_ns:
+                raise BenchmarkError(f"{mib} MiB were taken and the limit was not met: others freed some")
             noticed_ns = watching.noticed_ns(_NOTICE_S)
             filler.ask("free")
-    if not met_ns:
-        raise BenchmarkError(f"{mib} MiB were taken and the limit was not met")
     if noticed_ns is None:
         raise BenchmarkError(f"not noticed in {_NOTICE_S:.0f} s")
     if noticed_ns < begun_ns:

@@ -66,7 +66,7 @@ class Program:
         """Start it; only entering the block waits for it."""
         self.name = name
         self._start = start
-        self._said: list[str] = []
+        self.said: list[str] = []
         with ExitStack() as undo:
             reader, writer = os.pipe()
             undo.callback(os.close, reader)
@@ -115,7 +115,7 @@ class Program:
         deadline = time.monotonic() + timeout_s
         while (line := self._next(max(0.0, deadline - time.monotonic()))) is not None:
             came_ns, _, text = line.partition(" ")
-            self._said.append(text)
+            self.said.append(text)
             if re.search(pattern, text):
                 return int(came_ns)
         return None
@@ -127,7 +127,7 @@ class Program:
             raise BenchmarkError(f"{self.name} has ended; {self._tail()}") from None
 
     def _tail(self) -> str:
-        return "it said:\n" + "\n".join(self._said[-20:] or ["(nothing)"])
+        return "it said:\n" + "\n".join(self.said[-20:] or ["(nothing)"])
 
 
 class Bus:
@@ -162,13 +162,13 @@ class Bus:
 
 
 def earlyoom(available_kib: int | None = None) -> Start:
-    """Return how to start earlyoom: as Debian's service does, or to notice at ``available_kib``."""
+    """Return how to start earlyoom: by its own defaults, or to notice at ``available_kib``."""
     limit: list[str] = []
     if available_kib is not None:
         # Swap is never above 100 %: memory alone decides.
         limit = ["-M", f"{available_kib},1", "-s", "100"]
     return Start(
-        # -r 0: no hourly report in between.
+        # -r 0: no reports in between.
         command=["earlyoom", "--dryrun", "-r", "0", *limit],
         up="SIGKILL when mem",
         notices="^low memory!",
@@ -194,7 +194,8 @@ def nohang(folder: Path, available_kib: int | None = None) -> Start:
             raise BenchmarkError("this nohang's bound of half of memory is not where it was in 0.2.0")
     program, config = folder / "nohang.py", folder / "nohang.conf"
     program.write_text(text, encoding="utf-8")
-    config.write_text(_with(Path(_NOHANG_DEFAULTS).read_text(encoding="utf-8"), settings), encoding="utf-8")
+    defaults = Path(_NOHANG_DEFAULTS).read_text(encoding="utf-8")
+    config.write_text(with_settings(defaults, settings), encoding="utf-8")
     os.chmod(folder, 0o755)  # noqa: S103 - the other user reads both files
     return Start(
         # -u: what it says is heard when it says it.
@@ -211,7 +212,7 @@ def psi_notify() -> Start:
 
 def low_memory_monitor(bus: Bus) -> Start:
     """Return how to start low-memory-monitor, by its own defaults, on a bus of our own."""
-    # It says nothing when it is up; GLib's last debug line before it waits does.
+    # It says this as it starts. If it is configured to trigger the kernel's OOM killer, it is not waited for.
     return Start(
         command=[_LOW_MEMORY_MONITOR],
         up="using TriggerKernelOom configuration 'false'",
@@ -249,7 +250,7 @@ def _nohang() -> str:
     return shutil.which("nohang", path="/usr/sbin:/usr/bin") or "/usr/sbin/nohang"
 
 
-def _with(text: str, settings: dict[str, str]) -> str:
+def with_settings(text: str, settings: dict[str, str]) -> str:
     """Return nohang's configuration with some settings changed. Raises BenchmarkError if one is unknown."""
     for key, value in settings.items():
         text, count = re.subn(rf"^{key} *=.*$", f"{key} = {value}", text, flags=re.MULTILINE)
