@@ -137,6 +137,9 @@ CANDIDATES: dict[str, Callable[[], Candidate]] = {
     "allocated: what leaves the buddy lists": lambda: Kick(ALLOCATED),
     "freed: kmem:mm_page_free": lambda: Kick(FREED),
     "allocated and freed": Both,
+    "vmscan: kswapd woken, direct reclaim": lambda: Kick(
+        (("vmscan/mm_vmscan_wakeup_kswapd", ""), ("vmscan/mm_vmscan_direct_reclaim_begin", ""))
+    ),
     "PSI": Pressure,
 }
 
