@@ -127,18 +127,14 @@ class Pressure:
         os.close(self._fd)
 
 
-def _each(name: str) -> tuple[tuple[str, str], ...]:
-    return (name, "order==0"), (name, "order>0")
-
-
 CANDIDATES: dict[str, Callable[[], Candidate]] = {
     "page faults": Faults,
-    "kmem:mm_page_alloc, each allocation": lambda: Kick(_each("kmem/mm_page_alloc")),
-    "allocated: what leaves the buddy lists": lambda: Kick(ALLOCATED),
+    "kmem:mm_page_alloc, each allocation": lambda: Kick(["kmem/mm_page_alloc"]),
+    "allocated: leaves the buddy lists or the cache": lambda: Kick(ALLOCATED),
     "freed: kmem:mm_page_free": lambda: Kick(FREED),
     "allocated and freed": Both,
     "vmscan: kswapd woken, direct reclaim": lambda: Kick(
-        (("vmscan/mm_vmscan_wakeup_kswapd", ""), ("vmscan/mm_vmscan_direct_reclaim_begin", ""))
+        ["vmscan/mm_vmscan_wakeup_kswapd", "vmscan/mm_vmscan_direct_reclaim_begin"]
     ),
     "PSI": Pressure,
 }

@@ -29,6 +29,7 @@ int system_timer_slack(unsigned long slack_ns)
 	return prctl(PR_SET_TIMERSLACK, slack_ns) == 0 ? 0 : -errno;
 }
 
+#ifdef SYS_fsopen
 int system_tracefs(void)
 {
 	int context = syscall(SYS_fsopen, "tracefs", OPEN_CLOEXEC);
@@ -42,6 +43,12 @@ int system_tracefs(void)
 		close(context);
 	return root;
 }
+#else
+int system_tracefs(void)
+{
+	return -ENOSYS;
+}
+#endif
 
 struct counter {
 	int fd;
@@ -98,11 +105,12 @@ int counter_fd(const struct counter *counter)
 
 int counter_arm(struct counter *counter, uint64_t events)
 {
-	if (events == 0)
-		return ioctl(counter->fd, PERF_EVENT_IOC_DISABLE, 0) == 0 ? 0 : -errno;
-	/* Setting the period also begins it anew (kernel/events/core.c:__perf_event_period). */
-	if (ioctl(counter->fd, PERF_EVENT_IOC_PERIOD, &events) != 0 ||
-	    ioctl(counter->fd, PERF_EVENT_IOC_ENABLE, 0) != 0)
+	if (ioctl(counter->fd, PERF_EVENT_IOC_DISABLE, 0) != 0)
+		return -errno;
+	/* Only a disabled event takes a new period at once: a running one first ends one of the old length, after an
+	 * overflow of its own (kernel/events/core.c:perf_swevent_set_period, which goes by last_period). */
+	if (events != 0 && (ioctl(counter->fd, PERF_EVENT_IOC_PERIOD, &events) != 0 ||
+			    ioctl(counter->fd, PERF_EVENT_IOC_ENABLE, 0) != 0))
 		return -errno;
 	return 0;
 }

@@ -16,7 +16,7 @@ from memnotify.pace import Pace
 from memnotify.pressure import open_trigger
 from memnotify.sampler import Sampler
 from memnotify.session import Session
-from memnotify.system import lock_memory
+from memnotify.system import lock_memory, raise_fd_limit
 from memnotify.transports import Transport, TransportError
 
 log = logging.getLogger(__name__)
@@ -35,6 +35,8 @@ def serve(transport: Transport, parameters: Parameters) -> bool:
     """
     # Until the session can take them and what was made is cleaned up after them.
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
+    # Seven counters for each CPU are more than the usual 1,024 on a large machine.
+    raise_fd_limit()
     table = Table()
     with ExitStack() as undo:
         undo.callback(transport.close)

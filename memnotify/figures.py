@@ -156,7 +156,7 @@ class Meter:
         return Figures(total_kib // kib, max(0, used_kib // kib), active // kib)
 
     def exact(self) -> tuple[Figures, int]:
-        """Read the figures as the contract defines them, and how many pages are on the per-CPU lists.
+        """Read the figures as the contract defines them, and how many pages the per-CPU lists take from them.
 
         The second is what the first lacks to the plain ``used`` of that moment. With ``pcp_is_free`` this
         costs two reads of /proc/meminfo and between them one of /proc/zoneinfo, which grows with the number
@@ -179,7 +179,8 @@ class Meter:
                 if high - low <= _STILL_PAGES:
                     break
             self._used = max(low, min(self._used, high))
-            return after._replace(used=max(0, self._used)), pcp_pages
+            used = max(0, self._used)
+            return after._replace(used=used), max(0, after.used - used)
 
     def close(self) -> None:
         """Close both files; the meter cannot be used afterwards."""

@@ -5,62 +5,62 @@ import logging
 import math
 import os
 import select
+import time
+from collections.abc import Iterable
 
-from memnotify.system import Counter, tracepoint_id
+from memnotify.system import Counter, Tracepoint, tracepoint
 
 log = logging.getLogger(__name__)
 
 ONLINE_FILE = "/sys/devices/system/cpu/online"
 BUDDY_FILE = "/proc/buddyinfo"
-# Every page that leaves the buddy allocator's lists passes one of these, whatever it is for: a page fault,
-# MAP_POPULATE, tmpfs, huge pages, the kernel itself (mm/page_alloc.c:__rmqueue_smallest; a page stolen from
-# another migrate type may pass the second one alone, __rmqueue_steal). What does not: pages taken from the
-# per-CPU lists, which are thus no part of this, and whole ranges (gigantic pages, CMA).
-# 99 % of those that a page fault, MAP_POPULATE or a tmpfs file takes are of order 0, so these are counted
-# apart, and exactly; each of the others counts as the largest there is.
-_ORDER_0 = "order==0"
+# What `used` may grow by. Every page that leaves the buddy allocator's lists passes one of the first two,
+# whatever it is for: a page fault, MAP_POPULATE, tmpfs, huge pages, the kernel itself
+# (mm/page_alloc.c:__rmqueue_smallest; a page stolen from another migrate type may pass the second one
+# alone, __rmqueue_steal). Else it comes from the per-CPU lists, where cached pages go when they are
+# dropped, which alone moves no figure.
 ALLOCATED = (
-    ("kmem/mm_page_alloc_zone_locked", _ORDER_0),
-    ("kmem/mm_page_alloc_zone_locked", "order>0"),
-    ("kmem/mm_page_alloc_extfrag", ""),
+    "kmem/mm_page_alloc_zone_locked",
+    "kmem/mm_page_alloc_extfrag",
+    "filemap/mm_filemap_delete_from_page_cache",
 )
-# Every page that is freed, wherever it goes (mm/page_alloc.c:free_pages_prepare). What is not counted:
-# munlock and the swap slots of pages that are swapped out, by which `used` falls and no page is freed.
-FREED = (
-    ("kmem/mm_page_free", _ORDER_0),
-    ("kmem/mm_page_free", "order>0"),
-)
+# Every page that is freed, wherever it goes (mm/page_alloc.c:free_pages_prepare).
+FREED = ("kmem/mm_page_free",)
 # Of order 0, for each counter: what interrupts a CPU more often costs its pages more than 30 ns each.
 _LEAST_SHARE_PAGES = 64
+# By so much for each CPU and zone /proc/meminfo may be behind (mm/vmstat.c:calculate_normal_threshold).
+_LAG_PAGES = 125
+# Of a difference between two clocks that are read one after the other; no suspend is as short.
+_SUSPEND_S = 0.1
 # Samples without it, at the most, if a kick comes too early again and again: 16 s at 4 samples a second.
 _LONGEST_REST = 64
 
 
-Counted = tuple[tuple[str, str], ...]
-"""Tracepoints and conditions; each of their events stands for one page where the condition says so."""
-
-
 class Kick:
-    """Ready for POLLIN once as many pages as it is armed for may have passed what is counted.
+    """Ready for POLLIN once as many pages as it is armed for may have passed the tracepoints it counts.
 
-    Each CPU counts for itself, and apart for each thing that is counted, so each of these counters may
-    hide its share of the pages. What is ready stays so until ``drain``. One thread, the sampler's.
+    Each CPU counts for itself, and each kind of event apart, so each of these counters may hide its
+    share of the pages. What is ready stays so until ``drain``. One thread, the sampler's.
     Raises OSError where the kernel has no such counters or this process may not have them.
     """
 
-    def __init__(self, counted: Counted) -> None:
-        """Open the counters, none armed."""
+    def __init__(self, names: Iterable[str]) -> None:
+        """Open counters for tracepoints, none armed."""
         with open(BUDDY_FILE, "rb") as buddy:
-            # "Node 0, zone Normal" and a column for each order
-            self._largest_pages = 1 << len(buddy.readline().split()) - 5
+            zones = buddy.readlines()
+        # "Node 0, zone Normal" and a column for each order
+        self._largest_pages = 1 << len(zones[0].split()) - 5
+        self._zones = len(zones)
         self._online = os.open(ONLINE_FILE, os.O_RDONLY | os.O_CLOEXEC)
         self._epoll = select.epoll()
         self._cpus = b""
+        self._suspended_s = 0.0
         self._counters: list[tuple[Counter, int]] = []
+        self._lag_pages = 0
         self._armed_pages = 0
         self._rest = self._to_rest = 0
         try:
-            self._events = [(tracepoint_id(name), condition) for name, condition in counted]
+            self._events = [event for name in names for event in self._by_order(tracepoint(name))]
             self._follow_cpus()
         except BaseException:
             self.close()
@@ -72,15 +72,15 @@ class Kick:
 
     @property
     def least_pages(self) -> int:
-        """The fewest pages it can be armed for, a power of two."""
-        return 1 << (_LEAST_SHARE_PAGES * len(self._counters) - 1).bit_length()
+        """The fewest pages it can be armed for."""
+        return self._lag_pages + (1 << (_LEAST_SHARE_PAGES * len(self._counters) - 1).bit_length())
 
     def arm(self, pages: float) -> bool:
         """Be ready no later than when ``pages`` more have passed; False, and not armed, if it cannot.
 
-        It cannot for less than ``least_pages`` or while it rests, and need not for infinity. It is
-        armed for a power of two, and goes on as it is, which is early if anything, while that stays the
-        same: to arm it each CPU has to be interrupted.
+        It cannot for less than ``least_pages`` or while it rests, and need not for infinity. To arm it
+        each CPU has to be interrupted, so it is armed for a power of two and goes on as it is, which
+        is early if anything, until that is less or four times as much.
         """
         if self._armed_pages:
             self._rest = 0
@@ -92,11 +92,11 @@ class Kick:
         except OSError as error:
             log.warning("CPUs have come or gone, and pages cannot be counted any more: %s", error)
             self._close_counters()
-        rounded = 0 if pages == math.inf or pages < 1 else 1 << int(pages).bit_length() - 1
-        if not self._counters or rounded < self.least_pages:
+        if not self._counters or not self.least_pages <= pages < math.inf:
             self.disarm()
             return False
-        if rounded != self._armed_pages:
+        rounded = 1 << (int(pages) - self._lag_pages).bit_length() - 1
+        if not self._armed_pages or not self._armed_pages <= rounded < 4 * self._armed_pages:
             share_pages = rounded // len(self._counters)
             for counter, weight_pages in self._counters:
                 # The first event of a larger order is reason enough, where one may be more than the share.
@@ -126,18 +126,30 @@ class Kick:
         self._epoll.close()
         os.close(self._online)
 
+    def _by_order(self, tracepoint: Tracepoint) -> list[tuple[int, str, int]]:
+        """Return what to count of a tracepoint: its number, a condition, how many pages one event stands for.
+
+        99 % of the pages that a page fault, MAP_POPULATE or a tmpfs file takes are of order 0, so these
+        are counted apart, and exactly; each of the others counts as the largest there is.
+        """
+        if not tracepoint.has_order:
+            return [(tracepoint.number, "", self._largest_pages)]
+        return [(tracepoint.number, "order==0", 1), (tracepoint.number, "order>0", self._largest_pages)]
+
     def _follow_cpus(self) -> None:
-        """Count on the CPUs that are online: a counter dies with its CPU and does not come back with it."""
-        cpus = os.pread(self._online, 4096, 0)
-        if cpus == self._cpus:
+        """Count on the CPUs that are online. A counter dies with its CPU, and all but one go in a suspend."""
+        online = os.pread(self._online, 4096, 0)
+        suspended_s = time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
+        if online == self._cpus and abs(suspended_s - self._suspended_s) < _SUSPEND_S:
             return
-        self._cpus = cpus
+        self._cpus, self._suspended_s = online, suspended_s
         self._close_counters()
-        for cpu in _numbers(cpus.decode("ascii")):
-            for tracepoint, condition in self._events:
-                counter = Counter(tracepoint, condition, cpu)
-                self._counters.append((counter, 1 if condition == _ORDER_0 else self._largest_pages))
-                self._epoll.register(counter, select.EPOLLIN)
+        cpus = _numbers(online.decode("ascii"))
+        self._lag_pages = _LAG_PAGES * len(cpus) * self._zones
+        for cpu in cpus:
+            for number, condition, weight_pages in self._events:
+                self._counters.append((Counter(number, condition, cpu), weight_pages))
+                self._epoll.register(self._counters[-1][0], select.EPOLLIN)
 
     def _close_counters(self) -> None:
         for counter, _ in self._counters:

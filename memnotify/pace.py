@@ -62,6 +62,11 @@ class Pace:
         self.interval_s = self.kicked_s = update_period_s
         self.restart()
 
+    @property
+    def rate_pages_s(self) -> float:
+        """How fast memory is expected to move at the most."""
+        return max(self.fill_rate_pages_s, self._seen_rate_pages_s)
+
     def restart(self) -> None:
         """Begin again at the shortest interval, with the next figures as those to move from."""
         self._back_off_s = self.update_period_s
@@ -92,7 +97,7 @@ class Pace:
         self._last_s = taken_s
         self._see_rate(taken_s, figures, quiet_s, exact=exact)
         self._back_off(taken_s, figures, granularity_pages, exact=exact)
-        rate_pages_s = max(self.fill_rate_pages_s, self._seen_rate_pages_s)
+        rate_pages_s = self.rate_pages_s
         near = self._seen_rate_pages_s * self.update_period_s >= nearest_pages
         floor_s = self.min_update_period_s if near else self.update_period_s
         reach_s = (nearest_pages if unannounced_pages is None else unannounced_pages) / rate_pages_s

@@ -20,9 +20,11 @@ from memnotify.system import set_timer_slack
 log = logging.getLogger(__name__)
 
 # A sleep of a second or more may end so much of it early, with another wake-up of the CPU: 1.9 s of the
-# default max_update_period. What is near has no time to give.
+# default max_update_period, and 4 s, which 32 bits of nanoseconds hold, at the most. What is near has no time
+# to give.
 _SLACK_SHARE = 1 / 8
 _SLACK_FROM_S = 1.0
+_SLACK_MAX_S = 4.0
 # What the per-CPU lists can hold grows with memory, CPUs and a sysctl; an exact reading tells, of which one a
 # minute costs 1 us a second.
 _LIMIT_AGE_S = 60.0
@@ -143,21 +145,23 @@ class Sampler:
             sample.figures,
             granularity,
             distances.nearest,
-            unannounced_pages=self._unannounced(distances),
+            unannounced_pages=self._unannounced(distances, sample.taken_s),
             exact=sample.exact,
             kicked=kicked,
         )
         self._sampled_s = sample.taken_s
         log.debug("next sample in %s", self._pace)
 
-    def _unannounced(self, distances: Distances) -> float:
+    def _unannounced(self, distances: Distances, taken_s: float) -> float:
         """Arm the kicks; return the distance of the nearest level that neither announces."""
         if not self._kicks:
             return distances.nearest
         allocated, freed = self._kicks
+        # What has moved since the figures were read, as far as it may have, is not counted.
+        moved_pages = self._pace.rate_pages_s * (self._clock() - taken_s)
         return min(
-            math.inf if allocated.arm(distances.allocated) else distances.rising,
-            math.inf if freed.arm(distances.falling) else distances.falling,
+            math.inf if allocated.arm(distances.allocated - moved_pages) else distances.rising,
+            math.inf if freed.arm(distances.falling - moved_pages) else distances.falling,
             distances.other,
         )
 
@@ -249,7 +253,9 @@ class Sampler:
     def _sleep(self, poller: select.poll, timeout_s: float | None) -> set[int | None]:
         """Sleep until a wake, pressure, a kick or the timeout; return the descriptors that are ready."""
         ready: set[int | None] = set()
-        slack_s = timeout_s * _SLACK_SHARE if timeout_s is not None and timeout_s >= _SLACK_FROM_S else 0.0
+        slack_s = 0.0
+        if timeout_s is not None and timeout_s >= _SLACK_FROM_S:
+            slack_s = min(timeout_s * _SLACK_SHARE, _SLACK_MAX_S)
         if slack_s != self._slack_s:
             set_timer_slack(slack_s)
             self._slack_s = slack_s
@@ -260,7 +266,7 @@ class Sampler:
                 os.eventfd_read(fd)
             if events & (select.POLLIN | select.POLLPRI):
                 ready.add(fd)
-            if events & (select.POLLERR | select.POLLNVAL):
+            if fd == self._pressure_fd and events & (select.POLLERR | select.POLLNVAL):
                 # It would do so at once and for ever (kernel/sched/psi.c:psi_trigger_poll without a trigger).
                 log.warning("the memory pressure trigger is gone: the timer alone decides when to sample")
                 poller.unregister(fd)

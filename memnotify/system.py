@@ -3,6 +3,7 @@
 
 import os
 import resource
+from typing import NamedTuple
 
 from memnotify._shim import ffi, lib
 
@@ -32,23 +33,40 @@ def set_timer_slack(slack_s: float) -> None:
     lib.system_timer_slack(round(slack_s * 1e9))
 
 
-def tracepoint_id(name: str, tracefs: str = _TRACEFS) -> int:
-    """Return the number of a tracepoint such as ``kmem/mm_page_alloc``.
+def raise_fd_limit() -> None:
+    """Let this process open as many descriptors as it may."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+class Tracepoint(NamedTuple):
+    """One of the kernel's tracepoints."""
+
+    number: int
+    has_order: bool
+    """Whether a condition may refer to its ``order``."""
+
+
+def tracepoint(name: str, tracefs: str = _TRACEFS) -> Tracepoint:
+    """Return a tracepoint such as ``kmem/mm_page_alloc``.
 
     Where tracefs is not mounted it is looked into without mounting it anywhere. Raises OSError:
     FileNotFoundError if the kernel has no such tracepoint, PermissionError without CAP_SYS_ADMIN.
     """
-    path = f"events/{name}/id"
+    path = f"events/{name}"
     try:
-        fd = os.open(f"{tracefs}/{path}", os.O_RDONLY | os.O_CLOEXEC)
+        folder = os.open(f"{tracefs}/{path}", os.O_PATH | os.O_CLOEXEC)
     except FileNotFoundError:
         root = _checked(lib.system_tracefs())
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=root)
+            folder = os.open(path, os.O_PATH | os.O_CLOEXEC, dir_fd=root)
         finally:
             os.close(root)
-    with open(fd, "rb") as number:
-        return int(number.read())
+    try:
+        number, fields = (_read(file, folder) for file in ("id", "format"))
+    finally:
+        os.close(folder)
+    return Tracepoint(int(number), has_order=b" order;" in fields)
 
 
 class Counter:
@@ -78,6 +96,11 @@ class Counter:
         """End it, once."""
         lib.counter_free(self._counter)
         self._counter = ffi.NULL
+
+
+def _read(file: str, folder: int) -> bytes:
+    with open(os.open(file, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder), "rb") as opened:
+        return opened.read()
 
 
 def _checked(result: int) -> int:

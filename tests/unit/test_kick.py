@@ -7,16 +7,20 @@ import math
 import mmap
 import os
 import select
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from support.require import unavailable
 
 from memnotify import kick as room
 from memnotify.figures import Meter
-from memnotify.kick import ALLOCATED, Kick, open_kicks
-from memnotify.system import Counter, tracepoint_id
+from memnotify.kick import ALLOCATED, FREED, Kick, open_kicks
+from memnotify.system import Counter, Tracepoint, tracepoint
 
 CHUNK_PAGES = 256
 CHUNK = CHUNK_PAGES * mmap.PAGESIZE
@@ -97,6 +101,110 @@ def test_ready_when_as_many_have_been_freed() -> None:
     assert is_ready(freed)
     freed.close()
     os.close(file)
+
+
+class FakeCounter:
+    """A counter that only notes what it is armed for."""
+
+    made: ClassVar[list["FakeCounter"]] = []
+
+    def __init__(self, _number: int, condition: str, _cpu: int) -> None:
+        self.condition = condition
+        self.armed: list[int] = []
+        self._fd = os.eventfd(0)
+        self.made.append(self)
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def arm(self, events: int) -> None:
+        self.armed.append(events)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+@pytest.fixture
+def counters(monkeypatch: pytest.MonkeyPatch) -> list[FakeCounter]:
+    """Let kicks be made of fake counters, and return these."""
+    monkeypatch.setattr(FakeCounter, "made", [])
+    monkeypatch.setattr(room, "Counter", FakeCounter)
+    monkeypatch.setattr(
+        room, "tracepoint", lambda name: Tracepoint(1, has_order=not name.endswith("extfrag"))
+    )
+    return FakeCounter.made
+
+
+@given(pages=st.integers(0, 1 << 40), names=st.sampled_from([ALLOCATED, FREED]))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_counters_hide_less_than_it_is_armed_for(
+    counters: list[FakeCounter], pages: int, names: tuple[str, ...]
+) -> None:
+    """What all of them may have counted without being ready, and what meminfo lags by, is less than that."""
+    counters.clear()
+    kick = Kick(names)
+    assert kick.arm(pages) == (pages >= kick.least_pages)
+    if pages >= kick.least_pages:
+        weights = {"order==0": 1, "order>0": kick._largest_pages, "": kick._largest_pages}
+        hidden = sum((counter.armed[-1] - 1) * weights[counter.condition] for counter in counters)
+        assert hidden + kick._lag_pages < pages
+    kick.close()
+
+
+def test_left_alone_while_it_is_early_enough(counters: list[FakeCounter]) -> None:
+    """Only for less, or for four times as much, is each CPU interrupted."""
+    kick = Kick(FREED)
+    least = kick.least_pages - kick._lag_pages
+    times = []
+    for factor in (4, 5, 7.9, 15, 4, 16, 8, 15, 3, 3):
+        assert kick.arm(kick._lag_pages + factor * least)
+        times.append(len(counters[0].armed))
+    assert times == [1, 1, 1, 1, 1, 2, 3, 3, 4, 4]
+    kick.close()
+
+
+def test_a_suspend_kills_the_counters(counters: list[FakeCounter], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPUs are the same as before, but were gone meanwhile, so all is opened anew."""
+    kick = Kick(FREED)
+    assert kick.arm(1 << 30)
+    before = len(counters)
+    assert kick.arm(1 << 30)
+    assert len(counters) == before
+    boot_s = time.clock_gettime
+    monkeypatch.setattr(time, "clock_gettime", lambda clock: boot_s(clock) + 3600)
+    assert kick.arm(1 << 30)
+    assert len(counters) == 2 * before
+    assert counters[-1].armed
+    kick.close()
+
+
+def test_what_is_armed_anew_counts_to_the_new_number(kick: Kick) -> None:
+    """Also while it is armed: the kernel would go on with the old one for a period, after one kick."""
+    file = os.memfd_create("taken")
+    assert kick.arm(1 << 30)
+    write(file)
+    assert kick.arm(kick.least_pages)
+    for _ in range(2):
+        taken = 0
+        while not is_ready(kick):
+            write(file)
+            taken += CHUNK_PAGES
+            assert taken < (1 << 19)
+        kick.drain()
+    os.close(file)
+
+
+def test_dropped_cache_that_is_taken_is_counted(kick: Kick, tmp_path: Path) -> None:
+    """Cached pages go to the per-CPU lists and from there to whoever asks: none passes the buddy lists."""
+    path = tmp_path / "cached"
+    with path.open("wb") as file:
+        for _ in range(2 * kick.least_pages // CHUNK_PAGES):
+            file.write(bytes(CHUNK))
+    kick.drain()
+    assert kick.arm(kick.least_pages)
+    kick.drain()
+    path.unlink()
+    assert is_ready(kick)
 
 
 def test_rests_longer_each_time(kick: Kick) -> None:
@@ -201,10 +309,10 @@ def test_a_refusal(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFix
     """Where the kernel refuses there is no kick, one line in the log, and no descriptor left."""
     before = os.listdir("/proc/self/fd")
 
-    def refuse(_: str) -> int:
+    def refuse(_: str) -> Tracepoint:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    monkeypatch.setattr(room, "tracepoint_id", refuse)
+    monkeypatch.setattr(room, "tracepoint", refuse)
     with caplog.at_level(logging.INFO):
         assert open_kicks() is None
     assert [record.levelname for record in caplog.records] == ["INFO"]
@@ -227,24 +335,27 @@ def test_an_ordinary_user_has_none() -> None:
 def test_a_tracepoint_that_is_not_there(kick: Kick) -> None:
     """An old kernel may lack one; a name that leads nowhere is the same."""
     with pytest.raises(FileNotFoundError):
-        tracepoint_id("kmem/no_such_tracepoint")
+        tracepoint("kmem/no_such_tracepoint")
 
 
 def test_tracefs_is_read_where_it_is_mounted(tmp_path: Path) -> None:
     """A mounted tracefs is used as it is."""
     (tmp_path / "events/kmem/some").mkdir(parents=True)
     (tmp_path / "events/kmem/some/id").write_text("42\n")
-    assert tracepoint_id("kmem/some", str(tmp_path)) == 42
+    (tmp_path / "events/kmem/some/format").write_text("\tfield:unsigned int order;\toffset:16;\n")
+    assert tracepoint("kmem/some", str(tmp_path)) == (42, True)
+    (tmp_path / "events/kmem/some/format").write_text("\tfield:int alloc_order;\toffset:16;\n")
+    assert tracepoint("kmem/some", str(tmp_path)) == (42, False)
 
 
 @pytest.mark.parametrize(
-    ("tracepoint", "condition", "cpu"), [(1 << 40, "", 0), (None, "colour==3", 0), (None, "", 4000)]
+    ("number", "condition", "cpu"), [(1 << 40, "", 0), (None, "colour==3", 0), (None, "", 4000)]
 )
-def test_a_counter_that_cannot_be(kick: Kick, tracepoint: int | None, condition: str, cpu: int) -> None:
+def test_a_counter_that_cannot_be(kick: Kick, number: int | None, condition: str, cpu: int) -> None:
     """A wrong number, condition or CPU is an OSError and leaves nothing open."""
     before = os.listdir("/proc/self/fd")
     with pytest.raises(OSError, match=r"Invalid|No such"):
-        Counter(tracepoint or tracepoint_id("kmem/mm_page_alloc_zone_locked"), condition, cpu)
+        Counter(number or tracepoint("kmem/mm_page_alloc_zone_locked").number, condition, cpu)
     assert os.listdir("/proc/self/fd") == before
 
 

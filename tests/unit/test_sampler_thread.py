@@ -355,7 +355,7 @@ def kicked(make: Maker) -> Kicked:
 def test_a_kick_is_looked_at_at_once(kicked: Kicked, which: str, pages: int, used: int, handle: int) -> None:
     """Enough pages have passed for the threshold to be reached: the longest sleep ends."""
     kick: FakeKick = getattr(kicked, which)
-    assert kick.armed_pages == pages
+    assert kick.armed_pages == pytest.approx(pages)
     kicked.sampler.rate.kicked_s = 0.0
     kicked.sampler.memory.use(used)
     kick.count(pages - 1)
@@ -386,7 +386,7 @@ def test_a_kick_too_early_waits(kicked: Kicked) -> None:
 
 def test_nothing_is_counted_while_nobody_watches(kicked: Kicked) -> None:
     """Who parks takes back what the kicks were armed for."""
-    assert (kicked.allocated.armed_pages, kicked.freed.armed_pages) == (400, 51)
+    assert (kicked.allocated.armed_pages, kicked.freed.armed_pages) == pytest.approx((400, 51))
     kicked.sampler.write({})
     kicked.sampler.write({}, kicked.sampler.fh + 1)
     eventually(lambda: kicked.sampler.parked, "the sampler parks")
@@ -396,7 +396,7 @@ def test_nothing_is_counted_while_nobody_watches(kicked: Kicked) -> None:
 # How long a sleep may be
 
 
-@pytest.mark.parametrize(("update_period_s", "slack_s"), [(0.9, 0.0), (8.0, 1.0), (3600.0, 450.0)])
+@pytest.mark.parametrize(("update_period_s", "slack_s"), [(0.9, 0.0), (8.0, 1.0), (3600.0, 4.0)])
 def test_a_distant_sample_may_ride_on_another_wake_up(
     make: Maker, update_period_s: float, slack_s: float
 ) -> None:
