@@ -21,12 +21,12 @@ log = logging.getLogger(__name__)
 class Sampler:
     """Samples while any observer has a threshold, and sleeps without a timeout while none has.
 
-    Threads: ``current`` and ``resubscribed`` belong to the request loop, ``look`` and the pace to the
+    Threads: ``current`` and ``resubscribed`` belong to whoever serves requests, ``look`` and the pace to the
     sampler thread once it is started. ``notify`` is called with the handles of those who crossed,
     without any lock, from the sampler thread; it must send and free them all.
 
     No new subscription is slept over. The thread first makes known that it may sleep for ever, then
-    asks the table; the request loop first subscribes in the table, then looks how long the sleep is.
+    asks the table; who serves first subscribes in the table, then looks how long the sleep is.
     Whichever comes second sees the other.
     """
 
@@ -35,7 +35,7 @@ class Sampler:
         table: Table,
         meter: Meter,
         pace: Pace,
-        notify: Callable[["array[int]"], None],
+        notify: Callable[["array[int]"], object],
         *,
         update_space_kib: int = 0,
         pressure_fd: int | None = None,

@@ -126,9 +126,14 @@ class Session:
         return (number for number in range(bits.bit_length()) if bits >> number & 1)
 
     @staticmethod
-    def notify(handles: "array[int]") -> None:
-        """Wake whoever waits by these handles, and free them. One call into C, without the GIL."""
-        lib.shim_notify(ffi.from_buffer("uint64_t[]", handles), len(handles))
+    def notify(handles: "array[int]") -> int:
+        """Wake whoever waits by these handles, and free them. One call into C, without the GIL.
+
+        Odd ones are no session's. They are moved to the front, and it returns how many they are.
+        """
+        return lib.shim_notify(  # type: ignore[no-any-return]
+            ffi.from_buffer("uint64_t[]", handles, require_writable=True), len(handles)
+        )
 
     @staticmethod
     def discard(handles: "array[int]") -> None:
