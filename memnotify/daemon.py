@@ -4,7 +4,10 @@
 import gc
 import logging
 import signal
+import socket
 import threading
+from array import array
+from collections.abc import Sequence
 from contextlib import ExitStack
 
 from memnotify.config import Parameters
@@ -15,6 +18,7 @@ from memnotify.pace import Pace
 from memnotify.pressure import open_trigger
 from memnotify.sampler import Sampler
 from memnotify.session import Session
+from memnotify.sockets import SocketServer
 from memnotify.transports import Transport, TransportError
 
 log = logging.getLogger(__name__)
@@ -25,15 +29,23 @@ _STOP = {signal.SIGTERM, signal.SIGINT} | (
 )
 
 
-def serve(transport: Transport, parameters: Parameters) -> bool:
+def serve(transport: Transport, parameters: Parameters, listener: socket.socket | None = None) -> bool:
     """Serve until a signal asks to stop (True), or until the device is lost (False).
 
-    Main thread only, and once in a process. Closes ``transport``. Raises TransportError if the device
-    cannot be registered, MeterError or OSError if the kernel's memory files cannot be read.
+    The clients that connect to ``listener``, if there is one, are served as well. Main thread only, and
+    once in a process. Closes ``transport``. Raises TransportError if the device cannot be registered,
+    MeterError or OSError if the kernel's memory files cannot be read.
     """
     # Until the session can take them and what was made is cleaned up after them.
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
     table = Table()
+    sockets: SocketServer | None = None
+
+    def notify(handles: "array[int]") -> None:
+        others = Session.notify(handles)
+        if sockets is not None and others:
+            sockets.wake(handles[:others])
+
     with ExitStack() as undo:
         undo.callback(transport.close)
         meter = undo.enter_context(Meter(pcp_is_free=parameters.pcp_is_free))
@@ -47,20 +59,27 @@ def serve(transport: Transport, parameters: Parameters) -> bool:
                 min_update_period_s=parameters.min_update_period_ms / 1000,
                 fill_rate_pages_s=parameters.fill_rate_mib_s * 2**20 / PAGE_SIZE,
             ),
-            Session.notify,
+            notify,
             update_space_kib=parameters.update_space_kib,
             pressure_fd=open_trigger(),
         )
-        device = Device(table, sampler, poll_acknowledges=parameters.poll_acknowledges)
-        session = transport.connect(device)
-        # From the last to the first: nobody notifies any more, nobody holds a handle, the clients are let go.
+        session = transport.connect(Device(table, sampler, poll_acknowledges=parameters.poll_acknowledges))
+        # From the last to the first: no socket's client asks for anything, nobody notifies any more, nobody
+        # holds a handle, the clients are let go.
         undo.callback(session.close)
         undo.callback(lambda: Session.discard(table.close_all()))
+        if listener is not None:
+            sockets = SocketServer(Device(table, sampler), listener)
+            undo.callback(sockets.close)
         undo.callback(sampler.stop)
-        return _live(session, transport, sampler)
+        if sockets is not None:
+            undo.callback(sockets.stop)
+        if listener is not None:
+            log.info("clients may connect to %s too", listener.getsockname())
+        return _live(session, transport, [sampler, *filter(None, [sockets])])
 
 
-def _live(session: Session, transport: Transport, sampler: Sampler) -> bool:
+def _live(session: Session, transport: Transport, threads: Sequence[Sampler | SocketServer]) -> bool:
     session.catch(*_STOP)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP)
     try:
@@ -73,20 +92,21 @@ def _live(session: Session, transport: Transport, sampler: Sampler) -> bool:
         ) from error
     transport.verify()
     main = threading.get_ident()
-    sampler_failed = threading.Event()
+    failed = threading.Event()
 
     def fail() -> None:
-        sampler_failed.set()
+        failed.set()
         signal.pthread_kill(main, signal.SIGTERM)
 
     if not session.lock_memory():
         log.info("memory is not locked: run as root, or raise RLIMIT_MEMLOCK")
     gc.freeze()
-    sampler.start(fail)
+    for thread in threads:
+        thread.start(fail)
     log.info("ready: %s, a %s", transport.path, transport.kind)
     if session.serve():
         names = ", ".join(signal.Signals(number).name for number in session.caught())
-        if sampler_failed.is_set():
+        if failed.is_set():
             return False
         log.info("%s: ending", names)
         return True

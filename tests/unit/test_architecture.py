@@ -23,6 +23,7 @@ LAYERS: dict[str, set[str]] = {
     "sampler": {"figures", "observers", "pace", "thresholds"},
     "device": {"observers", "sampler", "thresholds"},
     "session": {"_shim"},
+    "sockets": {"device", "thresholds"},
     "transports": {"session"},
     "daemon": {
         "config",
@@ -33,6 +34,7 @@ LAYERS: dict[str, set[str]] = {
         "pressure",
         "sampler",
         "session",
+        "sockets",
         "transports",
     },
     "cli": {"client", "config", "daemon", "figures", "transports"},
