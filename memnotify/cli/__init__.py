@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from memnotify import __version__
-from memnotify.cli import read, run, serve, wait
+from memnotify.cli import env, read, run, serve, wait
 
 _DESCRIPTION = """\
 A memory meter that programs can poll: /dev/memnotify in userspace.
@@ -16,6 +16,7 @@ A memory meter that programs can poll: /dev/memnotify in userspace.
   memnotify read               print the memory figures
   memnotify wait 'used 80%'    wait until use crosses 80 % of RAM + swap, up or down
   memnotify run --when 'used 80%' -- COMMAND    run a command each time it does, up
+  memnotify env --when 'used 80%'    the variables of systemd's memory-pressure protocol
 """
 
 
@@ -26,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"memnotify {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in (serve, read, wait, run):
+    for module in (serve, read, wait, run, env):
         module.add_to(commands)
     options = parser.parse_args(arguments)
     try:
