@@ -2,6 +2,8 @@
 """systemd's memory-pressure protocol: a program on the real sd-event, told by socket and by device."""
 
 import base64
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -190,3 +192,39 @@ def test_the_end_of_the_daemon(tmp_path: Path, service: list[str]) -> None:
     program.process.wait()
     assert program.process.stdin is not None
     program.process.stdin.close()
+
+
+# What docs/systemd.md tells to type
+
+
+def documented(kind: str) -> list[str]:
+    """Return the blocks of a kind in docs/systemd.md."""
+    text = (Path(__file__).parents[2] / "docs/systemd.md").read_text()
+    return re.findall(rf"^```{kind}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("block", documented("console"))
+def test_documented_commands(block: str) -> None:
+    """They print what is printed there."""
+    prompt, _, output = block.partition("\n")
+    command = prompt.removeprefix("$ memnotify ")
+    assert command != prompt
+    done = subprocess.run(
+        [sys.executable, "-m", "memnotify", *shlex.split(command)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == output
+
+
+def test_the_documented_program(served: Served) -> None:
+    """It prints a line for each event."""
+    (program,) = documented("python")
+    assert "/run/memnotify.socket" in program
+    command = [sys.executable, "-c", program.replace("/run/memnotify.socket", str(served.socket))]
+    client = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert client.stdout is not None
+    eventually(lambda: served.samples, "it has subscribed")
+    for used_percent in (90, 50):
+        served.memory.use(used_percent)
+        assert client.stdout.readline() == f"total 2500000 used {25000 * used_percent} active 250000\n"
+    client.kill()
+    client.communicate()
