@@ -10,14 +10,17 @@ import resource
 import select
 import socket
 import struct
+import subprocess
+import sys
 import termios
 import threading
+import time
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support.fakes import FakeMeter
+from support.fakes import FakeClock, FakeMeter
 from support.waiting import DEADLINE_S, eventually
 
 from memnotify import sockets
@@ -65,7 +68,9 @@ class Client:
 class Bench:
     """A server and what it serves. ``memory`` moves it; ``client`` connects."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self, path: Path, clock: Callable[[], float] = time.monotonic, *, start: bool = True
+    ) -> None:
         self.path = path
         self.meter = FakeMeter()
         self.table = Table()
@@ -74,10 +79,11 @@ class Bench:
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.listener.bind(str(path))
         self.listener.listen(128)
-        self.server = SocketServer(self.device, self.listener)
+        self.server = SocketServer(self.device, self.listener, clock=clock)
         self.failures: list[str] = []
         self.clients: list[Client] = []
-        self.server.start(lambda: self.failures.append("failed"))
+        if start:
+            self.server.start(lambda: self.failures.append("failed"))
 
     def _notify(self, handles: "array[int]") -> None:
         assert all(handle & 1 for handle in handles)
@@ -123,7 +129,7 @@ def bench(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Iterator[Bench]:
     yield bench
     bench.close()
     assert bench.failures == []
-    assert "Traceback" not in caplog.text
+    assert not any(record.exc_info for record in caplog.get_records("call"))
 
 
 def pages(bench: Bench) -> list[list[int]]:
@@ -225,6 +231,22 @@ def test_no_crossing_is_lost_to_a_reader(bench: Bench) -> None:
     assert len(seen) - 1 <= crossings
 
 
+def test_a_read_is_known_when_the_kernel_tells() -> None:
+    """At the edge nothing counts as unread, though now and then (one in 2,000) the kernel still has a byte."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    read = "import os, sys\nwhile os.read(int(sys.argv[1]), 4096): pass"
+    reader = subprocess.Popen([sys.executable, "-c", read, str(theirs.fileno())], pass_fds=[theirs.fileno()])
+    theirs.close()
+    with ours, select.epoll() as edges:
+        edges.register(ours, sockets._EVENTS)
+        edges.poll(0)
+        for _ in range(20_000):
+            ours.send(b"total 10000 used 600 active 50\n")
+            assert edges.poll(DEADLINE_S)
+            assert not sockets._unread(ours)
+    assert reader.wait(DEADLINE_S) == 0
+
+
 # What is a write
 
 
@@ -253,6 +275,31 @@ def test_where_a_write_ends(bench: Bench, pieces: list[bytes]) -> None:
     bench.memory(600)
     assert client.used() == 600
     assert client.unread == 0
+
+
+def test_how_long_silence_is(tmp_path: Path) -> None:
+    """It begins anew with each piece, for each client alone; nobody waits for it whose end is known."""
+    clock = FakeClock()
+    bench = Bench(tmp_path / "socket", clock, start=False)
+    slow, ended, silent = (Client(bench.path) for _ in range(3))
+    bench.clients += [slow, ended, silent]
+    for client in bench.clients:
+        client.socket.send(b"used 5")
+    for _ in range(4):  # as many to accept them, and one to receive from the last
+        bench.server._turn()
+    for _ in range(5):
+        clock.tick(SILENCE_S * 0.9)
+        for client in (slow, ended):
+            client.socket.send(b"0")
+        bench.server._turn()
+    assert pages(bench) == [[], [], [5]]
+    ended.socket.shutdown(socket.SHUT_WR)
+    bench.server._turn()
+    assert pages(bench) == [[], [500_000], [5]]
+    clock.tick(SILENCE_S * 1.01)
+    bench.server._turn()
+    assert pages(bench) == [[500_000], [500_000], [5]]
+    bench.close()
 
 
 def test_a_client_that_has_written_all(bench: Bench) -> None:
@@ -291,11 +338,13 @@ def test_a_refused_write(bench: Bench, end: bytes) -> None:
 def test_a_write_that_is_too_long(bench: Bench, size: int) -> None:
     """It is refused once, all of it is dropped, and what follows is a write of its own."""
     client = bench.client(b"used 500\n")
-    client.socket.sendall(b"used 5".ljust(size) + b"\nused 400\n")
+    client.socket.sendall(b"used 5 ".ljust(size, b"x") + b"\nused 400\n")
     assert b"at most 4096" in client.read()
     eventually(lambda: pages(bench) == [[400]], "the next write is understood")
     bench.memory(600)
     assert client.used() == 600
+    client.socket.sendall(b"usd 5\n")
+    assert b"'usd'" in client.read()
 
 
 def test_refusals_to_one_who_does_not_read(bench: Bench) -> None:
@@ -390,15 +439,17 @@ def test_no_descriptors(
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     waiting = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     resource.setrlimit(resource.RLIMIT_NOFILE, (waiting.fileno() + 1, hard))
+    begun_s = time.monotonic()
     try:
         waiting.connect(str(bench.path))
-        eventually(lambda: "no further client" in caplog.text, "the log says so")
+        eventually(lambda: caplog.text.count("no further client") > 3, "the log says so")
+        tries, passed_s = caplog.text.count("no further client"), time.monotonic() - begun_s
+        assert tries <= passed_s / 0.05 + 1
         bench.memory(600)
         assert first.used() == 600
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     eventually(lambda: len(bench.table) == 2, "the second is served")
-    assert caplog.text.count("no further client") < 1000
     waiting.close()
 
 
