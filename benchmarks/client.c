@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * client: the measured side of compare.py, in C so that it costs little, and the same for both servers.
+ * client: the measured side of compare.py and peers.py, in C so that it costs little.
  *
  *     client read PATH COUNT     COUNT times pread(256 bytes); prints ns in all
  *     client poll PATH COUNT     COUNT times poll(fd, 1, 0); prints ns in all
@@ -9,18 +9,25 @@
  *         open           opens all, with a threshold nobody reaches    -> opened NS_IN_ALL
  *         arm PAGES      sets every threshold to `used` + PAGES        -> armed, or early: somebody is ready
  *         wait           until each was woken and has read             -> woken FIRST_NS LAST_NS (monotonic clock)
+ *     client watch PATH PAGES    one open file with a threshold at `used` + PAGES   -> armed THRESHOLD, woken NS
+ *     client sleep PATH COUNT    COUNT processes, each waiting for a threshold of its own, spread evenly over all
+ *                                memory                                             -> ready; ends when stdin does
+ *     client meminfo - COUNT     COUNT processes, each reading /proc/meminfo 4 times a second; the same
+ *     client stamp - 1           copies lines from stdin to stdout, each after the moment it came: NS LINE
  */
 #define _GNU_SOURCE
 
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -234,6 +241,126 @@ static void serve_wake(const char *path, long count)
 	}
 }
 
+/* ---- watch ---- */
+
+static void watch(const char *path, long margin_pages)
+{
+	struct pollfd item = { .fd = open_device(path), .events = POLLIN };
+	char line[LINE];
+	long long threshold;
+	int64_t woken;
+
+	read_line(item.fd, line);
+	threshold = figure(line, "used ") + margin_pages;
+	set_used(item.fd, threshold);
+	printf("armed %lld\n", threshold);
+	fflush(stdout);
+	if (poll(&item, 1, -1) != 1)
+		fail("poll");
+	woken = now_ns();
+	if (item.revents != POLLIN)
+		fail("poll: the server is gone");
+	printf("woken %lld\n", (long long)woken);
+}
+
+/* ---- sleep, meminfo ---- */
+
+static _Noreturn void sleep_at(const char *path, long number, long count)
+{
+	struct pollfd item = { .fd = open_device(path), .events = POLLIN };
+	char line[LINE];
+
+	read_line(item.fd, line);
+	set_used(item.fd, figure(line, "total ") * (number + 1) / (count + 1));
+	printf("ready\n");
+	fflush(stdout);
+	while (poll(&item, 1, -1) == 1 && item.revents == POLLIN)
+		read_line(item.fd, line);
+	fail("poll");
+}
+
+/* What a careful C program would do: one open file, one read, one search for each of three figures. */
+static _Noreturn void read_meminfo(long number, long count)
+{
+	static const char *const names[] = { "\nMemFree:", "\nMemAvailable:", "\nSwapFree:" };
+	volatile long long kib;
+	struct timespec next;
+	char text[8192];
+	int fd = open("/proc/meminfo", O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		fail("/proc/meminfo");
+	clock_gettime(CLOCK_MONOTONIC, &next);
+	/* Programs that were not started together do not wake together. */
+	next.tv_nsec += 250000000 / count * number;
+	printf("ready\n");
+	fflush(stdout);
+	for (;;) {
+		ssize_t length = pread(fd, text, sizeof(text) - 1, 0);
+
+		if (length <= 0)
+			fail("/proc/meminfo");
+		text[length] = '\0';
+		for (size_t i = 0; i < 3; i++)
+			kib = figure(text, names[i]);
+		(void)kib;
+		next.tv_nsec += 250000000;
+		next.tv_sec += next.tv_nsec / 1000000000;
+		next.tv_nsec %= 1000000000;
+		clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &next, NULL);
+	}
+}
+
+static void hold_children(const char *path, long count)
+{
+	pid_t parent = getpid();
+	char byte;
+
+	for (long i = 0; i < count; i++) {
+		pid_t child = fork();
+
+		if (child < 0)
+			fail("fork");
+		if (child)
+			continue;
+		if (prctl(PR_SET_PDEATHSIG, SIGKILL))
+			fail("PR_SET_PDEATHSIG");
+		if (getppid() != parent)
+			_exit(1);
+		if (path)
+			sleep_at(path, i, count);
+		read_meminfo(i, count);
+	}
+	while (read(0, &byte, 1) == 1)
+		;
+}
+
+/* ---- stamp ---- */
+
+static void stamp(void)
+{
+	char text[4096], line[4096];
+	size_t length = 0;
+	ssize_t count;
+	int64_t came = 0;
+
+	while ((count = read(0, text, sizeof(text))) > 0) {
+		int64_t now = now_ns();
+
+		for (ssize_t i = 0; i < count; i++) {
+			if (!length)
+				came = now;
+			if (text[i] != '\n' && length < sizeof(line) - 1) {
+				line[length++] = text[i];
+				continue;
+			}
+			printf("%lld %.*s\n", (long long)came, (int)length, line);
+			length = 0;
+		}
+		fflush(stdout);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	long count = argc == 4 ? strtol(argv[3], NULL, 10) : 0;
@@ -246,8 +373,16 @@ int main(int argc, char **argv)
 		measure_pipe(count);
 	else if (count > 0 && !strcmp(argv[1], "wake"))
 		serve_wake(argv[2], count);
+	else if (count > 0 && !strcmp(argv[1], "watch"))
+		watch(argv[2], count);
+	else if (count > 0 && !strcmp(argv[1], "sleep"))
+		hold_children(argv[2], count);
+	else if (count > 0 && !strcmp(argv[1], "meminfo"))
+		hold_children(NULL, count);
+	else if (count > 0 && !strcmp(argv[1], "stamp"))
+		stamp();
 	else {
-		fprintf(stderr, "usage: client read|poll|pipe|wake PATH COUNT\n");
+		fprintf(stderr, "usage: client read|poll|pipe|wake|watch|sleep|meminfo|stamp PATH COUNT\n");
 		return 2;
 	}
 	return 0;

@@ -28,136 +28,15 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { TOTAL, USED, ACTIVE, NAMES };
+#include "figures.h"
+
 static const char *const names[NAMES] = { "total", "used", "active" };
 
-static const int64_t SECOND = 1000000000; /* ns, as every time here */
 static const int64_t UPDATE_PERIOD = 250000000, MAX_UPDATE_PERIOD = 15000000000, FLOOR = 10000000;
 static const int64_t FILL_KIB_PER_SECOND = 6 << 20; /* 6 GiB/s: the fastest that memory fills up */
 enum { WRITE_MAX = 4096 }; /* bytes */
 static const char blanks[] = " \t\n\v\f\r";
 static const char digits[] = "0123456789";
-
-/* ---- figures ---- */
-
-struct figures {
-	int64_t pages[NAMES];
-};
-
-struct sample {
-	struct figures figures;
-	int64_t taken; /* when reading it began */
-	bool exact; /* `used` without the pages on the per-CPU free lists */
-};
-
-struct source {
-	int fd;
-	char *text;
-	size_t room;
-};
-
-/* Each thread has its own, so that reading needs no lock. */
-struct meter {
-	struct source meminfo, zoneinfo;
-};
-
-static int64_t page_kib;
-
-static int64_t now_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return now.tv_sec * SECOND + now.tv_nsec;
-}
-
-static int source_open(struct source *source, const char *path)
-{
-	source->room = 16384; /* meminfo has 1.5 KB; zoneinfo 5 KB with two CPUs, and grows with them */
-	source->text = malloc(source->room);
-	source->fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (source->text && source->fd >= 0)
-		return 0;
-	perror(path);
-	return -1;
-}
-
-static int source_read(struct source *source)
-{
-	size_t length = 0;
-	ssize_t count;
-
-	do {
-		if (length + 1 == source->room) {
-			char *larger = realloc(source->text, 2 * source->room);
-
-			if (!larger)
-				return -1;
-			source->text = larger;
-			source->room *= 2;
-		}
-		count = pread(source->fd, source->text + length, source->room - length - 1, (off_t)length);
-		if (count < 0)
-			return -1;
-		length += (size_t)count;
-	} while (count);
-	source->text[length] = '\0';
-	return 0;
-}
-
-static int64_t at_least_0(int64_t value)
-{
-	return value > 0 ? value : 0;
-}
-
-/* The figures without the per-CPU lists: `used` is then an upper bound of the exact one. */
-static int read_plain(struct meter *meter, struct sample *out)
-{
-	enum {
-		RAM, FREE, BUFFERS, CACHED, SWAP_CACHED, ACT, MLOCKED, SWAP, SWAP_FREE, SHMEM, RECLAIMABLE,
-		FIELDS
-	};
-	/* In the kernel's order, so that one pass finds them all. */
-	static const char *const fields[FIELDS] = {
-		"MemTotal:", "\nMemFree:", "\nBuffers:", "\nCached:", "\nSwapCached:", "\nActive:",
-		"\nMlocked:", "\nSwapTotal:", "\nSwapFree:", "\nShmem:", "\nSReclaimable:",
-	};
-	int64_t kib[FIELDS];
-	char *at;
-
-	out->taken = now_ns();
-	out->exact = false;
-	if (source_read(&meter->meminfo))
-		return -1;
-	at = meter->meminfo.text;
-	for (int i = 0; i < FIELDS; i++) {
-		at = strstr(at, fields[i]);
-		if (!at)
-			return -1;
-		kib[i] = strtoll(at + strlen(fields[i]), &at, 10);
-	}
-	out->figures.pages[TOTAL] = (kib[RAM] + kib[SWAP]) / page_kib;
-	out->figures.pages[USED] = at_least_0(kib[RAM] + kib[SWAP] - kib[FREE] - kib[RECLAIMABLE] -
-				      (kib[BUFFERS] + kib[CACHED] + kib[SWAP_CACHED]) + kib[SHMEM] +
-				      kib[MLOCKED] - kib[SWAP_FREE]) / page_kib;
-	out->figures.pages[ACTIVE] = kib[ACT] / page_kib;
-	return 0;
-}
-
-/* Take the pages on the per-CPU free lists out of `used`. */
-static int make_exact(struct meter *meter, struct sample *sample)
-{
-	static const char label[] = " count:";
-	int64_t free_pages = 0;
-
-	if (source_read(&meter->zoneinfo))
-		return -1;
-	for (char *at = meter->zoneinfo.text; (at = strstr(at, label));)
-		free_pages += strtoll(at + strlen(label), &at, 10);
-	sample->figures.pages[USED] = at_least_0(sample->figures.pages[USED] - free_pages);
-	sample->exact = true;
-	return 0;
-}
 
 /* ---- observers ---- */
 

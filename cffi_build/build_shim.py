@@ -43,11 +43,12 @@ def compiler() -> str:
 compiler()
 ffibuilder = FFI()
 ffibuilder.cdef(declarations("shim.h"))
+ffibuilder.cdef(declarations("system.h"))
 ffibuilder.cdef(f'extern "Python+C" {{ {declarations("callbacks.h")} }}')
 ffibuilder.set_source(
     "memnotify._shim",
-    '#include "shim.h"',
-    sources=["cffi_build/shim.c"],
+    '#include "shim.h"\n#include "system.h"',
+    sources=["cffi_build/shim.c", "cffi_build/system.c"],
     include_dirs=[str(HERE)],
     define_macros=[("_GNU_SOURCE", None)],
     extra_compile_args=["-std=gnu11", "-Wall", "-Wextra", *pkg_config("--cflags")],

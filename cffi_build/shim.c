@@ -17,7 +17,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -474,12 +473,6 @@ void shim_free_handles(const uint64_t *handles, size_t count)
 {
 	for (size_t i = 0; i < count; i++)
 		fuse_pollhandle_destroy((struct fuse_pollhandle *)(uintptr_t)handles[i]);
-}
-
-int shim_lock_memory(void)
-{
-	/* On fault: or all that is mapped and never used would be taken at once, 90 MB of stacks, libraries and heaps. */
-	return mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT);
 }
 
 void shim_destroy(struct shim *shim)

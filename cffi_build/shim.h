@@ -34,8 +34,5 @@ uint64_t shim_caught(struct shim *shim);
 size_t shim_notify(uint64_t *handles, size_t count);
 void shim_free_handles(const uint64_t *handles, size_t count);
 
-/* Lock the process's memory as it is touched; 0, or -1 with errno. */
-int shim_lock_memory(void);
-
 /* Unmount, if this connection mounted, close the descriptor and free everything. All handles must be freed before. */
 void shim_destroy(struct shim *shim);

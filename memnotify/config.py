@@ -25,6 +25,8 @@ class Parameters(NamedTuple):
     """Whether a poll that reports an event clears it, for clients that never read."""
     pcp_is_free: bool = True
     """Whether pages on the kernel's per-CPU free lists count as free."""
+    count_pages: bool = True
+    """Whether to sleep until the kernel has allocated or freed what the nearest threshold is away."""
 
     def checked(self) -> Self:
         """Return the parameters themselves. Raises ConfigError if one is out of its bounds."""

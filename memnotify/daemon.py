@@ -4,22 +4,28 @@
 import gc
 import logging
 import signal
-import socket
 import threading
 from array import array
 from collections.abc import Sequence
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 from memnotify.config import Parameters
 from memnotify.device import Device
 from memnotify.figures import PAGE_SIZE, Meter
+from memnotify.kick import open_kicks
 from memnotify.observers import Table
 from memnotify.pace import Pace
 from memnotify.pressure import open_trigger
 from memnotify.sampler import Sampler
 from memnotify.session import Session
-from memnotify.sockets import SocketServer
+from memnotify.system import lock_memory
 from memnotify.transports import Transport, TransportError
+
+if TYPE_CHECKING:
+    import socket
+
+    from memnotify.sockets import SocketServer
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +35,7 @@ _STOP = {signal.SIGTERM, signal.SIGINT} | (
 )
 
 
-def serve(transport: Transport, parameters: Parameters, listener: socket.socket | None = None) -> bool:
+def serve(transport: Transport, parameters: Parameters, listener: "socket.socket | None" = None) -> bool:
     """Serve until a signal asks to stop (True), or until the device is lost (False).
 
     The clients that connect to ``listener``, if there is one, are served as well. Main thread only, and
@@ -41,8 +47,8 @@ def serve(transport: Transport, parameters: Parameters, listener: socket.socket 
     table = Table()
     sockets: SocketServer | None = None
 
-    def notify(handles: "array[int]") -> None:
-        others = Session.notify(handles)
+    def notify(handles: "array[int]", count: int) -> None:
+        others = Session.notify(handles, count)
         if sockets is not None and others:
             sockets.wake(handles[:others])
 
@@ -62,6 +68,7 @@ def serve(transport: Transport, parameters: Parameters, listener: socket.socket 
             notify,
             update_space_kib=parameters.update_space_kib,
             pressure_fd=open_trigger(),
+            kicks=open_kicks() if parameters.count_pages else None,
         )
         session = transport.connect(Device(table, sampler, poll_acknowledges=parameters.poll_acknowledges))
         # From the last to the first: no socket's client asks for anything, nobody notifies any more, nobody
@@ -69,17 +76,22 @@ def serve(transport: Transport, parameters: Parameters, listener: socket.socket 
         undo.callback(session.close)
         undo.callback(lambda: Session.discard(table.close_all()))
         if listener is not None:
-            sockets = SocketServer(Device(table, sampler), listener)
+            sockets = _socket_server(Device(table, sampler), listener)
             undo.callback(sockets.close)
         undo.callback(sampler.stop)
         if sockets is not None:
             undo.callback(sockets.stop)
-        if listener is not None:
-            log.info("clients may connect to %s too", listener.getsockname())
-        return _live(session, transport, [sampler, *filter(None, [sockets])])
+        return _live(session, transport, [sampler] if sockets is None else [sampler, sockets])
 
 
-def _live(session: Session, transport: Transport, threads: Sequence[Sampler | SocketServer]) -> bool:
+def _socket_server(device: Device, listener: "socket.socket") -> "SocketServer":
+    # Here, as the daemon keeps in memory what it imports, and most have no socket.
+    from memnotify.sockets import SocketServer  # noqa: PLC0415
+
+    return SocketServer(device, listener)
+
+
+def _live(session: Session, transport: Transport, threads: "Sequence[Sampler | SocketServer]") -> bool:
     session.catch(*_STOP)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP)
     try:
@@ -98,7 +110,7 @@ def _live(session: Session, transport: Transport, threads: Sequence[Sampler | So
         failed.set()
         signal.pthread_kill(main, signal.SIGTERM)
 
-    if not session.lock_memory():
+    if not lock_memory():
         log.info("memory is not locked: run as root, or raise RLIMIT_MEMLOCK")
     gc.freeze()
     for thread in threads:

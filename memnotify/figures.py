@@ -3,6 +3,8 @@
 
 import os
 import re
+import struct
+from threading import Lock
 from typing import NamedTuple, Self
 
 PAGE_SIZE = os.sysconf("SC_PAGESIZE")
@@ -29,39 +31,101 @@ USED = NAMES.index("used")
 
 # Every one of them exists since Linux 2.6.32 (Shmem came last).
 _FIELDS = (
-    "MemTotal",
-    "MemFree",
-    "Buffers",
-    "Cached",
-    "SwapCached",
-    "Active",
-    "Mlocked",
-    "SwapTotal",
-    "SwapFree",
-    "Shmem",
-    "SReclaimable",
+    b"MemTotal",
+    b"MemFree",
+    b"Buffers",
+    b"Cached",
+    b"SwapCached",
+    b"Active",
+    b"Mlocked",
+    b"SwapTotal",
+    b"SwapFree",
+    b"Shmem",
+    b"SReclaimable",
 )
-# In the kernel's order (fs/proc/meminfo.c:meminfo_proc_show): one search from left to right finds them all.
-_MEMINFO = re.compile(b"".join(b"(?ms:.*?^%s: +([0-9]+) kB$)" % name.encode() for name in _FIELDS))
-_PCP_COUNT = re.compile(rb"^ +count: +([0-9]+)$", re.MULTILINE)
+_LINE = re.compile(rb"^(.+):( *[0-9]+) kB\n", re.MULTILINE)
+_COUNT = re.compile(rb"count: +([0-9]+)\n +high")
+# The first CPU's lines in each zone; the other CPUs have the same limits (mm/page_alloc.c:pageset_update).
+_FIRST_PAGESET = re.compile(rb"pagesets\n +cpu: .*\n((?: {5,}.*\n)*? {5,}high.*\n(?: {5,}.*\n)*)")
+_HIGH = re.compile(rb"high\w*: +([0-9]+)")
+# What one CPU's lists of one zone hold at most beyond their limit (510 pages seen under load). An empty list
+# is filled whatever the others hold (mm/page_alloc.c:nr_pcp_alloc): 12 lists of small pages with a batch
+# each, 63 pages at most, and 2 lists with 2 huge pages each, of as many pages as a page table has entries.
+# One more of these is put on a list before the surplus is freed (free_frozen_page_commit).
+_BEYOND_LIMIT_PAGES = 12 * 63 + (2 * 2 + 1) * (PAGE_SIZE // 8)
+# Each CPU moves pages between its lists and the rest in batches of 63, at times 32 of them. Less than one
+# is not worth a second look, and when a machine is idle nothing moves.
+_STILL_PAGES = 64 * (os.cpu_count() or 1)
+# While two processes on two CPUs did nothing but take and free memory, at least 95 % of readings needed one
+# look and less than 1 % all four.
+_LOOKS = 4
 
 
 class MeterError(RuntimeError):
     """The kernel's memory files do not say what this program needs; the text holds what they said."""
 
 
+class _Columns:
+    """Where the fields stand in one text of /proc/meminfo: as in the next, unless a value outgrew its column.
+
+    Raises MeterError if one is missing or there twice.
+    """
+
+    def __init__(self, text: bytes) -> None:
+        lines = [line for line in _LINE.finditer(text) if line[1] in _FIELDS]
+        names = [line[1] for line in lines]
+        if sorted(names) != sorted(_FIELDS):
+            raise MeterError(
+                f"/proc/meminfo must have each of {b', '.join(_FIELDS).decode()} once; "
+                f"it reads:\n{text.decode(errors='replace')}"
+            )
+        layout, end = "", 0
+        for line in lines:
+            # A whole line, " kB\n" at its end, for "Cached:" stands in "SwapCached:" too: with the newline
+            # before it, unless that is the end of the line before.
+            start = max(end, line.start() - 1)
+            layout += f"{start - end}x{line.start(2) - start}s{len(line[2])}s4s"
+            end = line.end()
+        self._unpack = struct.Struct(layout).unpack_from
+        words = self._unpack(text)
+        self._labels, self._units = words[0::3], words[2::3]
+        self._values = [3 * names.index(name) + 1 for name in _FIELDS]
+
+    def values(self, text: bytes) -> list[int]:
+        """Return the values of ``_FIELDS`` in KiB. Raises ValueError or struct.error if one stands elsewhere.
+
+        A value cannot be cut: between a label and its unit it would have had to push one of them.
+        """
+        words = self._unpack(text)
+        if words[0::3] != self._labels or words[2::3] != self._units:
+            raise ValueError
+        return [int(words[i]) for i in self._values]
+
+
 class Meter:
-    """Reads the figures from two kept-open files; no state besides them, so any thread may call it.
+    """Reads the figures from two kept-open files; any thread may call it.
 
     ``pcp_is_free`` counts the pages on the per-CPU free lists as free. The kernel's MemFree leaves
     them out, and since 6.7 they may be an eighth of a zone for minutes (mm/page_alloc.c:nr_pcp_high).
     Raises OSError if a file cannot be opened.
     """
 
+    pcp_limit_pages = 0
+    """How many pages the per-CPU lists can hold; 0 before the first exact reading and without pcp_is_free.
+
+    It may grow when a CPU or memory is added or a sysctl set (vm.percpu_pagelist_high_fraction), which the
+    next exact reading finds out.
+    """
+
     def __init__(
         self, *, pcp_is_free: bool = True, meminfo: str = "/proc/meminfo", zoneinfo: str = "/proc/zoneinfo"
     ) -> None:
         self.pcp_is_free = pcp_is_free
+        self._columns = _Columns(b"".join(b"%s:0 kB\n" % name for name in _FIELDS))  # no kernel's
+        self._exact = Lock()
+        # Kept, for a large machine's text is half a MB, and memory is not to be taken while it is short.
+        self._zones = bytearray(1 << 16)
+        self._used = 0
         self._meminfo = os.open(meminfo, os.O_RDONLY | os.O_CLOEXEC)
         try:
             self._zoneinfo = os.open(zoneinfo, os.O_RDONLY | os.O_CLOEXEC)
@@ -74,15 +138,48 @@ class Meter:
 
         Costs one read of /proc/meminfo. Raises MeterError if a field is missing.
         """
-        return self._read(pcp_pages=0)
+        # 16 KiB: the file has about 1.5 KB; one pread is one pass of meminfo_proc_show, so one moment.
+        text = os.pread(self._meminfo, 16384, 0)
+        columns = self._columns
+        try:
+            values = columns.values(text)
+        except (ValueError, struct.error):
+            self._columns = columns = _Columns(text)
+            values = columns.values(text)
+        ram, free, buffers, cached, swap_cached, active, mlocked, swap, swap_free, shmem, reclaimable = values
+        total_kib = ram + swap
+        # The contract's formula; Buffers + Cached + SwapCached is the kernel's NR_FILE_PAGES.
+        used_kib = (
+            total_kib - free - reclaimable - (buffers + cached + swap_cached) + shmem + mlocked - swap_free
+        )
+        kib = PAGE_SIZE // 1024
+        return Figures(total_kib // kib, max(0, used_kib // kib), active // kib)
 
-    def exact(self) -> Figures:
-        """Read the figures as the contract defines them.
+    def exact(self) -> tuple[Figures, int]:
+        """Read the figures as the contract defines them, and how many pages are on the per-CPU lists.
 
-        With ``pcp_is_free`` this costs a read of /proc/zoneinfo as well, several times as dear and
-        growing with the number of CPUs and zones. Raises MeterError.
+        The second is what the first lacks to the plain ``used`` of that moment. With ``pcp_is_free`` this
+        costs two reads of /proc/meminfo and between them one of /proc/zoneinfo, which grows with the number
+        of CPUs and zones. Pages that move between the lists and the rest meanwhile would count twice or not
+        at all, so it is repeated until memory holds still. If it does not, ``used`` lies between two values,
+        and the one nearest to the last reading is returned: what is not known to have moved must not cross
+        a threshold. Raises MeterError.
         """
-        return self._read(self._pcp_pages()) if self.pcp_is_free else self.plain()
+        if not self.pcp_is_free:
+            return self.plain(), 0
+        # One thread at a time: between two preads of its file the kernel remembers one position. A pread
+        # elsewhere shows everything anew up to there, and numbers of another length tear (fs/seq_file.c).
+        with self._exact:
+            after = self.plain()
+            for _ in range(_LOOKS):
+                before = after
+                pcp_pages = self._pcp_pages()
+                after = self.plain()
+                low, high = sorted((before.used - pcp_pages, after.used - pcp_pages))
+                if high - low <= _STILL_PAGES:
+                    break
+            self._used = max(low, min(self._used, high))
+            return after._replace(used=max(0, self._used)), pcp_pages
 
     def close(self) -> None:
         """Close both files; the meter cannot be used afterwards."""
@@ -97,31 +194,22 @@ class Meter:
         """Close the meter."""
         self.close()
 
-    def _read(self, pcp_pages: int) -> Figures:
-        # 16 KiB: the file has about 1.5 KB; one pread is one pass of meminfo_proc_show, so one moment.
-        text = os.pread(self._meminfo, 16384, 0)
-        found = _MEMINFO.match(text)
-        if found is None:
-            msg = (
-                f"/proc/meminfo lacks one of {', '.join(_FIELDS)}; it reads:\n{text.decode(errors='replace')}"
-            )
-            raise MeterError(msg)
-        (ram, free, buffers, cached, swap_cached, active, mlocked, swap, swap_free, shmem, reclaimable) = map(
-            int, found.groups()
-        )
-        total_kib = ram + swap
-        # The contract's formula; Buffers + Cached + SwapCached is the kernel's NR_FILE_PAGES.
-        used_kib = (
-            total_kib - free - reclaimable - (buffers + cached + swap_cached) + shmem + mlocked - swap_free
-        )
-        kib = PAGE_SIZE // 1024
-        return Figures(total_kib // kib, max(0, used_kib // kib - pcp_pages), active // kib)
-
     def _pcp_pages(self) -> int:
-        chunks = []
-        # One read ends where the kernel's buffer does, and a machine with many CPUs has more.
-        offset = 0
-        while chunk := os.pread(self._zoneinfo, 1 << 18, offset):
-            chunks.append(chunk)
-            offset += len(chunk)
-        return sum(map(int, _PCP_COUNT.findall(b"".join(chunks))))
+        text, size = self._zones, 0
+        # One read ends where the kernel's buffer does, and the next goes on there, even within a number; a
+        # machine with many CPUs or several nodes has more. Each zone is of one moment: it is shown locked.
+        while got := os.preadv(self._zoneinfo, [memoryview(text)[size:]], size):
+            size += got
+            if size == len(text):
+                text.extend(bytes(size))
+        counts = [int(count) for count in _COUNT.findall(text, 0, size)]
+        limits = [max(map(int, _HIGH.findall(pageset))) for pageset in _FIRST_PAGESET.findall(text, 0, size)]
+        if not limits:
+            raise MeterError(
+                f"/proc/zoneinfo has no pagesets; it reads:\n{text[:size].decode(errors='replace')}"
+            )
+        pcp_pages = sum(counts)
+        limit_pages = len(counts) * sum(limits) // len(limits) + len(counts) * _BEYOND_LIMIT_PAGES
+        # Never lowered: while memory is taken offline the limits are 0 (mm/page_alloc.c:zone_pcp_disable).
+        self.pcp_limit_pages = max(self.pcp_limit_pages, limit_pages, pcp_pages)
+        return pcp_pages

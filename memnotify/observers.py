@@ -24,15 +24,40 @@ NO_HANDLE = 0
 """No poll handle: nobody waits on this open file, or he was woken and has not asked again."""
 
 
+NOT_ARMED = 1 << 64
+"""The key of a threshold that is armed nowhere; no level is as high."""
+
+
 class Sample(NamedTuple):
     """Figures and the moment their reading began, in seconds of the monotonic clock.
 
-    ``exact`` is false where the per-CPU free lists were left out, so that ``used`` is an upper bound.
+    ``exact`` is false where the pages on the per-CPU free lists were left out, so that ``used`` is an
+    upper bound; ``pcp_pages`` is how many there were, 0 if they were left out.
     """
 
     taken_s: float
     figures: Figures
     exact: bool
+    pcp_pages: int = 0
+
+
+class Distances(NamedTuple):
+    """How many pages a figure must move by, at the least, for a threshold to fire; infinite if none can."""
+
+    rising: float
+    """Of ``used``, upwards."""
+    allocated: float
+    """The same by pages that leave the buddy allocator; 0 or less where those that lie on the per-CPU
+    lists may be enough."""
+    falling: float
+    """Of ``used``, downwards; if the sample is not exact, from the least that it may be."""
+    other: float
+    """Of the other figures, in either direction."""
+
+    @property
+    def nearest(self) -> float:
+        """Of any figure, in any direction."""
+        return min(self.rising, self.falling, self.other)
 
 
 class Observer:
@@ -47,15 +72,20 @@ class Observer:
 
 
 class Threshold:
-    """One threshold of one observer, in pages, armed in one direction at the one level that fires next."""
+    """One threshold of one observer, in pages, armed in one direction at the one level that fires next.
 
-    __slots__ = ("armed_in", "key", "observer", "pages")
+    ``levels`` are those in which it is armed, at ``key``, or has fired, when the key is NOT_ARMED.
+    """
+
+    __slots__ = ("fired_before", "key", "levels", "observer", "pages")
+
+    levels: "Levels"
 
     def __init__(self, observer: Observer, pages: int) -> None:
         self.observer = observer
         self.pages = pages
-        self.key = 0
-        self.armed_in: Levels | None = None
+        self.key = NOT_ARMED
+        self.fired_before: Threshold | None = None
 
 
 class Levels:
@@ -68,7 +98,9 @@ class Levels:
     arming and disarming cost O(log n), amortized.
     """
 
-    def __init__(self, sign: int) -> None:
+    def __init__(self, figure: int, sign: int) -> None:
+        """``figure`` is its index in the line."""
+        self.figure = figure
         self.sign = sign
         self._at: dict[int, set[Threshold]] = {}
         # A heap of every key of _at and of the stale ones, which have no threshold any more; each once.
@@ -78,7 +110,7 @@ class Levels:
     def arm(self, threshold: Threshold, key: int) -> None:
         """Arm a threshold that is armed nowhere."""
         threshold.key = key
-        threshold.armed_in = self
+        threshold.levels = self
         members = self._at.get(key)
         if members is not None:
             members.add(threshold)
@@ -91,12 +123,13 @@ class Levels:
 
     def disarm(self, threshold: Threshold) -> None:
         """Disarm a threshold that is armed here."""
-        members = self._at[threshold.key]
+        key, threshold.key = threshold.key, NOT_ARMED
+        members = self._at[key]
         members.remove(threshold)
         if members:
             return
-        del self._at[threshold.key]
-        self._stale.add(threshold.key)
+        del self._at[key]
+        self._stale.add(key)
         # Swept when most keys are stale, so each that left pays O(1) of the sweep.
         if len(self._stale) > len(self._at) + 8:
             self._keys = list(self._at)
@@ -121,18 +154,24 @@ class Levels:
 
 
 class Table:
-    """All observers by fh, their thresholds by level, the newest sample, and who crossed with it."""
+    """All observers by fh, their thresholds by level, the newest sample, and who crossed with it.
+
+    ``advance`` and ``rearm`` belong to one thread, the sampler's; all others may be called from any.
+    """
 
     def __init__(self) -> None:
         self._lock = Lock()
         self._observers: dict[int, Observer] = {}
         self._opened = 0
-        self._up = tuple(Levels(1) for _ in NAMES)
-        self._down = tuple(Levels(-1) for _ in NAMES)
+        self._up = tuple(Levels(figure, 1) for figure in range(len(NAMES)))
+        self._down = tuple(Levels(figure, -1) for figure in range(len(NAMES)))
         self.latest = Sample(-math.inf, Figures(0, 0, 0), exact=False)
         """The newest sample that was recorded or advanced to. Any thread may read it."""
         self._not_before_s = -math.inf
         self._thresholds = 0
+        self._fired: Threshold | None = None
+        # Room for everybody's handle, made when somebody opens and not when memory is short.
+        self._woken = array("Q", [NO_HANDLE])
 
     def __len__(self) -> int:
         """Return the number of observers."""
@@ -148,6 +187,9 @@ class Table:
         with self._lock:
             self._opened += 1
             self._observers[self._opened] = Observer()
+            if len(self._observers) > len(self._woken):
+                # Another array: the sampler may be notifying by this one.
+                self._woken = array("Q", bytes(8 * (len(self._observers) * 5 // 4 + 8)))
             return self._opened
 
     def close(self, fh: int) -> int:
@@ -178,16 +220,13 @@ class Table:
             observer = self._observers[fh]
             self._disarm(observer)
             observer.pending = False
-            armed = []
-            for index, pages in thresholds.items():
-                threshold = Threshold(observer, pages)
-                armed.append(threshold)
-                if sample.figures[index] >= pages:
-                    self._down[index].arm(threshold, 1 - pages)
+            observer.thresholds = tuple(Threshold(observer, pages) for pages in thresholds.values())
+            for threshold, figure in zip(observer.thresholds, thresholds, strict=True):
+                if sample.figures[figure] >= threshold.pages:
+                    self._down[figure].arm(threshold, 1 - threshold.pages)
                 else:
-                    self._up[index].arm(threshold, pages)
-            observer.thresholds = tuple(armed)
-            self._thresholds += len(armed)
+                    self._up[figure].arm(threshold, threshold.pages)
+            self._thresholds += len(observer.thresholds)
 
     def poll(self, fh: int, handle: int) -> tuple[bool, bool]:
         """Store ``handle`` and return whether an event is pending and whether the handle was kept.
@@ -213,68 +252,86 @@ class Table:
             if sample.taken_s > self.latest.taken_s:
                 self.latest = sample
 
-    def undecided(self, plain: Figures) -> bool:
-        """Whether the pages on the per-CPU free lists can change who crosses.
+    def undecided(self, plain: Figures, pcp_limit_pages: int) -> bool:
+        """Whether the pages on the per-CPU free lists, ``pcp_limit_pages`` or fewer, can change who crosses.
 
-        The exact ``used`` lies between 0 and the plain one. What fires up at the plain one may not
-        at a lower one, and what is armed down may fire at a lower one.
+        The exact ``used`` is the plain one less those pages. What fires up at the plain one may not at
+        a lower one, and what is armed down may fire at a lower one.
         """
         with self._lock:
-            return self._up[USED].fires(plain.used) or self._down[USED].fires(0)
+            return self._up[USED].fires(plain.used) or self._down[USED].fires(plain.used - pcp_limit_pages)
 
-    def advance(self, sample: Sample, granularity_pages: int) -> "array[int] | None":
-        """Set pending whoever crossed, and hand their handles to the caller to be notified.
+    def advance(self, sample: Sample) -> "tuple[array[int], int] | None":
+        """Set pending whoever crossed, and hand their handles to the caller to be notified: array and count.
 
-        Each threshold that fired is armed for the other direction, damped by the granularity. An
-        observer whose event is pending already is not in the result, as it was woken before.
+        No threshold fires a second time before ``rearm``, which must follow. An observer whose event is
+        pending already is not among the handles, as it was woken before. Nothing is allocated for each
+        threshold or observer, so that they are woken even where there is no memory left.
+
         Returns None, and does nothing, if the sample is older than the last one, or if its reading
         began before that of a recorded one had ended: a threshold may have been set from that one,
         which of the two is the later moment is not known, and going back in time would invent a
         crossing.
         """
-        handles = array("Q")
         with self._lock:
             if sample.taken_s < self._not_before_s:
                 return None
             self._not_before_s = sample.taken_s
             self.latest = sample
-            for value, up, down in zip(sample.figures, self._up, self._down, strict=True):
-                lowest, highest = value + 1 - granularity_pages, value + granularity_pages
-                # What goes up here is armed down at a level <= value, so it cannot fire at once again.
-                # Without min() and max(), which would be a third of the loop's time.
-                for threshold in up.fire(value):
-                    pages = threshold.pages
-                    down.arm(threshold, 1 - (pages if pages < lowest else lowest))  # noqa: FURB136
-                    _wake(threshold.observer, handles)
-                for threshold in down.fire(value):
-                    pages = threshold.pages
-                    up.arm(threshold, pages if pages > highest else highest)  # noqa: FURB136
-                    _wake(threshold.observer, handles)
-        return handles
+            woken, count = self._woken, 0
+            for value, *both in zip(sample.figures, self._up, self._down, strict=True):
+                for levels in both:
+                    for threshold in levels.fire(value):
+                        threshold.key = NOT_ARMED
+                        threshold.fired_before, self._fired = self._fired, threshold
+                        observer = threshold.observer
+                        if not observer.pending:
+                            observer.pending = True
+                            if observer.handle != NO_HANDLE:
+                                woken[count] = observer.handle
+                                count += 1
+                                observer.handle = NO_HANDLE
+            return woken, count
 
-    def distance(self, figures: Figures) -> float:
-        """Return how many pages some figure must move by, at the least, for a threshold to fire."""
+    def rearm(self, figures: Figures, granularity_pages: int) -> None:
+        """Arm each threshold that fired at ``figures`` for the other direction, damped by the granularity.
+
+        What has been written over or closed in the meantime is left out.
+        """
         with self._lock:
-            return min(
+            threshold, self._fired = self._fired, None
+            while threshold is not None:
+                if threshold in threshold.observer.thresholds:
+                    fired, pages = threshold.levels, threshold.pages
+                    value = figures[fired.figure]
+                    # Neither can fire at once again: the level down is at most value, that up above it.
+                    if fired.sign > 0:
+                        level = min(pages, value + 1 - granularity_pages)
+                        self._down[fired.figure].arm(threshold, 1 - level)
+                    else:
+                        level = max(pages, value + granularity_pages)
+                        self._up[fired.figure].arm(threshold, level)
+                # Or each would keep all that fired before it alive.
+                threshold.fired_before, threshold = None, threshold.fired_before
+
+    def distances(self, sample: Sample, pcp_limit_pages: int) -> Distances:
+        """Return how far the nearest levels are from a sample's figures."""
+        used = sample.figures.used
+        with self._lock:
+            rising = self._up[USED].distance(used)
+            falling = self._down[USED].distance(used if sample.exact else used - pcp_limit_pages)
+            other = min(
                 levels.distance(value)
-                for value, *both in zip(figures, self._up, self._down, strict=True)
-                for levels in both
+                for figure, value in enumerate(sample.figures)
+                if figure != USED
+                for levels in (self._up[figure], self._down[figure])
             )
+        return Distances(rising, rising - sample.pcp_pages, falling, other)
 
     def _disarm(self, observer: Observer) -> None:
         for threshold in observer.thresholds:
-            if threshold.armed_in is not None:
-                threshold.armed_in.disarm(threshold)
+            if threshold.key != NOT_ARMED:
+                threshold.levels.disarm(threshold)
         self._thresholds -= len(observer.thresholds)
         # A threshold refers to its observer: without this the pair would wait for the cycle collector.
         observer.thresholds = ()
-
-
-def _wake(observer: Observer, handles: "array[int]") -> None:
-    """Set an observer pending and take its handle out. The table's lock is held."""
-    if observer.pending:
-        return
-    observer.pending = True
-    if observer.handle != NO_HANDLE:
-        handles.append(observer.handle)
-        observer.handle = NO_HANDLE

@@ -10,20 +10,57 @@ import threading
 import time
 from array import array
 from collections.abc import Callable
+from typing import Protocol
 
 from memnotify.figures import Meter
-from memnotify.observers import Sample, Table
+from memnotify.observers import Distances, Sample, Table
 from memnotify.pace import Pace, granularity_pages
+from memnotify.system import set_timer_slack
 
 log = logging.getLogger(__name__)
+
+# A sleep of a second or more may end so much of it early, with another wake-up of the CPU: 1.9 s of the
+# default max_update_period. What is near has no time to give.
+_SLACK_SHARE = 1 / 8
+_SLACK_FROM_S = 1.0
+# What the per-CPU lists can hold grows with memory, CPUs and a sysctl; an exact reading tells, of which one a
+# minute costs 1 us a second.
+_LIMIT_AGE_S = 60.0
+
+
+class Kick(Protocol):
+    """What announces that pages were allocated, or freed; memnotify.kick has it."""
+
+    def fileno(self) -> int:
+        """Return the descriptor to poll for POLLIN."""
+
+    def arm(self, pages: float, /) -> bool:
+        """Be ready no later than when ``pages`` more have passed; False, and not armed, if it cannot."""
+
+    def rest(self) -> None:
+        """Announce nothing until some samples later: it was too early."""
+
+    def disarm(self) -> None:
+        """Announce nothing."""
+
+    def drain(self) -> None:
+        """Be ready no more, for what has passed until now."""
+
+    def close(self) -> None:
+        """Close the descriptors."""
 
 
 class Sampler:
     """Samples while any observer has a threshold, and sleeps without a timeout while none has.
 
-    Threads: ``current`` and ``resubscribed`` belong to whoever serves requests, ``look`` and the pace to the
-    sampler thread once it is started. ``notify`` is called with the handles of those who crossed,
-    without any lock, from the sampler thread; it must send and free them all.
+    Threads: ``current`` and ``resubscribed`` belong to whoever serves requests, ``look``, the pace and the
+    kicks to the sampler thread once it is started. ``notify`` is called with the handles of those who
+    crossed and their number, without any lock, from the sampler thread; it must send and free them.
+
+    A sample is taken when the pace's interval is over, at once when memory stalls, and when one of
+    ``kicks``, for what is allocated and what is freed, says that the nearest threshold on ``used`` may
+    have been reached that way, so that it need not bound the interval. Between finding out who crossed
+    and waking them nothing is allocated for each of them, logged or waited for.
 
     No new subscription is slept over. The thread first makes known that it may sleep for ever, then
     asks the table; who serves first subscribes in the table, then looks how long the sleep is.
@@ -35,10 +72,11 @@ class Sampler:
         table: Table,
         meter: Meter,
         pace: Pace,
-        notify: Callable[["array[int]"], object],
+        notify: Callable[["array[int]", int], object],
         *,
         update_space_kib: int = 0,
         pressure_fd: int | None = None,
+        kicks: tuple[Kick, Kick] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._table = table
@@ -49,6 +87,10 @@ class Sampler:
         self._clock = clock
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._pressure_fd = pressure_fd
+        self._kicks = kicks or ()
+        self._sampled_s = -math.inf
+        self._exact_s = -math.inf
+        self._slack_s = 0.0
         self._due_s = math.inf
         self._fresh = False
         self._stopping = False
@@ -63,7 +105,7 @@ class Sampler:
         now_s = self._clock()
         if latest.exact and now_s - latest.taken_s <= self._pace.update_period_s:
             return latest
-        sample = Sample(now_s, self._meter.exact(), exact=True)
+        sample = self._exact()
         self._table.record(sample, self._clock())
         return sample
 
@@ -77,19 +119,53 @@ class Sampler:
         if wake:
             os.eventfd_write(self._wake_fd, 1)
 
-    def look(self) -> None:
-        """Sample once and wake whoever crossed. Raises MeterError."""
-        handles = None
-        while handles is None:
+    def look(self, *, kicked: bool = False) -> None:
+        """Sample once and wake whoever crossed. ``kicked`` if it is because of a kick. Raises MeterError."""
+        for kick in self._kicks:
+            kick.drain()
+        crossed = None
+        while crossed is None:
             sample = Sample(self._clock(), self._meter.plain(), exact=not self._meter.pcp_is_free)
-            if not sample.exact and self._table.undecided(sample.figures):
-                sample = Sample(self._clock(), self._meter.exact(), exact=True)
-            granularity = granularity_pages(sample.figures.total, self._update_space_kib)
-            handles = self._table.advance(sample, granularity)
-        if handles:
-            self._notify(handles)
-        self._pace.see(sample.taken_s, sample.figures, granularity, self._table.distance(sample.figures))
+            if not sample.exact and (
+                sample.taken_s - self._exact_s > _LIMIT_AGE_S
+                or self._table.undecided(sample.figures, self._meter.pcp_limit_pages)
+            ):
+                sample = self._exact()
+            crossed = self._table.advance(sample)
+        handles, count = crossed
+        if count:
+            self._notify(handles, count)
+        granularity = granularity_pages(sample.figures.total, self._update_space_kib)
+        self._table.rearm(sample.figures, granularity)
+        distances = self._table.distances(sample, self._meter.pcp_limit_pages)
+        self._pace.see(
+            sample.taken_s,
+            sample.figures,
+            granularity,
+            distances.nearest,
+            unannounced_pages=self._unannounced(distances),
+            exact=sample.exact,
+            kicked=kicked,
+        )
+        self._sampled_s = sample.taken_s
         log.debug("next sample in %s", self._pace)
+
+    def _unannounced(self, distances: Distances) -> float:
+        """Arm the kicks; return the distance of the nearest level that neither announces."""
+        if not self._kicks:
+            return distances.nearest
+        allocated, freed = self._kicks
+        return min(
+            math.inf if allocated.arm(distances.allocated) else distances.rising,
+            math.inf if freed.arm(distances.falling) else distances.falling,
+            distances.other,
+        )
+
+    def _exact(self) -> Sample:
+        taken_s = self._clock()
+        figures, pcp_pages = self._meter.exact()
+        self._exact_s = taken_s
+        return Sample(taken_s, figures, exact=True, pcp_pages=pcp_pages)
 
     def start(self, on_failure: Callable[[], None]) -> None:
         """Start the thread; ``on_failure`` is called from it if it ends by an exception.
@@ -115,6 +191,8 @@ class Sampler:
         os.close(self._wake_fd)
         if self._pressure_fd is not None:
             os.close(self._pressure_fd)
+        for kick in self._kicks:
+            kick.close()
 
     def _run(self, on_failure: Callable[[], None]) -> None:
         try:
@@ -124,42 +202,66 @@ class Sampler:
             on_failure()
 
     def _loop(self) -> None:
-        parked = select.poll()
+        parked, sampling = select.poll(), select.poll()
         parked.register(self._wake_fd, select.POLLIN)
-        sampling = select.poll()
         sampling.register(self._wake_fd, select.POLLIN)
         if self._pressure_fd is not None:
             sampling.register(self._pressure_fd, select.POLLPRI)
-        due_s = math.inf
+        for kick in self._kicks:
+            sampling.register(kick, select.POLLIN)
+        due_s, kicked = math.inf, False
         while not self._stopping:
             self._due_s = math.inf
-            if not self._table.watching:
-                due_s = math.inf
-                self._sleep(parked, None)
+            if self._table.watching:
+                due_s, kicked = self._sample_when_due(sampling, due_s, kicked=kicked)
                 continue
-            if self._fresh:
-                self._fresh = False
-                self._pace.restart()
-            # Only ever earlier: however often it is woken, a sample that is due is taken.
-            due_s = self._due_s = min(due_s, self._clock() + self._pace.interval_s)
-            pressed = self._sleep(sampling, due_s - self._clock())
-            if pressed:
-                self._pace.restart()
-            if pressed or self._clock() >= due_s:
-                self.look()
-                due_s = math.inf
+            due_s, kicked = math.inf, False
+            for kick in self._kicks:
+                kick.disarm()
+            self._sleep(parked, None)
 
-    def _sleep(self, poller: select.poll, timeout_s: float | None) -> bool:
-        """Sleep until a wake, pressure or the timeout; return whether it was pressure."""
-        pressed = False
+    def _sample_when_due(self, poller: select.poll, due_s: float, *, kicked: bool) -> tuple[float, bool]:
+        """Sleep once, and sample if it is time; return when it is then, and whether a kick has come."""
+        if self._fresh:
+            self._fresh = False
+            self._pace.restart()
+        # Only ever earlier: however often it is woken, a sample that is due is taken.
+        due_s = self._due_s = min(due_s, self._clock() + self._pace.interval_s)
+        for kick in self._kicks:
+            # One is enough until the next sample; what is not asked for wakes nobody.
+            poller.modify(kick, 0 if kicked else select.POLLIN)
+        ready = self._sleep(poller, due_s - self._clock())
+        early_s = due_s - self._slack_s
+        for kick in self._kicks:
+            if kick.fileno() in ready:
+                kicked = True
+                early_s = due_s = min(early_s, self._sampled_s + self._pace.kicked_s)
+                if self._clock() < due_s:
+                    kick.rest()
+        stalled = self._pressure_fd in ready
+        if stalled:
+            self._pace.restart()
+        if stalled or self._clock() >= early_s:
+            self.look(kicked=kicked)
+            return math.inf, False
+        return due_s, kicked
+
+    def _sleep(self, poller: select.poll, timeout_s: float | None) -> set[int | None]:
+        """Sleep until a wake, pressure, a kick or the timeout; return the descriptors that are ready."""
+        ready: set[int | None] = set()
+        slack_s = timeout_s * _SLACK_SHARE if timeout_s is not None and timeout_s >= _SLACK_FROM_S else 0.0
+        if slack_s != self._slack_s:
+            set_timer_slack(slack_s)
+            self._slack_s = slack_s
         # Rounded up: a poll that ends early would find nothing due and sleep again for 0 ms.
-        for fd, events in poller.poll(None if timeout_s is None else max(0, math.ceil(timeout_s * 1000))):
+        timeout_ms = None if timeout_s is None else max(0, math.ceil((timeout_s - slack_s) * 1000))
+        for fd, events in poller.poll(timeout_ms):
             if fd == self._wake_fd:
                 os.eventfd_read(fd)
-            elif events & select.POLLPRI:
-                pressed = True
+            if events & (select.POLLIN | select.POLLPRI):
+                ready.add(fd)
             if events & (select.POLLERR | select.POLLNVAL):
                 # It would do so at once and for ever (kernel/sched/psi.c:psi_trigger_poll without a trigger).
                 log.warning("the memory pressure trigger is gone: the timer alone decides when to sample")
                 poller.unregister(fd)
-        return pressed
+        return ready

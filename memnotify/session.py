@@ -8,7 +8,6 @@ with what that returns. The only module that imports the compiled shim.
 import errno
 import logging
 import os
-import resource
 from array import array
 from collections.abc import Callable, Iterator
 from types import TracebackType
@@ -20,8 +19,6 @@ from memnotify._shim import ffi, lib
 _from_handle = ffi.from_handle
 
 log = logging.getLogger(__name__)
-
-_CAP_IPC_LOCK = 14  # linux/capability.h
 
 
 class Operations(Protocol):
@@ -126,33 +123,18 @@ class Session:
         return (number for number in range(bits.bit_length()) if bits >> number & 1)
 
     @staticmethod
-    def notify(handles: "array[int]") -> int:
-        """Wake whoever waits by these handles, and free them. One call into C, without the GIL.
+    def notify(handles: "array[int]", count: int) -> int:
+        """Wake whoever waits by the first ``count`` handles, and free them. One call into C, no GIL.
 
         Odd ones are no session's. They are moved to the front, and it returns how many they are.
         """
-        return lib.shim_notify(  # type: ignore[no-any-return]
-            ffi.from_buffer("uint64_t[]", handles, require_writable=True), len(handles)
-        )
+        buffer = ffi.from_buffer("uint64_t[]", handles, require_writable=True)
+        return lib.shim_notify(buffer, count)  # type: ignore[no-any-return]
 
     @staticmethod
     def discard(handles: "array[int]") -> None:
         """Free these handles and wake nobody."""
         lib.shim_free_handles(ffi.from_buffer("uint64_t[]", handles), len(handles))
-
-    @staticmethod
-    def lock_memory() -> bool:
-        """Keep what this process has touched, or will, in memory, so that it can answer when there is none.
-
-        False if it may not: below a limit (RLIMIT_MEMLOCK) each later mmap could fail, so without
-        CAP_IPC_LOCK it takes an unlimited one.
-        """
-        if resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] != resource.RLIM_INFINITY:
-            with open("/proc/self/status", "rb") as status:
-                (capabilities,) = (int(line.split()[1], 16) for line in status if line.startswith(b"CapEff:"))
-            if not capabilities >> _CAP_IPC_LOCK & 1:
-                return False
-        return lib.shim_lock_memory() == 0  # type: ignore[no-any-return]
 
     def close(self) -> None:
         """End the connection; unmount what ``attach`` mounted. Every kept handle must be freed before."""

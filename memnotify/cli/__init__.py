@@ -2,12 +2,14 @@
 """The ``memnotify`` command: one file for each subcommand."""
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Sequence
 
 from memnotify import __version__
-from memnotify.cli import env, read, run, serve, wait
+
+_COMMANDS = ("serve", "read", "wait", "run", "env")
 
 _DESCRIPTION = """\
 A memory meter that programs can poll: /dev/memnotify in userspace.
@@ -27,9 +29,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"memnotify {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in (serve, read, wait, run, env):
-        module.add_to(commands)
-    options = parser.parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    # The daemon, which stays in memory for good, has no use for what the others import.
+    for name in given[:1] if given and given[0] in _COMMANDS else _COMMANDS:
+        importlib.import_module(f"memnotify.cli.{name}").add_to(commands)
+    options = parser.parse_args(given)
     try:
         code = int(options.run(options))
         sys.stdout.flush()

@@ -2,6 +2,7 @@
 """``memnotify read``: the figures, once."""
 
 import argparse
+import json
 import sys
 
 from memnotify.client import DEFAULT_PATH, PAGE_SIZE, Figures, Memnotify
@@ -47,8 +48,6 @@ def as_table(figures: Figures) -> str:
 
 def as_json(figures: Figures) -> str:
     """Return one line of JSON: each figure in pages, bytes and percent of total; the page size in bytes."""
-    import json  # noqa: PLC0415 - the daemon shares the command and should not pay for it
-
     return json.dumps({"page_size": PAGE_SIZE, **as_object(figures)})
 
 

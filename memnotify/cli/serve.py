@@ -105,6 +105,13 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         help="count pages on the kernel's per-CPU free lists as free (default: on)",
     )
     parser.add_argument(
+        "--count-pages",
+        action=argparse.BooleanOptionalAction,
+        default=defaults.count_pages,
+        help="sample when as many pages were allocated or freed as the nearest threshold is away, where the"
+        " kernel lets this process count them; otherwise by time alone (default: on)",
+    )
+    parser.add_argument(
         "--log-level",
         choices=("debug", "info", "warning", "error"),
         default="info",
@@ -131,6 +138,7 @@ def run(options: argparse.Namespace) -> int:
             update_space_kib=options.update_space,
             poll_acknowledges=options.poll_acknowledges,
             pcp_is_free=options.pcp_is_free,
+            count_pages=options.count_pages,
         ).checked()
     except ConfigError as error:
         log.error("%s", error)  # noqa: TRY400 - the user's mistake, not a traceback's
@@ -140,15 +148,18 @@ def run(options: argparse.Namespace) -> int:
     from memnotify.figures import MeterError  # noqa: PLC0415
     from memnotify.transports import TransportError  # noqa: PLC0415
     from memnotify.transports.choice import choose  # noqa: PLC0415
-    from memnotify.transports.listener import Listener  # noqa: PLC0415
 
     try:
         with ExitStack() as undo:
             listening = None
             if options.socket is not None:
+                # The daemon keeps in memory what it imports.
+                from memnotify.transports.listener import Listener  # noqa: PLC0415
+
                 listener = Listener(options.socket, options.socket_mode)
                 undo.callback(listener.close)
                 listening = listener.socket
+                log.info("clients may connect to %s too", listener.path)
             transport = choose(options.transport, options.name, options.path)
             return 0 if daemon.serve(transport, parameters, listening) else 1
     except (TransportError, MeterError, OSError) as error:

@@ -2,6 +2,7 @@
 """``memnotify wait``: sleep until a threshold is crossed."""
 
 import argparse
+import json
 import math
 import sys
 import time
@@ -123,8 +124,6 @@ def _wanted(event: Crossed, options: argparse.Namespace) -> bool:
 
 
 def _as_json(event: Crossed) -> str:
-    import json  # noqa: PLC0415 - the daemon shares the command and should not pay for it
-
     changes = [
         {"name": change.name, "threshold_pages": change.threshold, "direction": "up" if change.up else "down"}
         for change in event.changes

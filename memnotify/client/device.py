@@ -178,15 +178,20 @@ class Memnotify(Source[Event]):
         try:
             if not revents & select.EPOLLIN:
                 raise told(errno.ENOTCONN, self.path)
-            figures = self._observer.read()
+            moment = Moment(self._observer.read(), before.thresholds)
+            if len(before.changes_to(moment)) != 1:
+                # The device damps chatter: after an event a threshold is watched for in the other
+                # direction alone, and from some way off. Where one has gone back since its event, or
+                # seems to have changed side without one, it would not say what is told here next.
+                moment = self._put(self._text)
         except OSError as error:
             if not self._reopen:
                 raise
             self._lose()
             self._told_lost = True
             return Lost(before.figures, error)
-        self._moment = Moment(figures, before.thresholds)
-        return Crossed(before.figures, figures, before.changes_to(self._moment))
+        self._moment = moment
+        return Crossed(before.figures, moment.figures, before.changes_to(moment))
 
     def _retry(self) -> Event | None:
         """Open the device and subscribe again, or set the timer for the next attempt."""

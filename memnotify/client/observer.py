@@ -74,7 +74,7 @@ class Observer(Generic[T]):
             poller.register(self._source.fileno(), select.POLLIN)
             while not (self._stopping or self._source.closed):
                 poller.poll()
-                event = None if self._stopping else self._source.wait(0)
+                event = self._source.wait(0)
                 if event is not None:
                     self._call(event)
         finally:

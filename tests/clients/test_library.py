@@ -135,6 +135,52 @@ def test_a_child_takes_nothing_from_its_parent(path: str, memory: FakeMemory) ->
             os.close(end)
 
 
+# Half of it is the granularity: after an event at 80 % nothing below 60 % is one.
+_COARSE = ("--update-period", "20", "--max-update-period", "100", "--update-space", "4000000")
+
+
+@pytest.fixture
+def coarse(memory: FakeMemory) -> Iterator[Memnotify]:
+    """Return a client of a device that damps chatter a lot, which was told that use has reached 75 %."""
+    served = Daemon(*_COARSE, *memory.ARGUMENTS, name="memnotify-coarse", program=memory.program)
+    with served as daemon, Memnotify(daemon.path) as device:
+        device.subscribe(used="75%", active="45%")
+        memory.use(80)
+        eventually(lambda: ready(device.fileno(), timeout_s=0), "it is told")
+        yield device
+        memory.activate(10)
+
+
+def _damped(device: Memnotify, memory: FakeMemory) -> None:
+    memory.use(70)
+    eventually(lambda: device.read().used.percent == 70, "it is noticed")
+
+
+def test_who_looks_when_it_has_gone_back_is_told_of_the_next(coarse: Memnotify, memory: FakeMemory) -> None:
+    _damped(coarse, memory)
+    back = coarse.wait(0)
+    assert isinstance(back, Crossed)
+    assert back.changes == ()
+    memory.use(90)
+    event = coarse.wait(DEADLINE_S)
+    assert isinstance(event, Crossed)
+    assert [(change.name, change.up) for change in event.changes] == [("used", True)]
+
+
+def test_who_sees_a_damped_change_is_told_of_the_next(coarse: Memnotify, memory: FakeMemory) -> None:
+    assert coarse.wait(0) is not None
+    _damped(coarse, memory)
+    assert coarse.wait(0) is None
+    memory.activate(50)
+    event = coarse.wait(DEADLINE_S)
+    assert isinstance(event, Crossed)
+    assert {(change.name, change.up) for change in event.changes} == {("active", True), ("used", False)}
+    memory.use(90)
+    event = coarse.wait(DEADLINE_S)
+    assert isinstance(event, Crossed)
+    assert [(change.name, change.up) for change in event.changes] == [("used", True)]
+
+
 def test_signals(path: str, memory: FakeMemory, tmp_path: Path) -> None:
     control = tmp_path / "test.mn"
     control.write_text(f"[DEFAULT]\nsensor={path}\n[low]\nused=40%\n[critical]\nfree=20%\n")

@@ -303,9 +303,9 @@ def test_notify() -> None:
         for kh in khs:
             assert kernel.poll(fh, 0x19, kh=kh) == IDLE
         assert kernel.silent()
-        session.notify(array("Q", operations.handles))
+        session.notify(array("Q", operations.handles), len(operations.handles))
         assert kernel.notified() == khs
-        session.notify(array("Q"))
+        session.notify(array("Q"), 0)
         session.discard(array("Q"))
         assert kernel.silent()
 
@@ -320,10 +320,10 @@ def test_notify_gives_back_what_is_not_a_handle_of_its_own() -> None:
             kernel.poll(fh, 0x19, kh=kh)
         first, last = operations.handles
         handles = array("Q", [3, first, 2**63 + 1, 5, last])
-        assert session.notify(handles) == 3
+        assert session.notify(handles, 5) == 3
         assert handles[:3].tolist() == [3, 2**63 + 1, 5]
         assert kernel.notified() == [7, 8]
-        assert session.notify(array("Q", [1])) == 1
+        assert session.notify(array("Q", [1, 5]), 1) == 1
         assert kernel.silent()
 
 
@@ -332,7 +332,7 @@ def test_notify_in_the_middle_of_a_poll() -> None:
     operations = Scripted()
 
     def poll(*_: object) -> int:
-        Session.notify(array("Q", [operations.handles.pop()]))
+        Session.notify(array("Q", [operations.handles.pop()]), 1)
         return IDLE | KEEP_HANDLE
 
     operations.answers["poll"] = poll
@@ -353,7 +353,7 @@ def test_notify_after_the_kernel_has_gone() -> None:
         kernel.poll(kernel.open(), 0x19, kh=1)
         kernel.close()
         thread.join(DEADLINE_S)
-        session.notify(array("Q", operations.handles))
+        session.notify(array("Q", operations.handles), len(operations.handles))
 
 
 def allocated() -> int:
@@ -374,7 +374,7 @@ def let_go(_: Session, operations: Scripted) -> None:
 
 def notify(session: Session, operations: Scripted) -> None:
     """Wake by the handles, which frees them."""
-    session.notify(array("Q", operations.handles))
+    session.notify(array("Q", operations.handles), len(operations.handles))
     operations.handles.clear()
 
 

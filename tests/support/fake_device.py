@@ -92,7 +92,7 @@ class FakeLink:
 
     def close(self) -> None:
         """Close both ends."""
-        self.end()
+        self._far.close()
         self._near.close()
         if self in self._daemon.links:
             self._daemon.links.remove(self)
@@ -105,7 +105,8 @@ class FakeLink:
             self._far.send(b"!")
 
     def end(self) -> None:
-        """Lose the daemon."""
+        """Lose the daemon: whoever has a copy of the descriptor loses it as well."""
+        self._far.shutdown(socket.SHUT_RDWR)
         self._far.close()
 
     def _above(self) -> set[int]:

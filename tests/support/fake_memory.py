@@ -20,7 +20,7 @@ MemAvailable:    9000000 kB
 Buffers:               0 kB
 Cached:                0 kB
 SwapCached:            0 kB
-Active:          1000000 kB
+Active:          %d000000 kB
 Inactive:              0 kB
 Mlocked:               0 kB
 SwapTotal:             0 kB
@@ -31,7 +31,7 @@ SReclaimable:          0 kB
 
 
 class FakeMemory:
-    """10 GB, of which ``used_percent`` are used: 10 to 100, in tens.
+    """10 GB, of which ``used_percent`` are used: 10 to 100, in tens. 10 % are active.
 
     ``program`` is what a daemon.Daemon is started with, and ``ARGUMENTS`` what it needs.
     """
@@ -40,13 +40,23 @@ class FakeMemory:
 
     def __init__(self, folder: Path, used_percent: int = 50) -> None:
         self._path = folder / "meminfo"
-        self._path.write_bytes(_MEMINFO % (10 - used_percent // 10))
+        self._path.write_bytes(_MEMINFO % (10 - used_percent // 10, 1))
         self.program = (sys.executable, "-c", _SERVE, str(self._path))
 
     def use(self, used_percent: int) -> None:
         """Let so much be used from now on."""
-        digit = b"%d" % (10 - used_percent // 10)
+        self._write("MemFree", 10 - used_percent // 10)
+
+    def activate(self, active_percent: int) -> None:
+        """Let so much be active from now on, up to 90."""
+        self._write("Active", active_percent // 10)
+
+    def _write(self, name: str, digit: int) -> None:
+        line = next(
+            line for line in (_MEMINFO % (0, 0)).splitlines() if line.startswith(name.encode() + b":")
+        )
+        place = (_MEMINFO % (0, 0)).index(line) + line.index(b"0000000")
         fd = os.open(self._path, os.O_WRONLY)
         # One byte, so whoever reads meanwhile has the one number or the other.
-        os.pwrite(fd, digit, (_MEMINFO % 0).index(b"0000000 kB\nMemAvailable"))
+        os.pwrite(fd, b"%d" % digit, place)
         os.close(fd)

@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""A clock and a memory that a test moves by hand."""
+"""A clock, a memory and kicks that a test moves by hand."""
 
+import math
+import os
+from array import array
 from collections.abc import Callable
+from contextlib import suppress
 
 from memnotify.figures import Figures, Meter
 
@@ -35,6 +39,7 @@ class FakeMeter(Meter):
         self.figures = Figures(total, used, active)
         self.pcp_is_free = pcp_is_free
         self.pcp_pages = 0
+        self.pcp_limit_pages = total if pcp_is_free else 0
         self.plain_reads = 0
         self.exact_reads = 0
         self.before: list[Callable[[], None]] = []
@@ -49,22 +54,77 @@ class FakeMeter(Meter):
     def plain(self) -> Figures:
         """Return the figures without the per-CPU lists."""
         self.plain_reads += 1
-        return self._take(self.pcp_pages)
+        figures, pcp_pages = self._take()
+        return figures._replace(used=figures.used + pcp_pages)
 
-    def exact(self) -> Figures:
-        """Return the figures as the contract defines them."""
+    def exact(self) -> tuple[Figures, int]:
+        """Return the figures as the contract defines them, and the pages on the per-CPU lists."""
         if not self.pcp_is_free:
-            return self.plain()
+            return self.plain(), 0
         self.exact_reads += 1
-        return self._take(0)
+        return self._take()
 
     def close(self) -> None:
         """Close nothing."""
 
-    def _take(self, pcp_pages: int) -> Figures:
+    def _take(self) -> tuple[Figures, int]:
         if self.before:
             self.before.pop(0)()
-        figures = self.figures._replace(used=self.figures.used + pcp_pages)
+        taken = (self.figures, self.pcp_pages)
         if self.after:
             self.after.pop(0)()
-        return figures
+        return taken
+
+
+class Woken(list[int]):
+    """The handles of those whom a sampler has woken: its ``notify``."""
+
+    def __call__(self, handles: "array[int]", count: int) -> None:
+        """Note them."""
+        self.extend(handles[:count])
+
+
+class FakeKick:
+    """A kick of a memory that is only told of: ``count`` makes it ready where it is armed for that."""
+
+    def __init__(self, least_pages: int = 0) -> None:
+        self.least_pages = least_pages
+        self.armed_pages = math.inf
+        self.drained = 0
+        self.rests = 0
+        self._ready = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+
+    def fileno(self) -> int:
+        """Return what polls ready."""
+        return self._ready
+
+    def arm(self, pages: float) -> bool:
+        """Be armed, unless it is for too few or for no pages."""
+        armed = self.least_pages <= pages < math.inf
+        self.armed_pages = pages if armed else math.inf
+        return armed
+
+    def disarm(self) -> None:
+        """Be armed no more."""
+        self.armed_pages = math.inf
+
+    def rest(self) -> None:
+        """Be armed no more, and say so."""
+        self.rests += 1
+        self.disarm()
+
+    def count(self, pages: int) -> None:
+        """Let pages pass."""
+        self.armed_pages -= pages
+        if self.armed_pages <= 0:
+            os.eventfd_write(self._ready, 1)
+
+    def drain(self) -> None:
+        """Be ready no more."""
+        self.drained += 1
+        with suppress(BlockingIOError):
+            os.eventfd_read(self._ready)
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        os.close(self._ready)

@@ -160,3 +160,40 @@ def frames(draw: st.DrawFn) -> Frame:
     if flaw == "cut":
         return frame._replace(keep=draw(st.integers(0, 40 + len(frame.body))))
     return frame
+
+
+# In Linux 6.18's order, those among them that hold another's label or stand beside one that is needed.
+_MEMINFO = (
+    *("MemTotal", "MemFree", "MemAvailable", "Buffers", "Cached", "SwapCached", "Active", "Inactive"),
+    *("Active(anon)", "Inactive(anon)", "Active(file)", "Inactive(file)", "Unevictable", "Mlocked"),
+    *("SwapTotal", "SwapFree", "Zswap", "Dirty", "Shmem", "KReclaimable", "SReclaimable", "ShmemHugePages"),
+)
+# Around the width at which the kernel's columns move.
+_kib_values = st.sampled_from((7, 12_345_678, 99_999_999, 100_000_000, 123_456_789, 34_359_738_367))
+
+
+@st.composite
+def meminfo_readings(draw: st.DrawFn) -> list[bytes]:
+    """Draw what a meter may read in turn: some values change, seldom the kernel, some texts are damaged."""
+    order: list[str] = list(_MEMINFO)
+    width = 8
+    kib = dict.fromkeys(order, draw(_kib_values))
+    texts = []
+    for _ in range(draw(st.integers(1, 5))):
+        if draw(st.integers(0, 5)) == 5:
+            order = draw(st.permutations(order))
+            width = draw(st.sampled_from((8, 8, 0, 12)))
+        kib |= draw(st.dictionaries(st.sampled_from(order), _kib_values, max_size=3))
+        text = "".join(f"{name + ':':<16}{kib[name]:>{width}} kB\n" for name in order).encode()
+        match draw(st.sampled_from(("whole", "whole", "whole", "cut", "without a line", "joined"))):
+            case "cut":
+                text = text[: draw(st.integers(0, len(text)))]
+            case "without a line":
+                lines = text.splitlines(keepends=True)
+                del lines[draw(st.integers(0, len(lines) - 1))]
+                text = b"".join(lines)
+            case "joined":
+                line = draw(st.sampled_from(order)).encode() + b":"
+                text = text.replace(b"\n" + line, b"x" + line)
+        texts.append(text)
+    return texts

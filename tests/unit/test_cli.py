@@ -7,6 +7,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -156,6 +157,17 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--version"])
     assert ended.value.code == 0
     assert capsys.readouterr().out == f"memnotify {__version__}\n"
+
+
+def test_the_daemon_is_not_burdened_with_the_other_commands() -> None:
+    """It stays in memory for good, also that of what it has imported."""
+    code = (
+        "import sys; from memnotify.cli import main; main(['serve', '--fill-rate', '0']); print(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    imported = done.stdout.split()
+    assert "memnotify.cli.serve" in imported
+    assert not [name for name in imported if name.startswith("memnotify.client") or name == "json"]
 
 
 # read

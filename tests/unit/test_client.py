@@ -546,23 +546,39 @@ def test_a_child_without_a_daemon(daemon: FakeDaemon, device: Memnotify) -> None
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-def test_a_child_that_holds_the_files_holds_up_nothing(daemon: FakeDaemon, device: Memnotify) -> None:
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_child_that_holds_the_files_holds_up_nothing(
+    daemon: FakeDaemon, device: Memnotify, *, lost: bool
+) -> None:
     """A child that does not use its copy keeps the parent's files open; the parent gets rid of them."""
     device.subscribe(used=200)
-    daemon.end()
-    assert isinstance(device.wait(0), Lost)
+    if lost:
+        daemon.end()
+        assert isinstance(device.wait(0), Lost)
+    with _idle_child():
+        if not lost:
+            daemon.end()
+            assert isinstance(device.wait(0), Lost)
+        daemon.serving = True
+        assert isinstance(device.wait(5), Restored)
+        assert not _readable(device.fileno())
+
+
+@contextmanager
+def _idle_child() -> Iterator[None]:
+    """Have a child that holds copies of every descriptor, and does nothing."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(write)
         os.read(read, 1)
         os._exit(0)
-    daemon.serving = True
-    assert isinstance(device.wait(5), Restored)
-    assert not _readable(device.fileno())
-    for end in (read, write):
-        os.close(end)
-    os.waitpid(child, 0)
+    try:
+        yield
+    finally:
+        os.close(read)
+        os.close(write)
+        os.waitpid(child, 0)
 
 
 @contextmanager

@@ -268,12 +268,32 @@ def test_a_child_has_its_own(daemon: FakeDaemon, signals: Signals) -> None:
         signals.enable()
         child = os.fork()
         if child == 0:
+            fds = os.listdir("/proc/self/fd")
             nothing = signals.wait(0.05)
             daemon.use(6000)
-            os._exit(0 if (nothing, _changes(signals)) == (None, [("low", True)]) else 1)
+            seen = _changes(signals)
+            left = len(os.listdir("/proc/self/fd")) - len(fds)
+            os._exit(0 if (nothing, seen, left) == (None, [("low", True)], 0) else 1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         daemon.use(9000)
         assert _changes(signals) == [("critical", True), ("low", True)]
+
+
+def test_a_child_that_holds_the_files_holds_up_nothing(daemon: FakeDaemon, signals: Signals) -> None:
+    read, write = os.pipe()
+    with signals:
+        signals.enable()
+        child = os.fork()
+        if child == 0:
+            os.close(write)
+            os.read(read, 1)
+            os._exit(0)
+        daemon.use(9000)
+        signals.disable()
+        assert not _readable(signals.fileno())
+    for end in (read, write):
+        os.close(end)
+    os.waitpid(child, 0)
 
 
 def test_nothing_is_left_behind(daemon: FakeDaemon, write: Callable[..., str]) -> None:

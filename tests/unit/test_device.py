@@ -7,11 +7,10 @@ import math
 import re
 import select
 import time
-from array import array
 from collections.abc import Callable, Iterator
 
 import pytest
-from support.fakes import FakeClock, FakeMeter
+from support.fakes import FakeClock, FakeMeter, Woken
 from support.waiting import eventually
 
 from memnotify.device import KEEP_HANDLE, Device
@@ -36,10 +35,8 @@ class Bench:
         clock = time.monotonic if real_clock else self.clock
         self.meter = FakeMeter()
         self.table = Table()
-        self.notified: array[int] = array("Q")
-        self.sampler = Sampler(
-            self.table, self.meter, Pace(period_s, 3600), self.notified.extend, clock=clock
-        )
+        self.notified = Woken()
+        self.sampler = Sampler(self.table, self.meter, Pace(period_s, 3600), self.notified, clock=clock)
         self.device = Device(self.table, self.sampler, poll_acknowledges=poll_acknowledges, clock=clock)
         self.fh = self.device.open(0)
 
@@ -215,15 +212,15 @@ def test_poll_keeps_one_handle(bench: Bench) -> None:
     assert poll(bench.fh, IN, 7) == IDLE | KEEP_HANDLE
     assert poll(bench.fh, IN, 8) == IDLE
     bench.memory(600)
-    assert bench.notified == array("Q", [7])
+    assert bench.notified == [7]
     assert poll(bench.fh, IN, 9) == EVENT | KEEP_HANDLE
     # Not acknowledged: it is not woken again.
     bench.memory(100)
     bench.memory(600)
-    assert bench.notified == array("Q", [7])
+    assert bench.notified == [7]
     bench.device.read(bench.fh, 4096)
     bench.memory(100)
-    assert bench.notified == array("Q", [7, 9])
+    assert bench.notified == [7, 9]
     assert bench.device.release(bench.fh) == NO_HANDLE
 
 
@@ -234,7 +231,7 @@ def test_release_gives_the_handle_back(bench: Bench) -> None:
     assert bench.device.release(bench.fh) == 7
     assert not bench.table.watching
     bench.memory(600)
-    assert bench.notified == array("Q")
+    assert bench.notified == []
 
 
 @pytest.mark.parametrize(

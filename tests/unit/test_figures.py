@@ -2,11 +2,17 @@
 """The figures: the contract's formula on written files, and the real ones."""
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from support.strategies import meminfo_readings
+from support.waiting import DEADLINE_S
+from support.zoneinfo import zoneinfo
 
+from memnotify import figures as room
 from memnotify.figures import NAMES, PAGE_SIZE, Figures, Meter, MeterError
 
 # In pages, in the order of the kernel's file, the fields that do not count among them.
@@ -36,20 +42,28 @@ ZONEINFO = """\
 Node 0, zone      DMA
   pages free     2817
         min      18
+        high     77777
   pagesets
     cpu: 0
               count:    1
               high:     52
               batch:    4
+              high_min: 10
+              high_max: 60
     cpu: 1
               count:    20
               high:     52
+              batch:    4
+              high_min: 10
+              high_max: 60
   vm stats threshold: 4
 Node 0, zone   Normal
         nr_free_pages 1234
+        high     88888
+  pagesets
     cpu: 0
               count:    300
-              high_min: 9999
+              high:     9999
   account: 4444
 """
 
@@ -84,12 +98,13 @@ def test_the_formula(meter_of: MeterOf) -> None:
     """Each field counts as the contract says, and P only in the exact figures."""
     meter = meter_of(meminfo())
     assert meter.plain() == FIGURES
-    assert meter.exact() == FIGURES._replace(used=FIGURES.used - PCP)
+    assert meter.exact() == (FIGURES._replace(used=FIGURES.used - PCP), PCP)
 
 
 def test_the_original_formula(meter_of: MeterOf) -> None:
     """Without pcp_is_free the per-CPU lists count as used."""
-    assert meter_of(meminfo(), pcp_is_free=False).exact() == FIGURES
+    meter = meter_of(meminfo(), pcp_is_free=False)
+    assert (meter.exact(), meter.pcp_limit_pages) == ((FIGURES, 0), 0)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +135,7 @@ def test_used_is_never_negative(meter_of: MeterOf) -> None:
     meter = meter_of(meminfo(MemFree=20_000))
     assert meter.plain().used == 0
     nearly = meter_of(meminfo(MemFree=FIELDS["MemFree"] + FIGURES.used - 1))
-    assert (nearly.plain().used, nearly.exact().used) == (1, 0)
+    assert (nearly.plain().used, nearly.exact()[0].used) == (1, 0)
 
 
 @pytest.mark.parametrize(
@@ -146,35 +161,195 @@ def test_a_file_that_does_not_open_leaks_none(tmp_path: Path) -> None:
     assert os.listdir("/proc/self/fd") == before
 
 
-def big_zoneinfo(cpus: int = 256, zones: int = 4) -> tuple[str, int]:
-    """Return a large machine's file, and the sum of its counts."""
-    text, total = [], 0
-    for zone in range(zones):
-        text.append(f"Node 0, zone {zone:>8}\n  pages free     2817\n        boost    0\n")
-        for cpu in range(cpus):
-            count = 10_000 + zone * cpus + cpu
-            total += count
-            text.append(
-                f"    cpu: {cpu}\n"
-                f"              count:    {count}\n"
-                "              high:     14\n              batch:    1\n"
-                "              high_min: 1000000\n              high_max: 2000000\n"
-                + "".join(f"              fill {n}:     {'x' * 20}\n" for n in range(6))
-                + "  vm stats threshold: 125\n"
-            )
-    return "".join(text), total
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize(("cpus", "nodes"), [(1, 1), (2, 1), (3, 2), (256, 8)])
+def test_zoneinfo(meter_of: MeterOf, cpus: int, nodes: int, *, old: bool) -> None:
+    """Every pageset's count is summed, and every pageset's limit, on machines and kernels of all kinds."""
+    machine = zoneinfo(cpus, nodes, old=old)
+    meter = meter_of(meminfo(MemTotal=1 << 34), machine.text)
+    assert meter.exact()[1] == machine.pcp_pages
+    assert meter.pcp_limit_pages == machine.limits + machine.pagesets * room._BEYOND_LIMIT_PAGES
 
 
-def test_a_large_zoneinfo(meter_of: MeterOf) -> None:
-    """All of it is read, and a count that a read ends in the middle of is one number still."""
-    chunk = 1 << 18
-    text, pcp = big_zoneinfo()
-    assert len(text) > 1.5 * chunk
-    middle = text.rindex("count:", 0, chunk) + len("count:    10")
-    text = "#" * (chunk - middle - 1) + "\n" + text
-    assert text[chunk - 2 : chunk + 3].isdigit()
-    figures = meter_of(meminfo(MemTotal=100_000_000), text).exact()
-    assert figures.used == FIGURES.used - FIELDS["MemTotal"] + 100_000_000 - pcp
+def test_the_limit_stays(meter_of: MeterOf, tmp_path: Path) -> None:
+    """The lists may fill again when the kernel has forbidden them for a moment; what they hold, they can."""
+    meter = meter_of(meminfo(), zoneinfo(2).text)
+    assert meter.pcp_limit_pages == 0
+    meter.exact()
+    known = meter.pcp_limit_pages
+    (tmp_path / "zoneinfo").write_text(ZONEINFO.replace("9999", "0").replace("60", "0"))
+    assert meter.exact()[1] == PCP
+    assert meter.pcp_limit_pages == known
+    (tmp_path / "zoneinfo").write_text(ZONEINFO.replace("300", f"{known}"))
+    meter.exact()
+    assert meter.pcp_limit_pages == known + PCP - 300
+
+
+def test_no_pagesets(meter_of: MeterOf) -> None:
+    """A file in which nothing is found is not taken for empty lists."""
+    with pytest.raises(MeterError, match=r"(?s)no pagesets.*pages free"):
+        meter_of(meminfo(), "Node 0, zone Normal\n  pages free 7\n").exact()
+
+
+def test_a_number_across_two_reads(meter_of: MeterOf) -> None:
+    """All of a large file is read, and a count that a read ends in the middle of is one number still."""
+    chunk = 1 << 16
+    machine = zoneinfo(256)
+    middle = machine.text.rindex("count:", 0, chunk - 20) + len("count:    1")
+    text = "#" * (chunk - middle - 1) + "\n" + machine.text
+    assert text[chunk - 1 : chunk + 1].isdigit()
+    assert meter_of(meminfo(), text).exact()[1] == machine.pcp_pages
+
+
+def test_the_reads_of_one_file_are_not_mixed(meter_of: MeterOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No second thread begins while one is between two reads: the kernel would tear the first one's text."""
+    meter = meter_of(meminfo(), zoneinfo(256).text)
+    readers: list[threading.Thread] = []
+    begun = threading.Event()
+    second = threading.Thread(target=meter.exact)
+    preadv = os.preadv
+
+    def interrupted(fd: int, buffers: list[memoryview], offset: int) -> int:
+        readers.append(threading.current_thread())
+        if readers[-1] is second:
+            begun.set()
+        elif len(readers) == 1:
+            second.start()
+            # Not a wait for anything, but a chance for what must not come.
+            assert not begun.wait(0.1)
+        return preadv(fd, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", interrupted)
+    meter.exact()
+    second.join(DEADLINE_S)
+    turn = readers.index(second)
+    assert turn > 2
+    assert set(readers[turn:]) == {second}
+
+
+class Moving(Meter):
+    """A meter of memory that moves while it is read: it is told what each part of a reading finds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.plains: list[int] = []
+        self.lists: list[int] = []
+
+    def plain(self) -> Figures:
+        return Figures(10**9, self.plains.pop(0), 0)
+
+    def _pcp_pages(self) -> int:
+        return self.lists.pop(0)
+
+
+FAR = 10 * room._STILL_PAGES
+
+
+@pytest.mark.parametrize(
+    ("plains", "lists", "used"),
+    [
+        ([FAR * 9 + 1, FAR * 9], [FAR], FAR * 8),  # what moved is not worth a second look, nor a movement
+        # Pages leave the lists, or go there, and are counted twice or not at all; the second look is right
+        ([FAR * 10, FAR * 9, FAR * 9], [FAR, FAR], FAR * 8),
+        ([FAR * 9, FAR * 10, FAR * 10], [FAR, FAR * 2], FAR * 8),
+        # It never holds still: nothing is known to have moved, or this much is, up or down
+        ([FAR * 9, FAR * 10] * 2 + [FAR * 9], [FAR * 3 // 2] * 4, FAR * 8),
+        ([FAR * 19, FAR * 20] * 2 + [FAR * 19], [FAR] * 4, FAR * 18),
+        ([FAR * 6, FAR * 7] * 2 + [FAR * 6], [FAR * 2] * 4, FAR * 5),
+    ],
+)
+def test_memory_that_moves_while_it_is_read(plains: list[int], lists: list[int], used: int) -> None:
+    """A reading is of one moment, or as near to the one before as what was seen allows."""
+    with Moving() as meter:
+        # A still moment first
+        for meter.plains, meter.lists in (([FAR * 9, FAR * 9], [FAR]), (plains.copy(), lists.copy())):
+            figures, pcp_pages = meter.exact()
+            assert (meter.plains, meter.lists) == ([], [])
+    assert (figures.used, pcp_pages) == (used, lists[-1])
+
+
+def per_line(text: bytes) -> Figures:
+    """Return the figures of a file, read in the plainest way. Raises KeyError if a field is missing."""
+    kib = {}
+    *lines, _ = text.decode().split("\n")
+    for line in lines:
+        name, _, value = line.partition(":")
+        match value.split():
+            case [number, "kB"]:
+                kib[name] = int(number)
+    total = kib["MemTotal"] + kib["SwapTotal"]
+    free = kib["MemFree"] + kib["SReclaimable"] + kib["SwapFree"]
+    files = kib["Buffers"] + kib["Cached"] + kib["SwapCached"]
+    used = total - free - files + kib["Shmem"] + kib["Mlocked"]
+    page_kib = PAGE_SIZE // 1024
+    return Figures(total // page_kib, max(0, used // page_kib), kib["Active"] // page_kib)
+
+
+@given(meminfo_readings())
+def test_the_columns_give_what_the_lines_say(texts: list[bytes]) -> None:
+    """Whatever one meter reads in turn, it reads what is there, or says that something is not."""
+    fd = os.memfd_create("meminfo")
+    try:
+        with Meter(meminfo=f"/proc/self/fd/{fd}") as meter:
+            for text in texts:
+                os.ftruncate(fd, 0)
+                os.pwrite(fd, text, 0)
+                try:
+                    expected = per_line(text)
+                except KeyError:
+                    with pytest.raises(MeterError):
+                        meter.plain()
+                else:
+                    assert meter.plain() == expected
+    finally:
+        os.close(fd)
+
+
+def test_the_columns_are_kept(meter_of: MeterOf, tmp_path: Path) -> None:
+    """They are looked for anew when a value has outgrown its own, and only then."""
+    meter = meter_of(meminfo())
+    meter.plain()
+    columns = meter._columns
+    (tmp_path / "meminfo").write_text(meminfo(MemFree=1, Active=2_500_000 - 1))
+    assert (meter.plain().active, meter._columns is columns) == (2_500_000 - 1, True)
+    (tmp_path / "meminfo").write_text(meminfo(Active=100_000_000))
+    assert (meter.plain().active, meter._columns is columns) == (100_000_000, False)
+
+
+@pytest.mark.parametrize(
+    ("field", "next_line"), [("MemFree", "MemAvailable"), ("Active", "Inactive"), ("Shmem", "KReclaimable")]
+)
+def test_a_value_that_grows_where_the_next_line_shrinks(
+    meter_of: MeterOf, tmp_path: Path, field: str, next_line: str
+) -> None:
+    """It is not cut, though every label stands where it stood."""
+    narrow, wide = 24_999_999, 25_000_000
+    texts = (meminfo(**{field: narrow, next_line: wide}), meminfo(**{field: wide, next_line: narrow}))
+    meter = meter_of(texts[0])
+    for text in texts:
+        (tmp_path / "meminfo").write_text(text)
+        assert meter.plain() == per_line(text.encode())
+
+
+def test_other_lines_in_the_same_columns(meter_of: MeterOf, tmp_path: Path) -> None:
+    """They are told by their labels, and a label by the line that it begins."""
+    meter = meter_of(meminfo())
+    meter.plain()
+    lines = meminfo().splitlines(keepends=True)
+    buffers, cached = ([line.split(":")[0] for line in lines].index(name) for name in ("Buffers", "Cached"))
+    lines[buffers], lines[cached] = lines[cached], lines[buffers]
+    (tmp_path / "meminfo").write_text("".join(lines))
+    assert meter.plain() == FIGURES
+    (tmp_path / "meminfo").write_text("".join(lines).replace("\nShmem:", "xShmem:"))
+    with pytest.raises(MeterError, match="xShmem"):
+        meter.plain()
+
+
+@pytest.mark.parametrize("field", ["MemTotal", "Cached", "SReclaimable"])
+def test_a_field_that_is_there_twice(meter_of: MeterOf, field: str) -> None:
+    """Nobody knows which of the two is meant."""
+    with pytest.raises(MeterError, match=f"(?s)once.*{field}: .*{field}: "):
+        meter_of(f"{meminfo()}{field}:         1 kB\n").plain()
 
 
 def test_the_line() -> None:
@@ -188,8 +363,8 @@ def test_the_files_are_read_anew(meter_of: MeterOf, tmp_path: Path) -> None:
     meter = meter_of(meminfo())
     assert meter.exact() == meter.exact()
     (tmp_path / "meminfo").write_text(meminfo(Active=601))
-    (tmp_path / "zoneinfo").write_text("              count:    1\n")
-    assert meter.exact() == Figures(15_000, FIGURES.used - 1, 601)
+    (tmp_path / "zoneinfo").write_text(ZONEINFO.replace("300", "301"))
+    assert meter.exact() == (Figures(15_000, FIGURES.used - PCP - 1, 601), PCP + 1)
 
 
 def test_this_machine() -> None:
@@ -197,10 +372,11 @@ def test_this_machine() -> None:
     with open("/proc/meminfo", encoding="ascii") as file:
         kib = {line.split(":")[0]: int(line.split()[1]) for line in file}
     with Meter() as meter:
-        before, exact, after = meter.plain(), meter.exact(), meter.plain()
+        before, (exact, pcp_pages), after = meter.plain(), meter.exact(), meter.plain()
+        assert 0 <= pcp_pages <= meter.pcp_limit_pages < exact.total
     assert exact.total == (kib["MemTotal"] + kib["SwapTotal"]) * 1024 // PAGE_SIZE
     assert 0 < exact.active < exact.total
     # Others may allocate between two readings, if not a fiftieth of the machine.
     assert 0 < exact.used < max(before.used, after.used) + exact.total // 50
     with Meter(pcp_is_free=False) as meter:
-        assert abs(meter.exact().used - after.used) < exact.total // 50
+        assert abs(meter.exact()[0].used - after.used) < exact.total // 50

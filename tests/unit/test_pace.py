@@ -4,12 +4,14 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.fakes import FakeClock
 from support.strategies import small_figures
 
 from memnotify.figures import PAGE_SIZE, Figures
 from memnotify.pace import Pace, granularity_pages
 
 STILL = Figures(1000, 500, 250)
+clock = FakeClock()
 G = 10
 
 
@@ -17,7 +19,8 @@ def intervals(pace: Pace, *seen: Figures, granularity: int = G) -> list[float]:
     """Return the interval after each of the figures."""
     result = []
     for figures in seen:
-        pace.see(0.0, figures, granularity)
+        clock.tick(pace.interval_s)
+        pace.see(clock(), figures, granularity)
         result.append(pace.interval_s)
     return result
 
@@ -83,7 +86,8 @@ def test_bounds(shortest_s: float, times: float, seen: list[tuple[Figures, int] 
         if step is None:
             pace.restart()
         else:
-            pace.see(0.0, *step)
+            clock.tick(before_s)
+            pace.see(clock(), *step)
         assert pace.update_period_s <= pace.interval_s <= pace.max_update_period_s
         assert pace.interval_s <= 2 * before_s
 
@@ -109,3 +113,13 @@ def test_bounds(shortest_s: float, times: float, seen: list[tuple[Figures, int] 
 def test_granularity(total: int, update_space_kib: int, pages: int) -> None:
     """Half of update_space, or a 128th of total."""
     assert granularity_pages(total, update_space_kib) == pages
+
+
+def test_samples_in_between_are_no_intervals() -> None:
+    """Only time doubles the interval, not how often something else brings a sample; slack is allowed for."""
+    pace = Pace(1, 64)
+    seen = []
+    for moment_s in (0.0, 0.1, 0.5, 0.9, 1.0, 2.0, 2.7, 3.0):
+        pace.see(moment_s, STILL, G)
+        seen.append(pace.interval_s)
+    assert seen == [1, 1, 1, 2, 2, 2, 4, 4]

@@ -4,77 +4,136 @@
 import itertools
 import math
 
-from hypothesis import given
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.simulation import STEP_S, Curve, Simulated
 
 from memnotify.figures import USED, Figures
-from memnotify.observers import Sample, Table
+from memnotify.observers import Table
 from memnotify.pace import Pace
 
 UPDATE_S = 0.25
 MAX_S = 15.0
 RATE_PAGES_S = 1000.0
 TOTAL_PAGES = 100_000
-STEP_S = 0.01
 
 # How much of the rate memory moves with, and for how many steps: a quiet time, in which the interval grows,
 # then stretches that come and go.
 stretches = st.builds(
     lambda quiet, moves: [(0.0, quiet), *moves],
-    st.integers(0, 4000),
+    st.integers(0, 6000),
     st.lists(
-        st.tuples(st.sampled_from([-1.0, -0.3, 0.0, 0.3, 1.0]), st.integers(1, 600)), min_size=1, max_size=8
+        st.tuples(st.sampled_from([-1.0, -0.3, 0.0, 0.3, 1.0]), st.integers(1, 1000)), min_size=1, max_size=8
     ),
+)
+kicks = st.sampled_from(
+    [
+        {},
+        {"least_pages": 1, "share": 1.0},
+        {"least_pages": 100, "share": 1.0},
+        {"least_pages": 1, "share": 0.2},
+    ]
 )
 
 
-def curve(start_pages: int, moves: list[tuple[float, int]]) -> list[int]:
-    """Return ``used`` at each step; it never moves by more than the rate allows."""
-    steps = (share * RATE_PAGES_S * STEP_S for share, count in moves for _ in range(count))
-    return [max(0, math.trunc(used)) for used in itertools.accumulate(steps, initial=start_pages)]
-
-
-@given(start=st.integers(0, 5000), threshold=st.integers(1, 5000), moves=stretches)
+@settings(max_examples=400)
+@given(
+    start=st.integers(0, 5000),
+    threshold=st.integers(1, 5000),
+    moves=stretches,
+    churn=st.sampled_from([0.0, 0.0, 10.0]),
+    kick=kicks,
+)
 def test_no_crossing_is_noticed_later_than_the_update_period(
-    start: int, threshold: int, moves: list[tuple[float, int]]
+    start: int, threshold: int, moves: list[tuple[float, int]], churn: float, kick: dict[str, float]
 ) -> None:
-    used = curve(start, moves)
-    above = [pages >= threshold for pages in used]
-    table, pace = Table(), Pace(UPDATE_S, MAX_S, fill_rate_pages_s=RATE_PAGES_S)
-    fh = table.open()
-    table.subscribe(fh, {USED: threshold}, Sample(0.0, Figures(TOTAL_PAGES, used[0], 0), exact=True))
-    # One sample at once, as the write's own figures may be older than the first interval.
-    taken_s, noticed_s = 0.0, math.inf
-    while taken_s < len(used) * STEP_S:
-        figures = Figures(TOTAL_PAGES, used[min(int(taken_s / STEP_S + 1e-9), len(used) - 1)], 0)
-        table.advance(Sample(taken_s, figures, exact=True), 0)
-        if table.poll(fh, 0)[0]:
-            noticed_s = taken_s
-            break
-        pace.see(taken_s, figures, 1, table.distance(figures))
-        taken_s += pace.interval_s
+    """With a kick that comes when it must or earlier, and with none, in both directions."""
+    # Long enough in the end for what must be noticed.
+    moves = [*moves, (0.0, 2 * round(UPDATE_S / STEP_S))]
+    curve = Curve(start, [(share * RATE_PAGES_S * STEP_S, count) for share, count in moves], churn=churn)
+    table, noticed_s = Table(), []
+    pace = Pace(UPDATE_S, MAX_S, fill_rate_pages_s=RATE_PAGES_S)
+    sampler = Simulated(curve, table, pace, lambda _: noticed_s.append(sampler.clock()), **kick)
+    try:
+        fh = table.open()
+        table.subscribe(fh, {USED: threshold}, sampler.current())
+        table.poll(fh, 1)
+        sampler.resubscribed()
+        sampler.live()
+    finally:
+        sampler.stop()
+    above = [pages >= threshold for pages in curve.used]
     crossed = next((step for step, state in enumerate(above) if state != above[0]), None)
     if crossed is None:
-        assert noticed_s == math.inf
+        assert noticed_s == []
         return
-    # It was looked at within the period; only what had gone back by then could not be seen.
-    looked_s = min(noticed_s, taken_s) if noticed_s < math.inf else taken_s
-    stayed = itertools.takewhile(lambda state: state != above[0], above[crossed:])
-    if len(list(stayed)) * STEP_S > UPDATE_S + STEP_S:
-        assert looked_s <= crossed * STEP_S + UPDATE_S + STEP_S
-        assert noticed_s < math.inf
+    if noticed_s:
+        assert noticed_s[0] >= crossed * STEP_S - 1e-6
+    # What had gone back within the period could not be seen.
+    stayed_s = STEP_S * sum(1 for _ in itertools.takewhile(lambda state: state != above[0], above[crossed:]))
+    bound_s = UPDATE_S + 2 * STEP_S
+    if stayed_s > bound_s:
+        assert noticed_s
+        assert noticed_s[0] <= crossed * STEP_S + bound_s
+
+
+@pytest.mark.parametrize("share", [0.1, 1.0])
+def test_a_kick_lets_the_timer_rest(share: float) -> None:
+    """A minute of nothing costs the back-off's samples and no more, a ramp then those that it needs."""
+    quiet = Curve(100, [(0.0, 12_000)])
+    ramp = Curve(100, [(0.0, 12_000), (RATE_PAGES_S * STEP_S, 600)])
+    looks = []
+    for curve in (quiet, ramp):
+        table = Table()
+        pace = Pace(UPDATE_S, MAX_S, fill_rate_pages_s=RATE_PAGES_S)
+        sampler = Simulated(curve, table, pace, lambda _: None, least_pages=1, share=share)
+        table.subscribe(table.open(), {USED: 2000}, sampler.current())
+        sampler.live()
+        sampler.stop()
+        looks.append(sampler.looks)
+    # 0.25, 0.5, 1, 2, 4, 8, then 15 s each
+    assert looks[0] <= 10
+    assert looks[1] <= looks[0] + 40
 
 
 def test_the_reach_bounds_the_interval() -> None:
     pace = Pace(UPDATE_S, MAX_S, fill_rate_pages_s=RATE_PAGES_S)
     still = Figures(TOTAL_PAGES, 50, 50)
-    for second in range(10):
-        pace.see(second, still, 1)
+    for step in range(10):
+        pace.see(step * MAX_S, still, 1)
     assert pace.interval_s == MAX_S
-    pace.see(20.0, still, 1, 3000)
+    pace.see(200.0, still, 1, 3000)
     assert pace.interval_s == 3.0
-    pace.see(21.0, still, 1, 1)
+    pace.see(201.0, still, 1, 1)
     assert pace.interval_s == UPDATE_S
+
+
+def test_what_a_kick_announces_does_not_bound_the_interval() -> None:
+    """The timer is for what nothing announces; a kick counts once the nearest level can be in reach."""
+    pace = Pace(UPDATE_S, MAX_S, fill_rate_pages_s=RATE_PAGES_S)
+    still = Figures(TOTAL_PAGES, 50, 50)
+    for step in range(10):
+        pace.see(step * MAX_S, still, 1, 3000, unannounced_pages=math.inf)
+    assert (pace.interval_s, pace.kicked_s) == (MAX_S, 3.0)
+    pace.see(200.0, still, 1, 3000, unannounced_pages=4000)
+    assert (pace.interval_s, pace.kicked_s) == (4.0, 3.0)
+    pace.see(201.0, still, 1, 1, unannounced_pages=math.inf)
+    assert (pace.interval_s, pace.kicked_s) == (MAX_S, UPDATE_S)
+
+
+def test_the_first_kick_is_followed_by_a_second_look() -> None:
+    """After a quiet time nobody knows how fast memory moves: the shortest interval tells, once."""
+    pace = Pace(UPDATE_S, MAX_S, fill_rate_pages_s=RATE_PAGES_S)
+    pace.see(0.0, Figures(TOTAL_PAGES, 0, 0), 1, 90_000, unannounced_pages=math.inf)
+    pace.see(10.0, Figures(TOTAL_PAGES, 10, 0), 1, 89_990, unannounced_pages=math.inf, kicked=True)
+    assert pace.interval_s == pace.min_update_period_s
+    # 90 times as fast as expected
+    pace.see(10.02, Figures(TOTAL_PAGES, 1810, 0), 1, 88_190, unannounced_pages=math.inf)
+    assert math.isclose(pace.kicked_s, 88_190 / 90_000)
+    # It is known now.
+    pace.see(10.2, Figures(TOTAL_PAGES, 1810, 0), 1, 88_190, unannounced_pages=math.inf, kicked=True)
+    assert pace.interval_s >= UPDATE_S
 
 
 def test_only_what_moves_fast_towards_a_near_level_is_looked_at_more_often() -> None:
@@ -88,6 +147,20 @@ def test_only_what_moves_fast_towards_a_near_level_is_looked_at_more_often() -> 
     # After two seconds a quarter of that is left, so 300 pages take longer than the update period again.
     pace.see(3.0, there, 1, 300)
     assert math.isclose(pace.interval_s, 0.3)
+
+
+def test_the_per_cpu_lists_are_no_movement() -> None:
+    """Exact and plain figures differ by what lies on the lists: a sample of the other kind has not moved."""
+    pace = Pace(UPDATE_S, MAX_S, fill_rate_pages_s=RATE_PAGES_S)
+    plain, exact = Figures(TOTAL_PAGES, 5000, 0), Figures(TOTAL_PAGES, 1000, 0)
+    for second, is_exact in enumerate([False, True, False, True, False]):
+        pace.see(second, exact if is_exact else plain, 10, 600, exact=is_exact)
+    assert pace.interval_s == 0.6
+    assert "moves at 0 pages/s" in str(pace)
+    # What was seen by one kind is not forgotten by the other.
+    pace.see(5.0, exact._replace(used=21_000), 10, 600, exact=True)
+    pace.see(5.001, plain, 10, 600, exact=False)
+    assert pace.interval_s < UPDATE_S
 
 
 def test_a_restart_never_slows_down() -> None:

@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Iterator
 
 import pytest
-from support.fakes import FakeClock, FakeMeter
+from support.fakes import FakeClock, FakeMeter, Woken
 from support.waiting import DEADLINE_S
 
 from memnotify.figures import Figures
@@ -27,8 +27,8 @@ class Bench:
         self.meter = FakeMeter(pcp_is_free=pcp_is_free)
         self.table = Table()
         self.pace = Pace(PERIOD_S, 16 * PERIOD_S, fill_rate_pages_s=1e-9)
-        self.notified: list[int] = []
-        self.sampler = Sampler(self.table, self.meter, self.pace, self.notified.extend, clock=self.clock)
+        self.notified = Woken()
+        self.sampler = Sampler(self.table, self.meter, self.pace, self.notified, clock=self.clock)
         self.fh = self.table.open()
 
     def subscribe(self, used: int) -> None:
@@ -145,7 +145,7 @@ def test_notify_runs_without_the_lock(bench: Bench) -> None:
     """Whoever is notified may come back to the table at once."""
     answers: list[tuple[bool, bool]] = []
 
-    def notify(_: "array[int]") -> None:
+    def notify(_: "array[int]", _count: int) -> None:
         answers.append(bench.table.poll(bench.fh, 6))
         bench.table.close(bench.table.open())
 
@@ -162,7 +162,9 @@ def test_notify_runs_without_the_lock(bench: Bench) -> None:
 def test_nobody_to_notify(bench: Bench) -> None:
     """An event of an observer who does not wait is no call of notify."""
     calls: list[int] = []
-    sampler = Sampler(bench.table, bench.meter, bench.pace, lambda h: calls.append(len(h)), clock=bench.clock)
+    sampler = Sampler(
+        bench.table, bench.meter, bench.pace, lambda _, count: calls.append(count), clock=bench.clock
+    )
     bench.table.subscribe(bench.fh, {USED: 500}, bench.sampler.current())
     bench.meter.use(500)
     sampler.look()
@@ -245,7 +247,7 @@ def test_the_pace_knows_the_distance(bench: Bench, threshold: int, intervals: li
     bench.subscribe(threshold)
     seen = []
     for _ in intervals:
-        bench.clock.tick(1)
+        bench.clock.tick(bench.pace.interval_s)
         bench.sampler.look()
         seen.append(bench.pace.interval_s / PERIOD_S)
     assert seen == intervals
@@ -260,7 +262,7 @@ def test_the_granularity_damps(bench: Bench, update_space_kib: int, falls_to: in
         bench.table,
         bench.meter,
         bench.pace,
-        bench.notified.extend,
+        bench.notified,
         update_space_kib=update_space_kib,
         clock=bench.clock,
     )

@@ -2,6 +2,7 @@
 """The sampler's thread: when it sleeps, what wakes it, how it ends."""
 
 import logging
+import math
 import os
 import select
 import signal
@@ -10,10 +11,10 @@ import threading
 import time
 from array import array
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
-from support.fakes import FakeMeter
+from support.fakes import FakeClock, FakeKick, FakeMeter, Woken
 from support.waiting import DEADLINE_S, eventually
 
 from memnotify.figures import MeterError
@@ -39,6 +40,7 @@ class Watched(Sampler):
         *,
         update_period_s: float = 0.001,
         pressure_fd: int | None = None,
+        kicks: tuple[FakeKick, FakeKick] | None = None,
         clock: Callable[[], float] = time.monotonic,
         long_sleeps_end: bool = False,
         flooded: bool = False,
@@ -48,16 +50,18 @@ class Watched(Sampler):
         self.memory = FakeMeter()
         # No threshold is ever near: these tests are about the back-off.
         self.rate = Pace(update_period_s, 3600.0, fill_rate_pages_s=1e-9)
-        self.notified: Callable[[array[int]], object] = array("Q").extend
+        self.notified: Callable[[array[int], int], object] = Woken()
         self.long_s = threading.TIMEOUT_MAX if long_sleeps_end else LONG_S
         self.flooded = flooded
         self.failures: list[str] = []
         self.sleeps: list[float | None] = []
-        super().__init__(self.table, self.memory, self.rate, self.tell, pressure_fd=pressure_fd, clock=clock)
+        super().__init__(
+            self.table, self.memory, self.rate, self.tell, pressure_fd=pressure_fd, kicks=kicks, clock=clock
+        )
 
-    def tell(self, handles: "array[int]") -> None:
+    def tell(self, handles: "array[int]", count: int) -> None:
         """Be the sampler's notify, which a test may change."""
-        self.notified(handles)
+        self.notified(handles, count)
 
     def begin(self) -> None:
         """Start the thread."""
@@ -89,12 +93,22 @@ class Watched(Sampler):
         with open(f"/proc/self/task/{self.thread.native_id}/status", encoding="ascii") as file:
             return next(line.split()[1] for line in file if line.startswith(f"{name}:"))
 
+    @property
+    def slack_s(self) -> float:
+        """The thread's timer slack."""
+        with open(f"/proc/{self.thread.native_id}/timerslack_ns", encoding="ascii") as file:
+            return int(file.read()) / 1e9
+
+    def wake(self) -> None:
+        """End a sleep for no reason."""
+        os.eventfd_write(self._wake_fd, 1)
+
     def samples(self, more: int = 1) -> None:
         """Wait until some more samples have been begun."""
         wanted = self.memory.plain_reads + more
         eventually(lambda: self.memory.plain_reads >= wanted, f"{more} more samples")
 
-    def _sleep(self, poller: select.poll, timeout_s: float | None) -> bool:
+    def _sleep(self, poller: select.poll, timeout_s: float | None) -> set[int | None]:
         self.sleeps.append(timeout_s)
         if self.flooded:
             os.eventfd_write(self._wake_fd, 1)
@@ -242,8 +256,7 @@ def test_wake_ups_do_not_starve_sampling(make: Maker) -> None:
 def test_crossings_are_noticed(make: Maker) -> None:
     """All together: the thread notices each crossing and hands out the handle of who waits."""
     sampler = make(update_period_s=0.005)
-    woken: list[int] = []
-    sampler.notified = woken.extend
+    woken = sampler.notified = Woken()
     sampler.write(THRESHOLD)
     for handle, used in enumerate((600, 100, 600), start=1):
         sampler.table.poll(sampler.fh, handle)
@@ -270,13 +283,13 @@ def test_pressure_is_looked_at_at_once(make: Maker) -> None:
     near, far = urgent()
     with near, far:
         sampler = make(update_period_s=3600.0, pressure_fd=os.dup(far.fileno()), begin=False)
-        woken: list[int] = []
-        sampler.notified = woken.extend
+        woken = sampler.notified = Woken()
         sampler.table.poll(sampler.fh, 9)
         sampler.table.subscribe(sampler.fh, {USED: 150}, sampler.current())
         sampler.rate.max_update_period_s = 36_000.0
-        for _ in range(3):
-            sampler.rate.see(0.0, sampler.memory.figures, 78)
+        # So long ago that no rate can be seen since then, on a machine that has just started too.
+        for hours in (0, 1, 3):
+            sampler.rate.see(hours * 3600 - 1e9, sampler.memory.figures, 78)
         assert sampler.rate.interval_s == 4 * 3600
         sampler.begin()
         eventually(lambda: sampler.sleeps_long, "the sampler sleeps")
@@ -306,6 +319,117 @@ def test_a_broken_pressure_fd_is_dropped(make: Maker, caplog: pytest.LogCaptureF
     assert "pressure" in caplog.text
 
 
+# Kicks
+
+
+class Kicked(NamedTuple):
+    """A sampler that sleeps for an hour, its kicks, and whom it has woken."""
+
+    sampler: Watched
+    allocated: FakeKick
+    freed: FakeKick
+    woken: Woken
+
+
+@pytest.fixture
+def kicked(make: Maker) -> Kicked:
+    """Return a sampler with thresholds 400 pages above ``used`` and 51 below."""
+    kicks = FakeKick(), FakeKick()
+    sampler = make(update_period_s=3600.0, kicks=kicks, begin=False, long_sleeps_end=True)
+    woken = sampler.notified = Woken()
+    sampler.memory.pcp_limit_pages = 0
+    sampler.table.poll(sampler.fh, 9)
+    sampler.write(THRESHOLD)
+    below = sampler.table.open()
+    sampler.table.poll(below, 8)
+    sampler.write({USED: 50}, below)
+    sampler.look()
+    sampler.begin()
+    eventually(lambda: sampler.sleeps_long, "the sampler sleeps")
+    return Kicked(sampler, *kicks, woken)
+
+
+@pytest.mark.parametrize(
+    ("which", "pages", "used", "handle"), [("allocated", 400, 500, 9), ("freed", 51, 49, 8)]
+)
+def test_a_kick_is_looked_at_at_once(kicked: Kicked, which: str, pages: int, used: int, handle: int) -> None:
+    """Enough pages have passed for the threshold to be reached: the longest sleep ends."""
+    kick: FakeKick = getattr(kicked, which)
+    assert kick.armed_pages == pages
+    kicked.sampler.rate.kicked_s = 0.0
+    kicked.sampler.memory.use(used)
+    kick.count(pages - 1)
+    assert kicked.woken == []
+    kick.count(1)
+    eventually(lambda: kicked.woken == [handle], "the waiter is woken")
+    eventually(lambda: not select.select([kick], [], [], 0)[0], "the kick is drained")
+    assert kick.rests == 0
+
+
+def test_a_kick_too_early_waits(kicked: Kicked) -> None:
+    """Before the threshold can be in reach a kick is no reason to look; it is remembered, and wakes once."""
+    sampler, kick, *_ = kicked
+    # Less than the slack of the sleep that it ends, which is no reason to look either
+    sampler.rate.kicked_s = 300.0
+    reads, sleeps = sampler.memory.plain_reads, len(sampler.sleeps)
+    kick.count(400)
+    eventually(lambda: len(sampler.sleeps) > sleeps, "the sampler sleeps until then")
+    assert 0 < (sampler.sleeps[-1] or 0) <= 300
+    assert kick.rests == 1
+    sampler.wake()
+    eventually(lambda: len(sampler.sleeps) == sleeps + 2, "it sleeps again")
+    # The kick is still there, and did not end that sleep.
+    assert select.select([kick], [], [], 0)[0] == [kick]
+    assert (sampler.sleeps[-1] or 0) > 200
+    assert sampler.memory.plain_reads == reads
+
+
+def test_nothing_is_counted_while_nobody_watches(kicked: Kicked) -> None:
+    """Who parks takes back what the kicks were armed for."""
+    assert (kicked.allocated.armed_pages, kicked.freed.armed_pages) == (400, 51)
+    kicked.sampler.write({})
+    kicked.sampler.write({}, kicked.sampler.fh + 1)
+    eventually(lambda: kicked.sampler.parked, "the sampler parks")
+    assert (kicked.allocated.armed_pages, kicked.freed.armed_pages) == (math.inf, math.inf)
+
+
+# How long a sleep may be
+
+
+@pytest.mark.parametrize(("update_period_s", "slack_s"), [(0.9, 0.0), (8.0, 1.0), (3600.0, 450.0)])
+def test_a_distant_sample_may_ride_on_another_wake_up(
+    make: Maker, update_period_s: float, slack_s: float
+) -> None:
+    """From a second on an eighth of the sleep is slack; a shorter one has none, nor has a parked thread."""
+    sampler = make(update_period_s=update_period_s, long_sleeps_end=True)
+    sampler.write(THRESHOLD)
+    eventually(lambda: sampler.sleeps_long, "the sampler sleeps")
+    eventually(lambda: slack_s * 0.99 <= sampler.slack_s <= slack_s + 0.001, "the slack is set")
+    sampler.write({})
+    eventually(lambda: sampler.parked and sampler.slack_s <= 0.001, "there is none")
+
+
+def test_slack_makes_a_sample_early_and_not_late(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sample with slack is taken when that begins, in one sleep; with its end the interval is over."""
+    clock = FakeClock()
+    sampler = make(update_period_s=8.0, clock=clock, begin=False)
+    sampler.write(THRESHOLD)
+    timeouts: list[float | None] = []
+
+    def sleep(poller: select.poll, timeout_s: float | None) -> set[int | None]:
+        woken_by = Sampler._sleep(sampler, poller, 0 if timeout_s else None)
+        timeouts.append(timeout_s)
+        sampler._slack_s = 1.0
+        clock.tick(7.0)
+        sampler._stopping = len(timeouts) == 3
+        return woken_by
+
+    monkeypatch.setattr(sampler, "_sleep", sleep)
+    sampler._loop()
+    assert timeouts == [8.0, 8.0, 16.0]
+    assert sampler.memory.plain_reads == 2
+
+
 # Start and end
 
 
@@ -328,7 +452,7 @@ def test_stop_waits_for_notify(make: Maker) -> None:
     happened: list[str] = []
     entered = threading.Event()
 
-    def notify(_: "array[int]") -> None:
+    def notify(_: "array[int]", _count: int) -> None:
         entered.set()
         eventually(lambda: sampler._stopping, "stop is called")
         happened.append("notified")
@@ -347,10 +471,9 @@ def test_stop_waits_for_notify(make: Maker) -> None:
 
 @pytest.mark.parametrize("thresholds", [{}, THRESHOLD])
 def test_stop_ends_every_sleep_and_closes_everything(make: Maker, thresholds: dict[int, int]) -> None:
-    """Whether it is parked or waits for a distant sample, it ends; both descriptors are closed."""
+    """Whether it is parked or waits for a distant sample, it ends; all descriptors are closed."""
     before = sorted(os.listdir("/proc/self/fd"))
-    pressure_fd = os.eventfd(0)
-    sampler = make(update_period_s=3600.0, pressure_fd=pressure_fd)
+    sampler = make(update_period_s=3600.0, pressure_fd=os.eventfd(0), kicks=(FakeKick(), FakeKick()))
     sampler.write(thresholds)
     eventually(lambda: sampler.sleeps_long if thresholds else sampler.parked, "the sampler sleeps")
     sampler.stop()

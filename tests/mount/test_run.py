@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: MIT
 """``memnotify run`` against a served device, whose memory the test moves."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ def memory(tmp_path: Path) -> FakeMemory:
 
 
 @pytest.fixture
-def daemon(_can_serve: None, memory: FakeMemory) -> Iterator[Daemon]:
+def daemon(_can_mount: None, memory: FakeMemory) -> Iterator[Daemon]:
     """Return a daemon of that memory."""
     with _serve(memory) as daemon:
         yield daemon
@@ -41,11 +42,13 @@ class Run:
     """``memnotify run`` with some arguments: it waits for events when the constructor returns."""
 
     def __init__(self, path: str, *arguments: str) -> None:
+        # A session of its own, so that all of it can be killed.
         self._process = subprocess.Popen(
             [sys.executable, "-m", "memnotify", "run", "--path", path, *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,
         )
         self.pid = self._process.pid
         eventually(self._polls, "it waits")
@@ -77,9 +80,32 @@ class Run:
         out, err = self._process.communicate(timeout=DEADLINE_S)
         return self._process.returncode, out, err
 
+    def kill(self) -> None:
+        """Kill it and what it has started, if there is anything left of it."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._process.communicate(timeout=DEADLINE_S)
 
-def test_up_and_down_with_the_figures(daemon: Daemon, memory: FakeMemory) -> None:
-    run = Run(daemon.path, "--when", "used 80%", "--when-below", "used 60%", "--", *SAY)
+
+Start = Callable[..., Run]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Return what starts ``memnotify run``; what a failed test leaves behind is killed at the end."""
+    runs: list[Run] = []
+
+    def start(path: str, *arguments: str) -> Run:
+        runs.append(Run(path, *arguments))
+        return runs[-1]
+
+    yield start
+    for run in runs:
+        run.kill()
+
+
+def test_up_and_down_with_the_figures(start: Start, daemon: Daemon, memory: FakeMemory) -> None:
+    run = start(daemon.path, "--when", "used 80%", "--when-below", "used 60%", "--", *SAY)
     for _ in range(2):
         memory.use(90)
         assert run.line() == "up used 90"
@@ -90,17 +116,17 @@ def test_up_and_down_with_the_figures(daemon: Daemon, memory: FakeMemory) -> Non
     assert run.end(signal.SIGINT) == (130, "", "")
 
 
-def test_what_holds_already_is_no_event(daemon: Daemon, memory: FakeMemory) -> None:
-    run = Run(daemon.path, "--when", "used 40%", "--when-below", "used 60%", "--", *SAY)
+def test_what_holds_already_is_no_event(start: Start, daemon: Daemon, memory: FakeMemory) -> None:
+    run = start(daemon.path, "--when", "used 40%", "--when-below", "used 60%", "--", *SAY)
     assert run.silent()
     assert run.end(signal.SIGTERM) == (-signal.SIGTERM, "", "")
 
 
-def test_one_at_a_time(daemon: Daemon, memory: FakeMemory, tmp_path: Path) -> None:
+def test_one_at_a_time(start: Start, daemon: Daemon, memory: FakeMemory, tmp_path: Path) -> None:
     """What happens while the command runs makes one more run; what has gone back makes none."""
     gate = tmp_path / "gate"
     os.mkfifo(gate)
-    run = Run(daemon.path, "--when", "used 80%", "--", "sh", "-c", f"echo begun; cat {gate}; echo ended")
+    run = start(daemon.path, "--when", "used 80%", "--", "sh", "-c", f"echo begun; cat {gate}; echo ended")
 
     def let_end() -> None:
         gate.write_text("")
@@ -131,9 +157,9 @@ def test_one_at_a_time(daemon: Daemon, memory: FakeMemory, tmp_path: Path) -> No
     assert run.end(signal.SIGINT) == (130, "", "")
 
 
-def test_not_more_often_than_allowed(daemon: Daemon, memory: FakeMemory) -> None:
+def test_not_more_often_than_allowed(start: Start, daemon: Daemon, memory: FakeMemory) -> None:
     arguments = ("--when", "used 80%", "--when-below", "used 60%", "--min-interval", "0.5", "--count", "2")
-    run = Run(daemon.path, *arguments, "--", "date", "+%s.%N")
+    run = start(daemon.path, *arguments, "--", "date", "+%s.%N")
     memory.use(90)
     first = run.line()
     memory.use(50)
@@ -146,24 +172,28 @@ def test_not_more_often_than_allowed(daemon: Daemon, memory: FakeMemory) -> None
     ("script", "said"),
     [("exit 3", "ended with 3"), ("kill -KILL $$", "ended by signal 9, Killed")],
 )
-def test_a_failure_is_reported(daemon: Daemon, memory: FakeMemory, script: str, said: str) -> None:
-    run = Run(daemon.path, "--when", "used 80%", "--count", "1", "--", "sh", "-c", f"echo out; {script}")
+def test_a_failure_is_reported(
+    start: Start, daemon: Daemon, memory: FakeMemory, script: str, said: str
+) -> None:
+    run = start(daemon.path, "--when", "used 80%", "--count", "1", "--", "sh", "-c", f"echo out; {script}")
     memory.use(90)
     assert run.end() == (1, "out\n", f"memnotify run: sh: {said}\n")
 
 
-def test_a_command_that_cannot_be_started(daemon: Daemon, memory: FakeMemory, tmp_path: Path) -> None:
+def test_a_command_that_cannot_be_started(
+    start: Start, daemon: Daemon, memory: FakeMemory, tmp_path: Path
+) -> None:
     program = tmp_path / "program"
     program.write_text("#!/no/such/interpreter\n")
     program.chmod(0o755)
-    run = Run(daemon.path, "--when", "used 80%", "--count", "1", "--", str(program))
+    run = start(daemon.path, "--when", "used 80%", "--count", "1", "--", str(program))
     memory.use(90)
     assert run.end() == (1, "", f"memnotify run: {program}: No such file or directory\n")
 
 
-def test_a_new_daemon_tells_what_was_crossed_meanwhile(memory: FakeMemory) -> None:
+def test_a_new_daemon_tells_what_was_crossed_meanwhile(start: Start, memory: FakeMemory) -> None:
     old = _serve(memory)
-    run = Run(old.path, "--when", "used 80%", "--count", "1", "--", *SAY)
+    run = start(old.path, "--when", "used 80%", "--count", "1", "--", *SAY)
     old.end(signal.SIGKILL)
     memory.use(90)
     with _serve(memory):
@@ -175,17 +205,23 @@ def test_a_new_daemon_tells_what_was_crossed_meanwhile(memory: FakeMemory) -> No
     ]
 
 
-def test_the_command_starts_from_a_process_that_was_there(daemon: Daemon, memory: FakeMemory) -> None:
-    run = Run(daemon.path, "--when", "used 80%", "--", "sh", "-c", "echo $PPID; ls /proc/self/fd | wc -l")
+def test_the_command_starts_from_a_process_that_was_there(
+    start: Start, daemon: Daemon, memory: FakeMemory
+) -> None:
+    script = "echo $PPID; ls /proc/self/fd | wc -l; grep SigIgn /proc/self/status"
+    run = start(daemon.path, "--when", "used 80%", "--", "sh", "-c", script)
     helper = run.helper
     memory.use(90)
     assert run.line() == helper
     assert run.line() == "4"  # three, and the folder itself: none of ours
+    ignored = int(run.line().split()[1], 16)
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them
+        assert not ignored & 1 << (number - 1)
     run.end(signal.SIGKILL)
     eventually(lambda: not os.path.exists(f"/proc/{helper}"), "the helper ends, too")
 
 
-def test_a_helper_that_is_killed(daemon: Daemon) -> None:
-    run = Run(daemon.path, "--when", "used 80%", "--", *SAY)
+def test_a_helper_that_is_killed(start: Start, daemon: Daemon) -> None:
+    run = start(daemon.path, "--when", "used 80%", "--", *SAY)
     os.kill(int(run.helper), signal.SIGKILL)
     assert run.end() == (1, "", "memnotify run: sh: the process that starts it has ended\n")

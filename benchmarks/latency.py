@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: MIT
+"""How soon a crossing is noticed: memory is really taken, and who watches it says when he saw it."""
+
+import re
+import time
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import programs
+from common import (
+    PAGE_SIZE,
+    BenchmarkError,
+    Driven,
+    Server,
+    build,
+    meminfo_kib,
+    memnotify,
+    progress,
+    spread,
+    table,
+)
+
+WAYS = ("touch", "memset", "hugepages")
+NAMES = ("memnotify", "earlyoom", "nohang")
+# How much is taken, by the distance of the threshold.
+_TAKEN = {"touch": 1.25, "memset": 1.25, "hugepages": 1.125}
+# The fastest memset is in huge pages, unless a host has to bring them; it takes them away after 2 s.
+_MEMSETS = ("memset", "memset-huge")
+_AWAY_S = 3.0
+# memnotify's longest interval, and a little: who has not noticed by then will not.
+_NOTICE_S = 16.0
+# To start, to take and to free, besides the idle time.
+_WORK_S = 4.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the command line asks for, and the programs it takes."""
+
+    rounds: int
+    idle_s: float
+    distance_mib: int
+    core: int
+    python: str
+    client: Path
+    fill: Path
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Watching:
+    """Somebody who watches a figure: its name for fill.c, the limit, and when he noticed."""
+
+    figure: str
+    limit_kib: int
+    noticed_ns: Callable[[float], int | None]
+
+
+@dataclass
+class Results:
+    """What the rounds of one program gave."""
+
+    latencies_ms: list[float] = field(default_factory=list)
+    rates_gib_s: list[float] = field(default_factory=list)
+    failed: int = 0
+
+
+def seconds(options: Namespace) -> float:
+    """Return about how long it takes."""
+    names = [name for name in options.only if _missing(name) is None]
+    return float(len(options.ways) * options.rounds * len(names) * (options.idle + _WORK_S))
+
+
+def measure(options: Namespace, folder: Path) -> None:
+    """Run the rounds of each way and print its table."""
+    plan = Plan(
+        rounds=options.rounds,
+        idle_s=options.idle,
+        distance_mib=options.distance_mib,
+        core=options.core,
+        python=options.python,
+        client=build("client"),
+        fill=build("fill"),
+        folder=folder,
+    )
+    taken_kib = max(_TAKEN[way] for way in options.ways) * plan.distance_mib * 1024
+    if meminfo_kib("MemAvailable") < taken_kib + (1 << 20):
+        raise BenchmarkError(
+            f"{taken_kib / 2**20:.1f} GiB and one to spare are not available: try a smaller --distance-mib"
+        )
+    for way in options.ways:
+        filler = _faster_memset(plan) if way == "memset" else way
+        results = {name: Results() for name in options.only}
+        for number in range(plan.rounds):
+            _round(plan, way, filler, number, results)
+        print(_table(plan, filler, results), flush=True)
+
+
+def _round(plan: Plan, way: str, filler: str, number: int, results: dict[str, Results]) -> None:
+    for name in list(results)[:: 1 if number % 2 == 0 else -1]:
+        if _missing(name) is not None:
+            continue
+        label = f"{way}, round {number + 1} of {plan.rounds}, {name}"
+        try:
+            latency_ms, gib_s = _measure(plan, filler, name, mib=int(plan.distance_mib * _TAKEN[way]))
+        except BenchmarkError as error:
+            results[name].failed += 1
+            progress(f"{label}: failed: {error}")
+            continue
+        results[name].latencies_ms.append(latency_ms)
+        results[name].rates_gib_s.append(gib_s)
+        progress(f"{label}: {latency_ms:.1f} ms, memory taken at {gib_s:.2f} GiB/s")
+
+
+def _filler(plan: Plan, way: str) -> Driven:
+    return Driven([str(plan.fill), way], environment={"FILL_CORE": str(plan.core)}, patient=True)
+
+
+def _faster_memset(plan: Plan) -> str:
+    """Return which memset takes memory faster that was freed some seconds before."""
+    mib = int(plan.distance_mib * _TAKEN["memset"])
+    mib_s = {}
+    for way in _MEMSETS:
+        with _filler(plan, way) as filler:
+            filler.ask(f"warm {mib}")
+            time.sleep(min(_AWAY_S, plan.idle_s))
+            mib_s[way] = int(filler.ask(f"take {mib} available 0")[4])
+    faster = max(_MEMSETS, key=lambda way: mib_s[way])
+    progress(f"{', '.join(f'{way} {rate / 1024:.2f} GiB/s' for way, rate in mib_s.items())}: {faster} it is")
+    return faster
+
+
+def _measure(plan: Plan, way: str, name: str, mib: int) -> tuple[float, float]:
+    """Start one program afresh, let it idle, take memory; return the ms it needed and the GiB/s taken."""
+    with _filler(plan, way) as filler:
+        if way in _MEMSETS:
+            filler.ask(f"warm {mib}")
+        with _watching(plan, name) as watching:
+            if watching.noticed_ns(plan.idle_s) is not None:
+                raise BenchmarkError("other programs' memory crossed the threshold before any was taken")
+            answer = filler.ask(f"take {mib} {watching.figure} {watching.limit_kib}")
+            begun_ns, below_ns, met_ns, mib_s = map(int, answer[1:])
+            if not met_ns:
+                raise BenchmarkError(f"{mib} MiB were taken and the limit was not met: others freed some")
+            noticed_ns = watching.noticed_ns(_NOTICE_S)
+            filler.ask("free")
+    if noticed_ns is None:
+        raise BenchmarkError(f"not noticed in {_NOTICE_S:.0f} s")
+    if noticed_ns < begun_ns:
+        raise BenchmarkError("it was noticed before any memory was taken")
+    return (noticed_ns - below_ns) / 1e6, mib_s / 1024
+
+
+@contextmanager
+def _watching(plan: Plan, name: str) -> Iterator[Watching]:
+    if name == "memnotify":
+        pages = (plan.distance_mib << 20) // PAGE_SIZE
+        with (
+            Server(name, memnotify(plan.python), plan.folder) as server,
+            Driven([str(plan.client), "watch", str(server.path), str(pages)]) as watcher,
+        ):
+            limit_kib = int(watcher.answer()[1]) * PAGE_SIZE // 1024
+
+            def noticed_ns(timeout_s: float) -> int | None:
+                line = watcher.line(timeout_s)
+                return None if line is None else int(line.split()[1])
+
+            yield Watching("used", limit_kib, noticed_ns)
+        return
+    # What lies on the per-CPU lists will be taken first, and MemAvailable does not count it.
+    available_kib = meminfo_kib("MemAvailable")
+    limit_kib = available_kib + _per_cpu_kib() - (plan.distance_mib << 10)
+    if limit_kib >= available_kib:
+        raise BenchmarkError("more lies on the per-CPU free lists than is to be taken: more --distance-mib")
+    start = programs.earlyoom(limit_kib) if name == "earlyoom" else programs.nohang(plan.folder, limit_kib)
+    with programs.Program(name, start, plan.client) as program:
+        yield Watching("available", limit_kib, program.noticed_ns)
+
+
+def _missing(name: str) -> str | None:
+    return None if name == "memnotify" else programs.missing(name)
+
+
+def _per_cpu_kib() -> int:
+    text = Path("/proc/zoneinfo").read_text(encoding="ascii")
+    return sum(map(int, re.findall(r"(?m)^ +count: +([0-9]+)$", text))) * PAGE_SIZE // 1024
+
+
+def _table(plan: Plan, way: str, results: dict[str, Results]) -> str:
+    rows = [[f"latency, {way}", "rounds", "failed", "ms from the crossing", "memory taken at, GiB/s"]]
+    for name, result in results.items():
+        why = _missing(name)
+        if why is not None:
+            rows.append([name, why])
+        elif not result.latencies_ms:
+            rows.append([name, f"all {result.failed} rounds failed; why stands above"])
+        else:
+            counts = [str(len(result.latencies_ms)), str(result.failed)]
+            rows.append([name, *counts, spread(result.latencies_ms, 1), spread(result.rates_gib_s, 2)])
+    remark = f"threshold {plan.distance_mib} MiB away, {plan.idle_s:g} s idle before; median (min to max)"
+    return f"\n{table(rows)}\n{remark}\n"

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: MIT
+"""What one look at memory costs the sampler, by the number of thresholds, none of which is crossed."""
+
+import gc
+import os
+import statistics
+import time
+from argparse import Namespace
+from array import array
+from collections.abc import Callable
+
+from common import BenchmarkError, spread, table
+
+from memnotify.device import Device
+from memnotify.figures import Meter
+from memnotify.kick import open_kicks
+from memnotify.observers import Table
+from memnotify.pace import Pace
+from memnotify.sampler import Sampler
+
+COUNTS = (10, 1_000, 100_000)
+_BATCH = 100
+# A look, and becoming an observer, in seconds; both about, and for saying how long it takes.
+_LOOK_S, _SUBSCRIBE_S = 100e-6, 20e-6
+
+
+def seconds(options: Namespace) -> float:
+    """Return about how long it takes."""
+    return float(options.rounds * 5 * _BATCH * _LOOK_S + sum(COUNTS) * _SUBSCRIBE_S)
+
+
+def measure(options: Namespace) -> None:
+    """Run the rounds and print the table."""
+    with Meter() as meter:
+        smallest, *_ = names = [f"look(), {count} thresholds" for count in COUNTS]
+        measured: dict[str, Callable[[], object]] = {
+            name: _look(count, meter) for name, count in zip(names, COUNTS, strict=True)
+        }
+        measured |= {"Meter.plain()": meter.plain, "Meter.exact()": meter.exact}
+        results: dict[str, list[float]] = {name: [] for name in measured}
+        # As the daemon does: the collector is not to visit 100,000 observers meanwhile.
+        gc.freeze()
+        for number in range(options.rounds):
+            for name in list(measured)[:: 1 if number % 2 == 0 else -1]:
+                results[name].append(_cpu_us(measured[name]))
+    rows = [["one tick", "CPU, us", f"ratio to {COUNTS[0]} thresholds"]]
+    for name, column in results.items():
+        ratios = [ours / least for ours, least in zip(column, results[smallest], strict=True)]
+        rows.append([name, spread(column, 1), f"{statistics.median(ratios):.2f}"])
+    print(f"\n{table(rows)}\n{options.rounds} rounds of {_BATCH}, interleaved; median (min to max)\n")
+
+
+def _look(count: int, meter: Meter) -> Callable[[], object]:
+    """Return the look() of a sampler with ``count`` thresholds, half of them exceeded, none of them near."""
+    observers = Table()
+    sampler = Sampler(observers, meter, Pace(0.25, 15), _crossed, kicks=open_kicks())
+    device = Device(observers, sampler)
+    (total, used, _), _ = meter.exact()
+    # From a third below to total, but for as much again above: far from what else runs here.
+    below, above = used * 2 // 3, used + (total - used) // 4
+    for number in range(count):
+        place = number // 2 / max(1, count // 2)
+        pages = 1 + place * below if number % 2 else above + place * (total - above)
+        device.write(device.open(os.O_RDWR), b"used %d" % pages)
+    return sampler.look
+
+
+def _crossed(_: "array[int]", count: int) -> None:
+    raise BenchmarkError(f"{count} thresholds were crossed by other programs' memory: try again")
+
+
+def _cpu_us(call: Callable[[], object]) -> float:
+    before_ns = time.thread_time_ns()
+    for _ in range(_BATCH):
+        call()
+    return (time.thread_time_ns() - before_ns) / _BATCH / 1000

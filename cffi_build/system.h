@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: MIT */
+/* System calls that Python does not offer. */
+
+/* Lock the process's memory as it is touched; 0 or a negative errno. */
+int system_lock_memory(void);
+
+/* Let the calling thread's sleeps with a time-out end up to so much later, with other wake-ups of its CPU;
+   0 or a negative errno. */
+int system_timer_slack(unsigned long slack_ns);
+
+/* A descriptor of the root of tracefs, mounted nowhere; or a negative errno. */
+int system_tracefs(void);
+
+/* Counts, on one CPU, how often the kernel passes one of its tracepoints. */
+struct counter;
+
+/* A counter that is not armed. `filter` is a condition on the tracepoint's fields, "" for none.
+   NULL with `*error` an errno. */
+struct counter *counter_new(uint64_t tracepoint, const char *filter, int cpu, int *error);
+
+/* A descriptor that polls POLLIN once the armed number is reached, and each time it is reached again. */
+int counter_fd(const struct counter *counter);
+
+/* Begin to count to `events`; 0 counts nothing. 0 or a negative errno. */
+int counter_arm(struct counter *counter, uint64_t events);
+
+void counter_free(struct counter *counter);

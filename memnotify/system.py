@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: MIT
+"""System calls that Python does not offer."""
+
+import os
+import resource
+
+from memnotify._shim import ffi, lib
+
+_CAP_IPC_LOCK = 14  # linux/capability.h
+_TRACEFS = "/sys/kernel/tracing"
+
+
+def lock_memory() -> bool:
+    """Keep what this process has touched, or will, in memory, so that it can answer when there is none.
+
+    False if it may not: below a limit (RLIMIT_MEMLOCK) each later mmap could fail, so without
+    CAP_IPC_LOCK it takes an unlimited one.
+    """
+    if resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] != resource.RLIM_INFINITY:
+        with open("/proc/self/status", "rb") as status:
+            (capabilities,) = (int(line.split()[1], 16) for line in status if line.startswith(b"CapEff:"))
+        if not capabilities >> _CAP_IPC_LOCK & 1:
+            return False
+    return lib.system_lock_memory() == 0  # type: ignore[no-any-return]
+
+
+def set_timer_slack(slack_s: float) -> None:
+    """Let the calling thread's timed sleeps end up to ``slack_s`` late, with another wake-up of the CPU.
+
+    0 sets the thread's default back, as a rule 50 us (prctl(2), PR_SET_TIMERSLACK).
+    """
+    lib.system_timer_slack(round(slack_s * 1e9))
+
+
+def tracepoint_id(name: str, tracefs: str = _TRACEFS) -> int:
+    """Return the number of a tracepoint such as ``kmem/mm_page_alloc``.
+
+    Where tracefs is not mounted it is looked into without mounting it anywhere. Raises OSError:
+    FileNotFoundError if the kernel has no such tracepoint, PermissionError without CAP_SYS_ADMIN.
+    """
+    path = f"events/{name}/id"
+    try:
+        fd = os.open(f"{tracefs}/{path}", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        root = _checked(lib.system_tracefs())
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=root)
+        finally:
+            os.close(root)
+    with open(fd, "rb") as number:
+        return int(number.read())
+
+
+class Counter:
+    """Counts on one CPU how often the kernel passes a tracepoint; polls POLLIN whenever a number is reached.
+
+    ``condition`` restricts it by the tracepoint's fields, as in ``order==0``; empty, all count. The
+    poll that sees POLLIN consumes it. Raises OSError: PermissionError without CAP_PERFMON, ENODEV for
+    a CPU that is not there.
+    """
+
+    def __init__(self, tracepoint: int, condition: str, cpu: int) -> None:
+        """Begin with nothing armed."""
+        error = ffi.new("int *")
+        self._counter = lib.counter_new(tracepoint, os.fsencode(condition), cpu, error)
+        if self._counter == ffi.NULL:
+            raise OSError(error[0], os.strerror(error[0]))
+
+    def fileno(self) -> int:
+        """Return the descriptor to poll."""
+        return lib.counter_fd(self._counter)  # type: ignore[no-any-return]
+
+    def arm(self, events: int) -> None:
+        """Count from now on, to ``events`` and each time to as many again; 0 stops. Raises OSError."""
+        _checked(lib.counter_arm(self._counter, events))
+
+    def close(self) -> None:
+        """End it, once."""
+        lib.counter_free(self._counter)
+        self._counter = ffi.NULL
+
+
+def _checked(result: int) -> int:
+    if result < 0:
+        raise OSError(-result, os.strerror(-result))
+    return result

@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: MIT
+"""The kick, counting on this kernel: pages are really allocated."""
+
+import errno
+import logging
+import math
+import mmap
+import os
+import select
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support.require import unavailable
+
+from memnotify import kick as room
+from memnotify.figures import Meter
+from memnotify.kick import ALLOCATED, Kick, open_kicks
+from memnotify.system import Counter, tracepoint_id
+
+CHUNK_PAGES = 256
+CHUNK = CHUNK_PAGES * mmap.PAGESIZE
+PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+MAP_POPULATE = 0x8000
+
+
+def is_ready(kick: Kick) -> bool:
+    """Whether the kick polls ready."""
+    return bool(select.select([kick], [], [], 0)[0])
+
+
+@pytest.fixture
+def kick() -> Iterator[Kick]:
+    """Return a kick for what is allocated, armed for nothing."""
+    try:
+        kick = Kick(ALLOCATED)
+    except OSError as error:
+        unavailable(
+            f"allocations cannot be counted here ({error}): run as root, on a kernel with kmem tracepoints"
+        )
+    yield kick
+    kick.close()
+
+
+def fault(_: int) -> mmap.mmap:
+    """Take a chunk page by page."""
+    memory = mmap.mmap(-1, CHUNK, flags=PRIVATE)
+    memory.madvise(mmap.MADV_NOHUGEPAGE)
+    for start in range(0, CHUNK, mmap.PAGESIZE):
+        memory[start] = 1
+    return memory
+
+
+def populate(_: int) -> mmap.mmap:
+    """Take a chunk at once, without a page fault."""
+    return mmap.mmap(-1, CHUNK, flags=PRIVATE | MAP_POPULATE)
+
+
+def write(file: int) -> int:
+    """Let the kernel take a chunk for a file in memory."""
+    return os.write(file, bytes(CHUNK))
+
+
+@pytest.mark.parametrize("take", [fault, populate, write])
+def test_ready_when_as_many_have_been_taken(kick: Kick, take: Callable[[int], object]) -> None:
+    """However pages are taken, it is ready by then: those of the per-CPU lists come on top."""
+    file = os.memfd_create("taken")
+    held: list[object] = []
+    with Meter() as meter:
+        _, pcp_pages = meter.exact()
+        assert kick.arm(kick.least_pages)
+        while not is_ready(kick):
+            held.append(take(file))
+            # What others free meanwhile lies on the per-CPU lists first.
+            assert len(held) * CHUNK_PAGES < kick.least_pages + pcp_pages + 64 * CHUNK_PAGES
+        kick.drain()
+        assert not is_ready(kick)
+    os.close(file)
+
+
+def test_ready_when_as_many_have_been_freed() -> None:
+    """What is allocated says nothing to a kick for what is freed."""
+    kicks = open_kicks()
+    if kicks is None:
+        unavailable("pages cannot be counted here: run as root, on a kernel with kmem tracepoints")
+    allocated, freed = kicks
+    allocated.close()
+    file = os.memfd_create("taken")
+    assert freed.arm(1 << 18)
+    chunks = (1 << 18) // CHUNK_PAGES
+    for _ in range(chunks // 8):
+        write(file)
+    assert not is_ready(freed)
+    for _ in range(7 * chunks // 8 + 64):
+        write(file)
+    os.ftruncate(file, 0)
+    assert is_ready(freed)
+    freed.close()
+    os.close(file)
+
+
+def test_rests_longer_each_time(kick: Kick) -> None:
+    """What comes too early is not armed for 1, 2, 4... samples, until it is armed and not too early."""
+    for refused in (1, 2, 4, 8, 16, 32, 64, 64):
+        assert kick.arm(1 << 40)
+        kick.rest()
+        assert [kick.arm(1 << 40) for _ in range(refused)] == [False] * refused
+    assert kick.arm(1 << 40)
+    assert kick.arm(1 << 40)
+    kick.rest()
+    assert [kick.arm(1 << 40) for _ in range(2)] == [False, True]
+
+
+def test_ready_again_and_again(kick: Kick) -> None:
+    """It goes on counting after it was ready, armed for the same or not armed anew."""
+    assert kick.arm(kick.least_pages)
+    file = os.memfd_create("taken")
+    for _ in range(3):
+        while not is_ready(kick):
+            write(file)
+        kick.drain()
+        assert kick.arm(kick.least_pages)
+    os.close(file)
+
+
+def test_not_ready_for_less(kick: Kick) -> None:
+    """What is a small part of what it was armed for is no kick."""
+    assert kick.arm(1 << 40)
+    held = [populate(0) for _ in range(8)]
+    assert not is_ready(kick)
+    assert len(held) == 8
+
+
+def test_not_armed(kick: Kick) -> None:
+    """Never armed, disarmed, or asked for what it cannot count: it counts nothing."""
+    file = os.memfd_create("taken")
+
+    def stays_silent() -> bool:
+        for _ in range(2 * kick.least_pages // CHUNK_PAGES):
+            write(file)
+        os.ftruncate(file, 0)
+        os.lseek(file, 0, os.SEEK_SET)
+        return not is_ready(kick)
+
+    assert stays_silent()
+    for pages in (math.inf, kick.least_pages - 1, 0, -5):
+        assert kick.arm(kick.least_pages)
+        kick.drain()
+        assert not kick.arm(pages)
+        kick.drain()
+        assert stays_silent()
+    assert kick.arm(kick.least_pages)
+    kick.disarm()
+    kick.drain()
+    assert stays_silent()
+    os.close(file)
+
+
+def test_follows_the_cpus(
+    kick: Kick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """CPUs that come or go are counted on or not; where that fails it says so, once, and is none."""
+    kick.close()
+    online = tmp_path / "online"
+    monkeypatch.setattr(room, "ONLINE_FILE", str(online))
+    online.write_text("0\n")
+    kick.__init__(ALLOCATED)  # type: ignore[misc] # again, for the fixture to close
+    one = kick.least_pages
+    assert kick.arm(1 << 20)
+    online.write_text("0-1\n")
+    assert kick.arm(1 << 20)
+    assert kick.least_pages == 2 * one
+    online.write_text("0-1,4000\n")
+    with caplog.at_level(logging.WARNING):
+        assert not kick.arm(1 << 20)
+        assert not kick.arm(1 << 20)
+    assert len(caplog.records) == 1
+    assert "No such device" in caplog.text or "Invalid" in caplog.text
+    online.write_text("0\n")
+    assert kick.arm(1 << 20)
+    assert kick.least_pages == one
+
+
+def test_descriptors(kick: Kick) -> None:
+    """All that it opens is closed on exec, and closed at its end."""
+
+    def fds() -> set[str]:
+        # Without the one that lists them
+        return {fd for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}")}
+
+    before = fds()
+    another = Kick(ALLOCATED)
+    opened = fds() - before
+    assert len(opened) >= 2 + 3
+    assert not any(os.get_inheritable(int(fd)) for fd in opened)
+    another.close()
+    assert fds() == before
+
+
+def test_a_refusal(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Where the kernel refuses there is no kick, one line in the log, and no descriptor left."""
+    before = os.listdir("/proc/self/fd")
+
+    def refuse(_: str) -> int:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(room, "tracepoint_id", refuse)
+    with caplog.at_level(logging.INFO):
+        assert open_kicks() is None
+    assert [record.levelname for record in caplog.records] == ["INFO"]
+    assert "Permission denied" in caplog.text
+    assert os.listdir("/proc/self/fd") == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_an_ordinary_user_has_none() -> None:
+    """The kernel itself refuses: no kick, and no exception."""
+    child = os.fork()
+    if child == 0:
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+        os._exit(0 if open_kicks() is None else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_tracepoint_that_is_not_there(kick: Kick) -> None:
+    """An old kernel may lack one; a name that leads nowhere is the same."""
+    with pytest.raises(FileNotFoundError):
+        tracepoint_id("kmem/no_such_tracepoint")
+
+
+def test_tracefs_is_read_where_it_is_mounted(tmp_path: Path) -> None:
+    """A mounted tracefs is used as it is."""
+    (tmp_path / "events/kmem/some").mkdir(parents=True)
+    (tmp_path / "events/kmem/some/id").write_text("42\n")
+    assert tracepoint_id("kmem/some", str(tmp_path)) == 42
+
+
+@pytest.mark.parametrize(
+    ("tracepoint", "condition", "cpu"), [(1 << 40, "", 0), (None, "colour==3", 0), (None, "", 4000)]
+)
+def test_a_counter_that_cannot_be(kick: Kick, tracepoint: int | None, condition: str, cpu: int) -> None:
+    """A wrong number, condition or CPU is an OSError and leaves nothing open."""
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(OSError, match=r"Invalid|No such"):
+        Counter(tracepoint or tracepoint_id("kmem/mm_page_alloc_zone_locked"), condition, cpu)
+    assert os.listdir("/proc/self/fd") == before
+
+
+@pytest.mark.parametrize(
+    ("ranges", "numbers"), [("0", [0]), ("0-3\n", [0, 1, 2, 3]), ("0,2-3,8\n", [0, 2, 3, 8])]
+)
+def test_lists_of_cpus(ranges: str, numbers: list[int]) -> None:
+    """As the kernel writes them."""
+    assert room._numbers(ranges) == numbers
