@@ -88,7 +88,7 @@ def test_the_end_of_the_daemon(tmp_path: Path, memory: FakeMemory) -> None:
     with daemon_at(path, memory) as daemon:
         client = connected(path)
         client.send(b"used 75%\nusd\n")
-        # All that was written is received: at the end of a connection with something left there is ECONNRESET.
+        # It has received all that was written: what is left makes ECONNRESET of the end.
         assert client.recv(4096).startswith(b"error ")
         assert daemon.end() == 0
         assert client.recv(4096) == b""
