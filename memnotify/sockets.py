@@ -91,6 +91,7 @@ class SocketServer:
         self._unended: dict[_Connection, float] = {}
         self._untold: set[_Connection] = set()
         self._again_s = math.inf
+        self._full = False
         self._stopping = False
         self._thread: threading.Thread | None = None
         listener.settimeout(0)
@@ -188,13 +189,16 @@ class SocketServer:
             self._drop(connection)
             self._accept_later(error)
             return
+        self._full = False
         if log.isEnabledFor(logging.DEBUG):
             size = struct.calcsize("3i")
             peer = struct.unpack("3i", connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
             log.debug("socket: observer %d is process %d of user %d, group %d", connection.fh, *peer)
 
     def _accept_later(self, error: OSError) -> None:
-        log.warning("no further client of the socket can be served: %s", error.strerror)
+        if not self._full:
+            self._full = True
+            log.warning("no further client of the socket can be served: %s", error.strerror)
         self._epoll.modify(self._listener, 0)
         self._again_s = min(self._again_s, self._clock() + _AGAIN_S)
 

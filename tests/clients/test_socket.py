@@ -82,6 +82,29 @@ def test_a_thousand_clients(tmp_path: Path, memory: FakeMemory, many_descriptors
         eventually(lambda: daemon.open_fds() == before, "their descriptors are closed")
 
 
+def test_clients_that_wait_cost_nothing(tmp_path: Path, memory: FakeMemory) -> None:
+    """Nobody is asked in turns, whether he has read his line or not."""
+    path = tmp_path / "socket"
+    with daemon_at(path, memory) as daemon:
+        clients = [connected(path) for _ in range(10)]
+        for client in clients:
+            client.send(b"used 75%\nusd\n")
+            assert client.recv(4096).startswith(b"error ")
+        memory.use(90)
+        for client in clients[:5]:
+            assert client.recv(4096)
+        for client in clients[:5]:
+            client.send(b"used 0\nusd\n")
+            assert client.recv(4096).startswith(b"error ")
+        for client in clients[5:]:
+            # Not before it has its line: it would go on to be sampled for.
+            client.recv(1, socket.MSG_PEEK)
+            client.send(b"used 0\n")
+        eventually(lambda: not daemon.wakes_within(0.5), "the daemon sleeps")
+        for client in clients:
+            client.close()
+
+
 def test_the_end_of_the_daemon(tmp_path: Path, memory: FakeMemory) -> None:
     """Clients get the end of the stream; the socket is removed."""
     path = tmp_path / "socket"
