@@ -16,6 +16,7 @@ A stream has neither writes nor a callback for reads, so:
 
 import errno
 import fcntl
+import itertools
 import logging
 import math
 import os
@@ -43,6 +44,10 @@ _END = re.compile(rb"[\n\0]")
 _LINE_MAX = 4096
 # What cannot be done for want of memory or of descriptors is tried again after so long.
 _AGAIN_S = 1.0
+# So many of a client's writes are done at once, the others after a pause: one who writes all the time leaves
+# most of it to others, and to the threads that want the interpreter's lock.
+_WRITES_MAX = 16
+_PAUSE_S = 0.001
 # Edges: level-triggered, EPOLLOUT would be ready all the time. An edge of it comes whenever a client has read
 # what was sent (net/unix/af_unix.c:unix_write_space).
 _EVENTS = select.EPOLLIN | select.EPOLLOUT | select.EPOLLET
@@ -74,7 +79,7 @@ class SocketServer:
 
     Life: ``start``, ``stop``, ``close``. Threads: all runs in the server's own, but ``wake``, which the
     sampler calls until ``close``. No client is waited for: a send happens when the client has read all
-    that was sent before, so it fits, and a turn reads a few KiB of each client that has written.
+    that was sent before, so it fits, and a client's writes are done a few at a time.
     """
 
     def __init__(
@@ -87,8 +92,10 @@ class SocketServer:
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._connections: dict[int, _Connection] = {}
         self._by_fh: dict[int, _Connection] = {}
-        # By when what they have written ends; all wait equally long, so the first is the next.
+        # When what they have written ends, and when what is left of it is read. All of one kind wait equally
+        # long, so the first is the next.
         self._unended: dict[_Connection, float] = {}
+        self._busy: dict[_Connection, float] = {}
         self._untold: set[_Connection] = set()
         self._again_s = math.inf
         self._full = False
@@ -143,7 +150,9 @@ class SocketServer:
 
     def _turn(self) -> None:
         """Wait for something to happen, and do what it asks for."""
-        due_s = min(self._again_s, next(iter(self._unended.values()), math.inf))
+        due_s = min(
+            self._again_s, *(next(iter(due.values()), math.inf) for due in (self._unended, self._busy))
+        )
         timeout_s = None if due_s == math.inf else max(0, due_s - self._clock())
         accept = False
         for fd, events in self._epoll.poll(timeout_s):
@@ -157,18 +166,26 @@ class SocketServer:
             connection = self._by_fh.get(self._woken.popleft() >> 1)
             if connection is not None:
                 self._tell(connection)
+        self._do_what_is_due()
+        # Last, as it may take a descriptor that was closed in this turn and has events left in it.
+        if accept:
+            self._accept()
+
+    def _do_what_is_due(self) -> None:
+        """Go on with what was left for later."""
         now_s = self._clock()
-        while self._unended and next(iter(self._unended.values())) <= now_s:
-            self._end_write(next(iter(self._unended)))
+        for connection in _due(self._busy, now_s):
+            del self._busy[connection]
+            self._receive(connection)
+            self._tell(connection)
+        for connection in _due(self._unended, now_s):
+            self._end_write(connection)
         if now_s >= self._again_s:
             self._again_s = math.inf
             self._epoll.modify(self._listener, select.EPOLLIN)
             for connection in [*self._untold]:
                 self._untold.remove(connection)
                 self._tell(connection)
-        # Last, as it may take a descriptor that was closed in this turn and has events left in it.
-        if accept:
-            self._accept()
 
     def _accept(self) -> None:
         """Take one client in; the next one with the next turn."""
@@ -207,36 +224,51 @@ class SocketServer:
         if events & (select.EPOLLHUP | select.EPOLLERR):
             self._drop(connection)
             return
-        if events & select.EPOLLIN:
+        if events & select.EPOLLIN and connection not in self._busy:
             self._receive(connection)
         self._tell(connection)
 
     def _receive(self, connection: _Connection) -> None:
-        """Take in what a client has written, up to a limit."""
-        try:
-            data = connection.socket.recv(WRITE_MAX)
-        except OSError:
-            return  # nothing there; or it is gone, and an event of its own will tell
-        if not data:
-            if connection in self._unended:
-                self._end_write(connection)
-            return
-        self._unended.pop(connection, None)
-        *ended, connection.text = _END.split(connection.text + data)
+        """Take in what a client has written, up to a limit; the rest follows a little later."""
+        more = True
+        if not _END.search(connection.text):
+            data = self._fetch(connection)
+            if data is None:
+                return
+            connection.text += data
+            more = len(data) == WRITE_MAX
+        *ended, connection.text = _END.split(connection.text, _WRITES_MAX)
         for text in ended:
             self._write(connection, text)
-        if len(connection.text) > WRITE_MAX:
+        if _END.search(connection.text):
+            more = True
+        elif len(connection.text) > WRITE_MAX:
             self._write(connection, connection.text)
             connection.overlong, connection.text = True, b""
-        if connection.text or connection.overlong:
-            self._unended[connection] = self._clock() + SILENCE_S
-        if len(data) == WRITE_MAX:
-            # There may be more: with the next turn, when others have had theirs.
-            self._epoll.modify(connection.socket, _EVENTS)
+        now_s = self._clock()
+        if more:
+            self._busy[connection] = now_s + _PAUSE_S
+        elif connection.text or connection.overlong:
+            self._unended.setdefault(connection, now_s + SILENCE_S)
+
+    def _fetch(self, connection: _Connection) -> bytes | None:
+        """Return what a client has written meanwhile; None if it writes nothing any more."""
+        try:
+            data = connection.socket.recv(WRITE_MAX)
+        except BlockingIOError:
+            return b""
+        except OSError:
+            return None  # it is gone, and an event of its own will tell
+        if not data:
+            self._end_write(connection)
+            return None
+        # Its silence begins anew.
+        self._unended.pop(connection, None)
+        return data
 
     def _end_write(self, connection: _Connection) -> None:
         """Take what a client has written until now as whole."""
-        del self._unended[connection]
+        self._unended.pop(connection, None)
         text, connection.text = connection.text, b""
         self._write(connection, text)
         self._tell(connection)
@@ -287,9 +319,15 @@ class SocketServer:
         """Forget a client and its observer."""
         del self._connections[connection.socket.fileno()], self._by_fh[connection.fh]
         self._unended.pop(connection, None)
+        self._busy.pop(connection, None)
         self._untold.discard(connection)
         self._device.release(connection.fh)
         connection.socket.close()
+
+
+def _due(waiting: dict[_Connection, float], now_s: float) -> list[_Connection]:
+    """Return whose time has come, the first to come first."""
+    return list(itertools.takewhile(lambda connection: waiting[connection] <= now_s, waiting))
 
 
 def _unread(connected: socket.socket) -> bool:
