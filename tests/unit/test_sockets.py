@@ -371,9 +371,12 @@ def test_refusals_to_one_who_does_not_read(bench: Bench) -> None:
     assert client.unread == 0
 
 
-def test_figures_that_cannot_be_read(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+def test_figures_that_cannot_be_read(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """The daemon's own trouble is logged and told; an event that could not be is told later."""
-    client = bench.client(b"used 500\n")
+    monkeypatch.setattr(sockets, "_AGAIN_S", 0.05)
+    client, other = bench.client(b"used 500\n"), bench.client()
 
     def fail() -> None:
         raise RuntimeError("no figures")
@@ -381,7 +384,10 @@ def test_figures_that_cannot_be_read(bench: Bench, caplog: pytest.LogCaptureFixt
     bench.meter.after.append(fail)
     client.socket.send(b"used 400\n")
     assert client.read().startswith(b"error the daemon")
-    assert pages(bench) == [[500]]
+    assert pages(bench) == [[500], []]
+    # Served after what the first has read, which so is no reason any more to look at it.
+    other.socket.send(b"usd\n")
+    assert b"usd" in other.read()
     bench.meter.pcp_pages = 1  # so that the sample is not exact, and a read takes one of its own
     bench.meter.after += [lambda: None, lambda: None, fail]
     bench.memory(600)
