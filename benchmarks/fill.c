@@ -8,9 +8,10 @@
  *     fill hugepages      vm.nr_hugepages raised in one write; put back at the end, whatever ends it
  *
  * Driven by lines on stdin, one answer each; ends, with all memory freed, when stdin does:
- *     warm MIB                 takes and frees as much, so that it lies on the free lists; of small pages it
- *                              keeps one in each 2 MiB: in a virtual machine the kernel gives free huge pages
- *                              back to the host after 2 s, and to get them again is slow
+ *     warm MIB                 reads as much of an empty file, in huge pages where the file system has them: it
+ *                              then lies in the page cache, counts as free for everybody, and `take` frees it
+ *                              just before it begins. What lies on the free lists would not stay at hand: in
+ *                              a virtual machine the kernel gives it back to the host after 2 s
  *                              -> warm
  *     take MIB FIGURE KIB      FIGURE is used (limit KIB met at or above, pages on the per-CPU free lists
  *                              being free) or available (MemAvailable; met at or below)
@@ -18,14 +19,17 @@
  *                                 the last moment at which the limit was known not to be met and the first
  *                                 at which it was (0 0: never), and how fast memory was taken
  *     free                     -> freed
- * It is bound to the core it is told (FILL_CORE), so that what it frees lies where it will take it from.
+ * It is bound to the core FILL_CORE, so that it frees pages to the lists that it takes them from; FILL_FOLDER
+ * is where the empty file is.
  */
 #define _GNU_SOURCE
 
 #include <errno.h>
+#include <linux/magic.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/vfs.h>
 
 #include "figures.h"
 
@@ -44,6 +48,7 @@ static struct meter meter;
 static enum way way;
 static char *held; /* what was taken, if it was mapped */
 static size_t held_bytes;
+static int file = -1; /* whose pages are cached */
 static long reserved; /* vm.nr_hugepages as it was found */
 
 static _Noreturn void fail(const char *what)
@@ -52,7 +57,8 @@ static _Noreturn void fail(const char *what)
 	exit(1);
 }
 
-static bool met(const struct limit *limit)
+/* How far the figure is from the limit, in KiB; 0 or less: it has met it. Never told too far. */
+static int64_t distance(const struct limit *limit)
 {
 	static const char available[] = "\nMemAvailable:";
 	struct sample sample;
@@ -64,14 +70,12 @@ static bool met(const struct limit *limit)
 		at = strstr(meter.meminfo.text, available);
 		if (!at)
 			fail("/proc/meminfo has no MemAvailable");
-		return strtoll(at + strlen(available), NULL, 10) <= limit->kib;
+		return strtoll(at + strlen(available), NULL, 10) - limit->kib;
 	}
 	/* The plain figure is never below the exact one, which costs five times as much. */
-	if (sample.figures.pages[USED] * page_kib < limit->kib)
-		return false;
-	if (make_exact(&meter, &sample))
+	if (sample.figures.pages[USED] * page_kib >= limit->kib && make_exact(&meter, &sample))
 		fail("/proc/zoneinfo cannot be read");
-	return sample.figures.pages[USED] * page_kib >= limit->kib;
+	return limit->kib - sample.figures.pages[USED] * page_kib;
 }
 
 static void map(size_t bytes)
@@ -102,23 +106,25 @@ static void take_step(char *at, size_t bytes)
 		*(volatile char *)(at + i) = 1;
 }
 
-/* Without a limit: without a look at the figures. */
 static void take_mapped(size_t bytes, const struct limit *limit, int64_t *below, int64_t *reached)
 {
-	size_t step = way == TOUCH ? TOUCH_STEP : MEMSET_STEP;
+	size_t step = way == TOUCH ? TOUCH_STEP : MEMSET_STEP, look = step;
 	char *start;
 
 	map(bytes);
 	start = (char *)(((uintptr_t)held + HUGE_PAGE - 1) & ~((uintptr_t)HUGE_PAGE - 1));
 	for (size_t done = 0; done < bytes; done += step) {
 		size_t rest = bytes - done;
-		int64_t before = now_ns();
 
-		if (limit && !*reached && done) {
-			if (met(limit))
+		if (!*reached && done >= look) {
+			int64_t before = now_ns(), kib = distance(limit);
+
+			if (kib <= 0)
 				*reached = now_ns();
 			else
 				*below = before;
+			/* Seldom at first, as looking slows the taking down. */
+			look = done + (size_t)kib * 1024 / 2;
 		}
 		take_step(start + done, rest < step ? rest : step);
 	}
@@ -126,18 +132,32 @@ static void take_mapped(size_t bytes, const struct limit *limit, int64_t *below,
 
 static void warm(size_t bytes)
 {
-	size_t page = (size_t)page_kib * 1024;
+	const char *folder = getenv("FILL_FOLDER");
+	struct statfs system;
+	char *cached;
 
-	take_mapped(bytes, NULL, NULL, NULL);
-	if (way == MEMSET_HUGE) {
-		unmap();
-		return;
+	file = open(folder ? folder : ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+	if (file < 0 || ftruncate(file, (off_t)bytes) || fstatfs(file, &system))
+		fail("FILL_FOLDER");
+	if (system.f_type == TMPFS_MAGIC) {
+		errno = EOPNOTSUPP;
+		fail("FILL_FOLDER lies in a tmpfs, whose pages do not count as free");
 	}
-	for (size_t i = 0; i + HUGE_PAGE <= held_bytes; i += HUGE_PAGE)
-		if (madvise(held + i + page, HUGE_PAGE - page, MADV_DONTNEED))
-			fail("madvise");
-	/* What is left is kept for good. */
-	held = NULL;
+	cached = mmap(NULL, bytes, PROT_READ, MAP_SHARED, file, 0);
+	if (cached == MAP_FAILED)
+		fail("mmap");
+	madvise(cached, bytes, MADV_HUGEPAGE);
+	for (size_t i = 0; i < bytes; i += (size_t)page_kib * 1024)
+		(void)*(volatile char *)(cached + i);
+	if (munmap(cached, bytes))
+		fail("munmap");
+}
+
+/* All of it, at once, and nobody's figures are to move. */
+static void drop_warm(void)
+{
+	if (file >= 0 && posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED))
+		fail("posix_fadvise");
 }
 
 static long read_reserved(void)
@@ -174,7 +194,7 @@ static void take_reserved(size_t bytes, const struct limit *limit, int64_t *reac
 	if (!reserve(wanted))
 		fail(nr_hugepages);
 	done = now_ns();
-	if (met(limit))
+	if (distance(limit) <= 0)
 		*reached = done;
 	if (read_reserved() != wanted)
 		fprintf(stderr, "fill: the kernel reserved %ld huge pages of %ld\n", read_reserved(), wanted);
@@ -182,8 +202,11 @@ static void take_reserved(size_t bytes, const struct limit *limit, int64_t *reac
 
 static void take(long mib, const struct limit *limit)
 {
-	int64_t begun = now_ns(), below = begun, reached = 0, took;
+	int64_t begun, below, reached = 0, took;
 	size_t bytes = (size_t)mib << 20;
+
+	drop_warm();
+	begun = below = now_ns();
 
 	if (way == HUGEPAGES)
 		take_reserved(bytes, limit, &reached);

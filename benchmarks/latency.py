@@ -2,7 +2,6 @@
 """How soon a crossing is noticed: memory is really taken, and who watches it says when he saw it."""
 
 import re
-import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,9 +26,7 @@ WAYS = ("touch", "memset", "hugepages")
 NAMES = ("memnotify", "earlyoom", "nohang")
 # How much is taken, by the distance of the threshold.
 _TAKEN = {"touch": 1.25, "memset": 1.25, "hugepages": 1.125}
-# The fastest memset is in huge pages, unless a host has to bring them; it takes them away after 2 s.
 _MEMSETS = ("memset", "memset-huge")
-_AWAY_S = 3.0
 # memnotify's longest interval, and a little: who has not noticed by then will not.
 _NOTICE_S = 16.0
 # To start, to take and to free, besides the idle time.
@@ -116,17 +113,18 @@ def _round(plan: Plan, way: str, filler: str, number: int, results: dict[str, Re
 
 
 def _filler(plan: Plan, way: str) -> Driven:
-    return Driven([str(plan.fill), way], environment={"FILL_CORE": str(plan.core)}, patient=True)
+    # Beside the program: a folder for temporary files may lie in memory.
+    environment = {"FILL_CORE": str(plan.core), "FILL_FOLDER": str(plan.fill.parent)}
+    return Driven([str(plan.fill), way], environment=environment, patient=True)
 
 
 def _faster_memset(plan: Plan) -> str:
-    """Return which memset takes memory faster that was freed some seconds before."""
+    """Return which memset takes memory faster that was freed just before."""
     mib = int(plan.distance_mib * _TAKEN["memset"])
     mib_s = {}
     for way in _MEMSETS:
         with _filler(plan, way) as filler:
             filler.ask(f"warm {mib}")
-            time.sleep(min(_AWAY_S, plan.idle_s))
             mib_s[way] = int(filler.ask(f"take {mib} available 0")[4])
     faster = max(_MEMSETS, key=lambda way: mib_s[way])
     progress(f"{', '.join(f'{way} {rate / 1024:.2f} GiB/s' for way, rate in mib_s.items())}: {faster} it is")

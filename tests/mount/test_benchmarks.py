@@ -43,19 +43,21 @@ def test_compare() -> None:
         assert min(numbers(output, row)) > 0
 
 
-def test_latency() -> None:
+@pytest.mark.parametrize("way", ["touch", "memset", "hugepages"])
+def test_latency(way: str) -> None:
     """A crossing is noticed after it happened, however memory is taken, and huge pages are put back."""
     reserved = Path("/proc/sys/vm/nr_hugepages")
     before = reserved.read_text()
-    ways = ("touch", "memset", "hugepages")
-    output = benchmark("peers.py", "latency", *ways, *QUICK, "--distance-mib", "256", "--only", "memnotify")
-    assert reserved.read_text() == before
-    tables = output.split("latency, ")[1:]
-    assert [table.partition(" ")[0].removesuffix("-huge") for table in tables] == list(ways)
-    for table in tables:
-        rounds, failed, *milliseconds = numbers(table, "memnotify")
-        assert rounds + failed == 2
-        assert all(0 < ms < 16_000 for ms in milliseconds[:3])
+    command = ("peers.py", "latency", way, *QUICK, "--distance-mib", "256", "--only", "memnotify")
+    # Whatever else runs may cross the threshold first.
+    for _ in range(10):
+        output = benchmark(*command)
+        assert reserved.read_text() == before
+        if "rounds failed" not in output:
+            break
+    rounds, failed, *milliseconds = numbers(output, "memnotify")
+    assert rounds + failed == 2
+    assert all(0 < ms < 16_000 for ms in milliseconds[:3])
 
 
 def test_idle() -> None:
