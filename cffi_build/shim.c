@@ -453,12 +453,20 @@ uint64_t shim_caught(struct shim *shim)
 	return atomic_exchange(&caught_signals, 0);
 }
 
-void shim_notify(const uint64_t *handles, size_t count)
+size_t shim_notify(uint64_t *handles, size_t count)
 {
-	for (size_t i = 0; i < count; i++)
+	size_t kept = 0;
+	for (size_t i = 0; i < count; i++) {
+		if (handles[i] & 1) {
+			handles[kept++] = handles[i];
+			continue;
+		}
 		/* A closed file's handle is ignored by the kernel (fs/fuse/file.c:fuse_notify_poll_wakeup). */
-		fuse_lowlevel_notify_poll((struct fuse_pollhandle *)(uintptr_t)handles[i]);
-	shim_free_handles(handles, count);
+		struct fuse_pollhandle *handle = (struct fuse_pollhandle *)(uintptr_t)handles[i];
+		fuse_lowlevel_notify_poll(handle);
+		fuse_pollhandle_destroy(handle);
+	}
+	return kept;
 }
 
 void shim_free_handles(const uint64_t *handles, size_t count)

@@ -5,7 +5,10 @@ import gc
 import logging
 import signal
 import threading
+from array import array
+from collections.abc import Sequence
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 from memnotify.config import Parameters
 from memnotify.device import Device
@@ -19,6 +22,11 @@ from memnotify.session import Session
 from memnotify.system import lock_memory, raise_fd_limit
 from memnotify.transports import Transport, TransportError
 
+if TYPE_CHECKING:
+    import socket
+
+    from memnotify.sockets import SocketServer
+
 log = logging.getLogger(__name__)
 
 # nohup has its way.
@@ -27,17 +35,25 @@ _STOP = {signal.SIGTERM, signal.SIGINT} | (
 )
 
 
-def serve(transport: Transport, parameters: Parameters) -> bool:
+def serve(transport: Transport, parameters: Parameters, listener: "socket.socket | None" = None) -> bool:
     """Serve until a signal asks to stop (True), or until the device is lost (False).
 
-    Main thread only, and once in a process. Closes ``transport``. Raises TransportError if the device
-    cannot be registered, MeterError or OSError if the kernel's memory files cannot be read.
+    The clients that connect to ``listener``, if there is one, are served as well. Main thread only, and
+    once in a process. Closes ``transport``. Raises TransportError if the device cannot be registered,
+    MeterError or OSError if the kernel's memory files cannot be read.
     """
     # Until the session can take them and what was made is cleaned up after them.
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
     # Seven counters for each CPU are more than the usual 1,024 on a large machine.
     raise_fd_limit()
     table = Table()
+    sockets: SocketServer | None = None
+
+    def notify(handles: "array[int]", count: int) -> None:
+        others = Session.notify(handles, count)
+        if sockets is not None and others:
+            sockets.wake(handles[:others])
+
     with ExitStack() as undo:
         undo.callback(transport.close)
         meter = undo.enter_context(Meter(pcp_is_free=parameters.pcp_is_free))
@@ -51,21 +67,33 @@ def serve(transport: Transport, parameters: Parameters) -> bool:
                 min_update_period_s=parameters.min_update_period_ms / 1000,
                 fill_rate_pages_s=parameters.fill_rate_mib_s * 2**20 / PAGE_SIZE,
             ),
-            Session.notify,
+            notify,
             update_space_kib=parameters.update_space_kib,
             pressure_fd=open_trigger(),
             kicks=open_kicks() if parameters.count_pages else None,
         )
-        device = Device(table, sampler, poll_acknowledges=parameters.poll_acknowledges)
-        session = transport.connect(device)
-        # From the last to the first: nobody notifies any more, nobody holds a handle, the clients are let go.
+        session = transport.connect(Device(table, sampler, poll_acknowledges=parameters.poll_acknowledges))
+        # From the last to the first: no socket's client asks for anything, nobody notifies any more, nobody
+        # holds a handle, the clients are let go.
         undo.callback(session.close)
         undo.callback(lambda: Session.discard(table.close_all()))
+        if listener is not None:
+            sockets = _socket_server(Device(table, sampler), listener)
+            undo.callback(sockets.close)
         undo.callback(sampler.stop)
-        return _live(session, transport, sampler)
+        if sockets is not None:
+            undo.callback(sockets.stop)
+        return _live(session, transport, [sampler] if sockets is None else [sampler, sockets])
 
 
-def _live(session: Session, transport: Transport, sampler: Sampler) -> bool:
+def _socket_server(device: Device, listener: "socket.socket") -> "SocketServer":
+    # Here, as the daemon keeps in memory what it imports, and most have no socket.
+    from memnotify.sockets import SocketServer  # noqa: PLC0415
+
+    return SocketServer(device, listener)
+
+
+def _live(session: Session, transport: Transport, threads: "Sequence[Sampler | SocketServer]") -> bool:
     session.catch(*_STOP)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP)
     try:
@@ -78,20 +106,21 @@ def _live(session: Session, transport: Transport, sampler: Sampler) -> bool:
         ) from error
     transport.verify()
     main = threading.get_ident()
-    sampler_failed = threading.Event()
+    failed = threading.Event()
 
     def fail() -> None:
-        sampler_failed.set()
+        failed.set()
         signal.pthread_kill(main, signal.SIGTERM)
 
     if not lock_memory():
         log.info("memory is not locked: run as root, or raise RLIMIT_MEMLOCK")
     gc.freeze()
-    sampler.start(fail)
+    for thread in threads:
+        thread.start(fail)
     log.info("ready: %s, a %s", transport.path, transport.kind)
     if session.serve():
         names = ", ".join(signal.Signals(number).name for number in session.caught())
-        if sampler_failed.is_set():
+        if failed.is_set():
             return False
         log.info("%s: ending", names)
         return True

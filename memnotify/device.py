@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The device: what open, read, write, poll and release of /dev/memnotify do.
 
-Bytes and ints in and out, OSError with an errno for a refusal. All of it runs in the request loop.
+Bytes and ints in and out, OSError with an errno for a refusal. All of one device runs in one thread;
+each thread that serves has its own, on the one table and sampler.
 """
 
 import errno

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
 """The table of observers, where the figures and the requests meet.
 
-Threads: the request loop opens, writes, reads, polls and closes; the sampler advances. One lock
-guards everything here and is held for bookkeeping alone: no file is read, no reply or notification
-sent under it. A wake-up can then be neither lost nor doubled:
+Threads: whoever serves requests opens, writes, reads, polls and closes (the request loop, and the
+sockets' thread for its own observers); the sampler advances. One lock guards everything here and is
+held for bookkeeping alone: no file is read, no reply or notification sent under it. A wake-up can
+then be neither lost nor doubled:
 
 - a poll stores its handle, then looks at ``pending``; a crossing sets ``pending``, then takes the
   handle; both under the lock, so whichever comes second sees the first;

@@ -55,8 +55,8 @@ class Kick(Protocol):
 class Sampler:
     """Samples while any observer has a threshold, and sleeps without a timeout while none has.
 
-    Threads: ``current`` and ``resubscribed`` belong to the request loop, ``look``, the pace and the kicks
-    to the sampler thread once it is started. ``notify`` is called with the handles of those who
+    Threads: ``current`` and ``resubscribed`` belong to whoever serves requests, ``look``, the pace and the
+    kicks to the sampler thread once it is started. ``notify`` is called with the handles of those who
     crossed and their number, without any lock, from the sampler thread; it must send and free them.
 
     A sample is taken when the pace's interval is over, at once when memory stalls, and when one of
@@ -65,7 +65,7 @@ class Sampler:
     and waking them nothing is allocated for each of them, logged or waited for.
 
     No new subscription is slept over. The thread first makes known that it may sleep for ever, then
-    asks the table; the request loop first subscribes in the table, then looks how long the sleep is.
+    asks the table; who serves first subscribes in the table, then looks how long the sleep is.
     Whichever comes second sees the other.
     """
 
@@ -74,7 +74,7 @@ class Sampler:
         table: Table,
         meter: Meter,
         pace: Pace,
-        notify: Callable[["array[int]", int], None],
+        notify: Callable[["array[int]", int], object],
         *,
         update_space_kib: int = 0,
         pressure_fd: int | None = None,

@@ -123,9 +123,13 @@ class Session:
         return (number for number in range(bits.bit_length()) if bits >> number & 1)
 
     @staticmethod
-    def notify(handles: "array[int]", count: int) -> None:
-        """Wake whoever waits by the first ``count`` handles, and free them. One call into C, no GIL."""
-        lib.shim_notify(ffi.from_buffer("uint64_t[]", handles), count)
+    def notify(handles: "array[int]", count: int) -> int:
+        """Wake whoever waits by the first ``count`` handles, and free them. One call into C, no GIL.
+
+        Odd ones are no session's. They are moved to the front, and it returns how many they are.
+        """
+        buffer = ffi.from_buffer("uint64_t[]", handles, require_writable=True)
+        return lib.shim_notify(buffer, count)  # type: ignore[no-any-return]
 
     @staticmethod
     def discard(handles: "array[int]") -> None:

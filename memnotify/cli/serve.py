@@ -4,8 +4,10 @@
 import argparse
 import logging
 import os
+import re
 import select
 import sys
+from contextlib import ExitStack
 from typing import TextIO
 
 from memnotify.config import ConfigError, Parameters
@@ -17,6 +19,10 @@ Where the kernel has CUSE and this user may open /dev/cuse, the device is a
 character device /dev/NAME (its mode is udev's business: 0600 without a rule).
 Elsewhere it is a FUSE file mounted at the same path, with the same behaviour;
 an ordinary user can serve one at a --path of his own.
+
+With --socket, programs that cannot open the device (in a sandbox, or systemd's
+services where there is no CUSE) connect to an AF_UNIX stream socket instead:
+they write thresholds, a line each, and get a line of figures for each event.
 """
 _EPILOG = """\
 exit codes: 0 asked to end; 1 the device cannot be served, or was lost; 2 wrong arguments
@@ -41,6 +47,14 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     )
     parser.add_argument("--name", default="memnotify", help="the device's name in /dev (default: memnotify)")
     parser.add_argument("--path", help="where to mount the FUSE file (default: /dev/NAME)")
+    parser.add_argument("--socket", metavar="PATH", help="serve on an AF_UNIX stream socket too")
+    parser.add_argument(
+        "--socket-mode",
+        type=_mode,
+        metavar="MODE",
+        default=0o666,
+        help="the socket's permissions, in octal (default: 666)",
+    )
     parser.add_argument(
         "--update-period",
         type=int,
@@ -136,11 +150,28 @@ def run(options: argparse.Namespace) -> int:
     from memnotify.transports.choice import choose  # noqa: PLC0415
 
     try:
-        transport = choose(options.transport, options.name, options.path)
-        return 0 if daemon.serve(transport, parameters) else 1
+        with ExitStack() as undo:
+            listening = None
+            if options.socket is not None:
+                # The daemon keeps in memory what it imports.
+                from memnotify.transports.listener import Listener  # noqa: PLC0415
+
+                listener = Listener(options.socket, options.socket_mode)
+                undo.callback(listener.close)
+                listening = listener.socket
+                log.info("clients may connect to %s too", listener.path)
+            transport = choose(options.transport, options.name, options.path)
+            return 0 if daemon.serve(transport, parameters, listening) else 1
     except (TransportError, MeterError, OSError) as error:
         log.error("%s", error)  # noqa: TRY400 - says what to do; a traceback would not
         return 1
+
+
+def _mode(text: str) -> int:
+    """Convert an argument."""
+    if not re.fullmatch("0?[0-7]{3}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no mode: give three octal digits, such as 660")
+    return int(text, 8)
 
 
 class _Stderr(logging.StreamHandler[TextIO]):

@@ -36,7 +36,7 @@ class FileTransport:
         self.path = os.path.join(os.path.realpath(folder), name)
         if not os.path.exists("/dev/fuse"):
             raise TransportUnavailableError("/dev/fuse does not exist: load the module with 'modprobe fuse'")
-        with _folder_locked(self.path):
+        with folder_locked(self.path):
             _detach_dead(self.path)
         self._mount_point = -1
         self._ours = False
@@ -50,7 +50,7 @@ class FileTransport:
         session = Session.file(operations, mode=0o666, mount_options=options)
         try:
             # As short as can be: who opens the mount point before the mount has an empty file in hand.
-            with _folder_locked(self.path):
+            with folder_locked(self.path):
                 self._mount_point, self._ours = _claim(self.path)
                 session.attach(self.path)
         except TransportError:
@@ -77,7 +77,7 @@ class FileTransport:
         """Remove the mount point if it is ours, and the mount if it is dead: libfuse leaves that one."""
         if self._mount_point < 0:
             return
-        with suppress(TransportError), _folder_locked(self.path):
+        with suppress(TransportError), folder_locked(self.path):
             _detach_dead(self.path)
             if self._ours:
                 _unlink_same(self.path, self._mount_point)
@@ -86,12 +86,12 @@ class FileTransport:
 
 
 @contextmanager
-def _folder_locked(path: str) -> Iterator[None]:
+def folder_locked(path: str) -> Iterator[None]:
     """Keep others of us from mounting and unmounting in the same folder meanwhile."""
     try:
         folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
-        raise TransportError(f"cannot use {path} as a mount point: {error.strerror}") from error
+        raise TransportError(f"cannot use {path}: its folder: {error.strerror}") from error
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)
         yield
@@ -101,7 +101,7 @@ def _folder_locked(path: str) -> Iterator[None]:
 
 def remove_leftover(path: str) -> None:
     """Remove a dead mount of ours at ``path``, and the mount point we had made for it."""
-    with _folder_locked(path):
+    with folder_locked(path):
         _detach_dead(path)
         try:
             status = os.lstat(path)

@@ -2,10 +2,12 @@
 """The suites that want a kernel with CUSE, each of their tests reported here as a subtest."""
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 from guest.suite import run_pytest
 from guest.vm import GuestResult
+from support.libsystemd import LibsystemdUnavailable, libsystemd
 
 SUITES = ("tests/clients", "tests/guest/inside")
 ENVIRONMENT = {"MEMNOTIFY_TEST_TRANSPORT": "cuse", "MEMNOTIFY_REQUIRE_ALL": "1"}
@@ -13,6 +15,8 @@ ENVIRONMENT = {"MEMNOTIFY_TEST_TRANSPORT": "cuse", "MEMNOTIFY_REQUIRE_ALL": "1"}
 
 def test_in_guest(guest: Callable[..., GuestResult], subtests: pytest.Subtests) -> None:
     """Everything passes in the guest. A skip is a failure there: what a test could want is on board."""
+    with suppress(LibsystemdUnavailable):
+        libsystemd()  # into the cache: there is no network in a guest
     result = run_pytest(SUITES, ENVIRONMENT)
     assert result.cases, result.output
     for case in result.cases:

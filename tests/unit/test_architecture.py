@@ -26,6 +26,7 @@ LAYERS: dict[str, set[str]] = {
     "sampler": {"figures", "observers", "pace", "system", "thresholds"},
     "device": {"observers", "sampler", "thresholds"},
     "session": {"_shim"},
+    "sockets": {"device", "thresholds"},
     "transports": {"session"},
     "daemon": {
         "config",
@@ -37,6 +38,7 @@ LAYERS: dict[str, set[str]] = {
         "pressure",
         "sampler",
         "session",
+        "sockets",
         "system",
         "transports",
     },

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The memnotify command: what it prints and how it ends, on files that stand in for the device."""
 
+import base64
 import functools
 import json
 import os
@@ -47,6 +48,17 @@ LINE = b"total 1000 used 250 active 7\n"
         ["serve", "--update-period", "1.5"],
         ["serve", "--log-level", "loud"],
         ["serve", "/dev/memnotify"],
+        ["serve", "--socket"],
+        ["serve", "--socket-mode", "rw"],
+        ["serve", "--socket-mode", "888"],
+        ["serve", "--socket-mode", "7777"],
+        ["env"],
+        ["env", "--when", "used 5", "--path", "memnotify"],
+        ["env", "--when", "used 5", "--path", "/dev/../memnotify"],
+        ["env", "--when", "used 5", "--socket", "/run//memnotify"],
+        ["env", "--when", "used 5", "--socket", "/run/\n"],
+        ["env", "--when", "used 5", "--socket", "/run/s", "--path", "/dev/memnotify"],
+        ["env", "--when", "used 5", "--format", "toml"],
     ],
 )
 def test_wrong_arguments(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,6 +104,20 @@ def test_parameters_out_of_bounds(
         (
             ["run"],
             ["used 80%", "--when-below", "MEMNOTIFY_USED", "up or down", "0 it", "1 the", "2 thresholds"],
+        ),
+        (
+            ["env"],
+            [
+                "MEMORY_PRESSURE_WATCH",
+                "MEMORY_PRESSURE_WRITE",
+                "base64",
+                "used 80%",
+                "--socket",
+                "systemd",
+                "drop-in",
+                "0 printed",
+                "2 thresholds",
+            ],
         ),
         (["read"], ["pages", "percent", "JSON", "/dev/memnotify", "0 figures", "2 no device"]),
         (
@@ -369,3 +395,46 @@ def test_what_a_command_is_told() -> None:
     assert told["MEMNOTIFY_USED_BYTES"] == str(250 * PAGE_SIZE)
     assert told["MEMNOTIFY_USED_PERCENT"] == "25.000"
     assert told["MEMNOTIFY_SWAP"] == "3"
+
+
+# The variables of systemd's protocol
+
+
+@pytest.mark.parametrize(
+    ("arguments", "watch"),
+    [
+        ([], "/dev/memnotify"),
+        (["--path", "/dev/other"], "/dev/other"),
+        (["--socket", """/run/a b$c"d'e\\f%g"""], """/run/a b$c"d'e\\f%g"""),
+    ],
+)
+def test_env_for_a_shell(arguments: list[str], watch: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is printed, a shell evaluates to the path and to the bytes in base64, ended for a socket."""
+    assert main(["env", "--when", "used 80%\n active=5", *arguments]) == 0
+    script = capsys.readouterr().out + "env -0"
+    output = subprocess.run(["/bin/sh", "-c", script], capture_output=True, check=True).stdout
+    variables = dict(line.split("=", 1) for line in output.decode().split("\0") if line)
+    assert variables["MEMORY_PRESSURE_WATCH"] == watch
+    assert base64.b64decode(variables["MEMORY_PRESSURE_WRITE"]) == b"used 80% active=5\n"
+
+
+def test_env_for_a_unit(capsys: pytest.CaptureFixture[str]) -> None:
+    """A drop-in: quoted, specifiers escaped, and the manager's own variables switched off."""
+    assert main(["env", "--when", "used 80%", "--format", "unit", "--socket", '/run/a "b"\\%i']) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "[Service]",
+        "MemoryPressureWatch=skip",
+        r'Environment="MEMORY_PRESSURE_WATCH=/run/a \"b\"\\%%i"',
+        'Environment="MEMORY_PRESSURE_WRITE=dXNlZCA4MCUK"',
+    ]
+
+
+@pytest.mark.parametrize("thresholds", ["usd 5", "used 5x", "", "used 0", "used 5 used 6", "x" * 5000])
+def test_env_with_thresholds_that_are_not_understood(
+    thresholds: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is printed that would then be refused where nobody looks."""
+    assert main(["env", "--when", thresholds]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("memnotify env: --when: ")

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: MIT
+"""``memnotify env``: the environment that makes a program of systemd's protocol a client."""
+
+import argparse
+import base64
+import os
+import shlex
+import sys
+
+from memnotify.client import DEFAULT_PATH, ThresholdError
+from memnotify.client.figures import Figures
+from memnotify.client.thresholds import parse, spell
+
+_DESCRIPTION = """\
+Print the two variables by which programs that follow systemd's memory-pressure
+protocol (https://systemd.io/MEMORY_PRESSURE), as all on sd-event do, are told
+of a threshold instead of the kernel's pressure figures:
+
+  MEMORY_PRESSURE_WATCH   the device, or the socket of 'memnotify serve --socket'
+  MEMORY_PRESSURE_WRITE   the thresholds, in base64
+
+For a shell, or with --format unit as a drop-in for a service:
+  eval "$(memnotify env --when 'used 80%')" && exec my-daemon
+  memnotify env --when 'used 80%' --format unit \\
+    >/etc/systemd/system/my.service.d/memory.conf
+
+The program calls its callback at each crossing, up and down. sd-event takes a
+character device or a socket; it refuses the file that is served without CUSE:
+use --socket there.
+"""
+_EPILOG = """\
+exit codes: 0 printed; 2 thresholds not understood, or wrong arguments
+"""
+# Whether a text is understood does not depend on how much memory there is.
+_ANY_FIGURES = Figures((("total", 1), ("used", 0), ("active", 0)))
+
+
+def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the subcommand to the parser."""
+    parser = commands.add_parser(
+        "env",
+        help="print the variables of systemd's memory-pressure protocol",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--when", metavar="THRESHOLDS", required=True, help="such as 'used 80%%'")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--path", type=_path, default=DEFAULT_PATH, help="the device (default: %(default)s)")
+    where.add_argument(
+        "--socket", type=_path, metavar="PATH", help="the socket of 'memnotify serve --socket PATH'"
+    )
+    parser.add_argument(
+        "--format",
+        choices=("shell", "unit"),
+        default="shell",
+        help="export commands for a shell (default), or a drop-in for a systemd unit",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the variables; return the exit code."""
+    # A socket takes each line for a write of its own; the device takes a newline for a blank.
+    thresholds = " ".join(options.when.split())
+    try:
+        text = spell(thresholds, {})
+        if not parse(text, _ANY_FIGURES):
+            print("memnotify env: --when: nothing is watched, give a threshold", file=sys.stderr)
+            return 2
+    except ThresholdError as error:
+        print(f"memnotify env: --when: {error.strerror}", file=sys.stderr)
+        return 2
+    variables = {
+        "MEMORY_PRESSURE_WATCH": options.path if options.socket is None else options.socket,
+        "MEMORY_PRESSURE_WRITE": base64.b64encode(text + b"\n").decode(),
+    }
+    if options.format == "unit":
+        # Or the manager would set the same variables to the kernel's pressure figures.
+        print("[Service]\nMemoryPressureWatch=skip")
+    for name, value in variables.items():
+        if options.format == "unit":
+            # systemd.syntax(7), and % begins a specifier.
+            escaped = value.replace("\\", r"\\").replace('"', r"\"").replace("%", "%%")
+            print(f'Environment="{name}={escaped}"')
+        else:
+            print(f"export {name}={shlex.quote(value)}")
+    return 0
+
+
+def _path(text: str) -> str:
+    """Check an argument: sd-event refuses what is not absolute or not normalized."""
+    if not text.startswith("/") or os.path.normpath(text) != text or not text.isprintable():
+        raise argparse.ArgumentTypeError(f"{text!r} must be an absolute path without '.', '..' or '//'")
+    return text

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: MIT
+"""The AF_UNIX socket in the file system to which clients connect."""
+
+import logging
+import os
+import resource
+import socket
+import stat
+
+from memnotify.transports import TransportError
+from memnotify.transports.file import folder_locked
+
+log = logging.getLogger(__name__)
+
+_BACKLOG = 1024
+# Descriptors, one for each connection. Where more are allowed, one user alone could make the daemon use up a
+# machine's memory.
+_DESCRIPTORS_MAX = 16_384
+
+
+class Listener:
+    """A listening stream socket at ``path``, with the permissions ``mode``.
+
+    The socket of a daemon that was killed is replaced. Raises TransportError.
+    """
+
+    def __init__(self, path: str, mode: int = 0o666) -> None:
+        folder, name = os.path.split(os.path.abspath(path))
+        self.path = os.path.join(os.path.realpath(folder), name)
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with folder_locked(self.path):
+                self._remove_dead()
+                self.socket.bind(self.path)
+                self._made = os.lstat(self.path)
+            # Nobody can connect before the mode is right.
+            os.chmod(self.path, mode)
+            self.socket.listen(_BACKLOG)
+        except TransportError:
+            self.socket.close()
+            raise
+        except OSError as error:
+            self.socket.close()
+            raise TransportError(f"cannot make the socket {path}: {error.strerror or error}") from error
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = max(soft, min(hard, _DESCRIPTORS_MAX))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+    def close(self) -> None:
+        """Close the socket, and remove it if it is still the one at ``path``."""
+        self.socket.close()
+        try:
+            if os.path.samestat(os.lstat(self.path), self._made):
+                os.unlink(self.path)
+        except OSError as error:
+            log.warning("the socket %s could not be removed: %s", self.path, error.strerror)
+
+    def _remove_dead(self) -> None:
+        try:
+            status = os.lstat(self.path)
+        except FileNotFoundError:
+            return
+        if not stat.S_ISSOCK(status.st_mode):
+            raise TransportError(f"{self.path} exists and is no socket: choose another --socket")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(0)
+            try:
+                probe.connect(self.path)
+            except ConnectionRefusedError:
+                os.unlink(self.path)
+                return
+            except OSError as error:
+                raise TransportError(f"{self.path} does not answer ({error.strerror})") from error
+        raise TransportError(f"{self.path} is served by another process already; stop that one first")

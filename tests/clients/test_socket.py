@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: MIT
+"""``serve --socket`` by a real daemon: a thousand clients, the socket's file, beginning and end."""
+
+import os
+import pwd
+import resource
+import select
+import signal
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.daemon import QUICK, TRANSPORT, Daemon, ready, start
+from support.fake_memory import FakeMemory
+from support.waiting import DEADLINE_S, eventually
+
+CLIENTS = 1000
+NAME = "memnotify-socket"
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> FakeMemory:
+    """Return a memory that is moved by hand, half of it used."""
+    return FakeMemory(tmp_path)
+
+
+def daemon_at(path: Path, memory: FakeMemory, *options: str) -> Daemon:
+    """Return a daemon with a socket."""
+    arguments = (*QUICK, *FakeMemory.ARGUMENTS, "--socket", str(path), *options)
+    return Daemon(*arguments, name=NAME, program=memory.program)
+
+
+def connected(path: Path) -> socket.socket:
+    """Return a client."""
+    client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    client.settimeout(DEADLINE_S)
+    try:
+        client.connect(str(path))
+    except OSError:
+        client.close()
+        raise
+    return client
+
+
+@pytest.fixture
+def many_descriptors() -> Iterator[None]:
+    """Let this process have a descriptor for each client."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4 * CLIENTS)), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_thousand_clients(tmp_path: Path, memory: FakeMemory, many_descriptors: None) -> None:
+    """Each has one line for a crossing, though every tenth never reads; so has a client of the device."""
+    path = tmp_path / "socket"
+    with daemon_at(path, memory) as daemon, open(daemon.path, "r+b", buffering=0) as device:
+        before = daemon.open_fds()
+        device.write(b"used 75%")
+        clients = [connected(path) for _ in range(CLIENTS)]
+        for client in clients:
+            client.send(b"used 75%\nusd\n")  # what is refused is answered, after the other
+        for client in clients:
+            assert client.recv(4096).startswith(b"error ")
+        readers = [client for number, client in enumerate(clients) if number % 10]
+        for used_percent in (90, 50, 80):
+            memory.use(used_percent)
+            assert ready(device.fileno()) & select.POLLIN
+            assert f" used {250 * used_percent}00 ".encode() in device.read(4096)
+            line = b"total 2500000 used %d active 250000\n" % (25000 * used_percent)
+            assert all(client.recv(4096) == line for client in readers)
+        for client in clients:
+            client.setblocking(False)  # noqa: FBT003 - the name of the function
+        stuck = [client.recv(4096) for client in clients[::10]]
+        assert set(stuck) == {b"total 2500000 used 2250000 active 250000\n"}
+        with pytest.raises(BlockingIOError):
+            readers[0].recv(1)
+        for client in clients:
+            client.close()
+        eventually(lambda: daemon.open_fds() == before, "their descriptors are closed")
+
+
+def test_clients_that_wait_cost_nothing(tmp_path: Path, memory: FakeMemory) -> None:
+    """Nobody is asked in turns, whether he has read his line or not."""
+    path = tmp_path / "socket"
+    with daemon_at(path, memory) as daemon:
+        clients = [connected(path) for _ in range(10)]
+        for client in clients:
+            client.send(b"used 75%\nusd\n")
+            assert client.recv(4096).startswith(b"error ")
+        memory.use(90)
+        for client in clients[:5]:
+            assert client.recv(4096)
+        for client in clients[:5]:
+            client.send(b"used 0\nusd\n")
+            assert client.recv(4096).startswith(b"error ")
+        for client in clients[5:]:
+            # Not before it has its line: it would go on to be sampled for.
+            client.recv(1, socket.MSG_PEEK)
+            client.send(b"used 0\n")
+        eventually(lambda: not daemon.wakes_within(0.5), "the daemon sleeps")
+        for client in clients:
+            client.close()
+
+
+def test_the_end_of_the_daemon(tmp_path: Path, memory: FakeMemory) -> None:
+    """Clients get the end of the stream; the socket is removed."""
+    path = tmp_path / "socket"
+    with daemon_at(path, memory) as daemon:
+        client = connected(path)
+        client.send(b"used 75%\nusd\n")
+        # It has received all that was written: what is left makes ECONNRESET of the end.
+        assert client.recv(4096).startswith(b"error ")
+        assert daemon.end() == 0
+        assert client.recv(4096) == b""
+        assert not path.exists()
+        client.close()
+
+
+def test_the_socket_of_one_that_was_killed(tmp_path: Path, memory: FakeMemory) -> None:
+    """It is replaced, as the device is."""
+    path = tmp_path / "socket"
+    with daemon_at(path, memory) as daemon:
+        assert daemon.end(signal.SIGKILL) == -signal.SIGKILL
+    assert path.is_socket()
+    with daemon_at(path, memory), connected(path) as client:
+        client.send(b"used 75%\n")
+        memory.use(90)
+        # Whether it had subscribed before that or not: one of the two is a crossing for it.
+        if not select.select([client], [], [], 1)[0]:
+            memory.use(50)
+        assert client.recv(4096)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("mode", [None, 0o660])
+def test_who_may_connect(tmp_path: Path, memory: FakeMemory, mode: int | None) -> None:
+    """Everybody, or whoever the mode lets."""
+    # pytest's own folder is closed to others.
+    folder = Path("/run/memnotify-test-socket")
+    folder.mkdir(mode=0o755)
+    try:
+        path = folder / "socket"
+        with daemon_at(path, memory, *(() if mode is None else ("--socket-mode", f"{mode:o}"))):
+            assert stat.S_IMODE(path.stat().st_mode) == (mode or 0o666)
+            nobody = pwd.getpwnam("nobody")
+            os.setegid(nobody.pw_gid)
+            os.seteuid(nobody.pw_uid)
+            try:
+                connected(path).close()
+                refused = False
+            except PermissionError:
+                refused = True
+            finally:
+                os.seteuid(0)
+                os.setegid(0)
+            assert refused == (mode is not None)
+    finally:
+        folder.rmdir()
+
+
+def refusal(path: Path | str) -> str:
+    """Return what a daemon says that cannot serve at a path."""
+    process = start("--transport", TRANSPORT, "--name", NAME + "-2", "--socket", str(path))
+    _, log = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 1
+    assert "Traceback" not in log
+    assert not os.path.lexists(f"/dev/{NAME}-2")
+    return log
+
+
+def test_where_it_cannot_be(tmp_path: Path, memory: FakeMemory) -> None:
+    """The log says what is wrong; what is there stays."""
+    path = tmp_path / "socket"
+    with daemon_at(path, memory):
+        assert "is served by another process already" in refusal(path)
+        assert path.is_socket()
+        connected(path).close()
+    file = tmp_path / "file"
+    file.write_text("mine")
+    assert "exists and is no socket" in refusal(file)
+    assert file.read_text() == "mine"
+    assert "No such file or directory" in refusal(tmp_path / "no folder/socket")
+    assert "too long" in refusal(tmp_path / ("s" * 108))
+
+
+def test_a_socket_that_others_put_there(tmp_path: Path, memory: FakeMemory) -> None:
+    """Only the daemon's own is removed at the end."""
+    path = tmp_path / "socket"
+    with daemon_at(path, memory):
+        path.rename(tmp_path / "away")
+        path.write_text("another's")
+    assert path.read_text() == "another's"
