@@ -160,3 +160,9 @@ def frames(draw: st.DrawFn) -> Frame:
     if flaw == "cut":
         return frame._replace(keep=draw(st.integers(0, 40 + len(frame.body))))
     return frame
+
+
+def level_moves(levels: tuple[int, ...]) -> st.SearchStrategy[list[tuple[float, int]]]:
+    """Draw after which pauses, in seconds, which level is reached or left."""
+    pauses_s = st.sampled_from((0.0, 1.0, 7.0, 14.0, 15.0, 16.0, 40.0))
+    return st.lists(st.tuples(pauses_s, st.sampled_from(levels)), max_size=30)

@@ -42,6 +42,8 @@ LINE = b"total 1000 used 250 active 7\n"
         ["run", "--", "true"],
         ["run", "--when", "used 5", "--min-interval", "-1", "--", "true"],
         ["run", "--when", "used 5", "--count", "-1", "--", "true"],
+        ["lowmem-bus", "used 80%"],
+        ["lowmem-bus", "--interval", "-1"],
         ["serve", "--transport", "pigeon"],
         ["serve", "--update-period", "fast"],
         ["serve", "--update-period", "1.5"],
@@ -92,6 +94,20 @@ def test_parameters_out_of_bounds(
         (
             ["run"],
             ["used 80%", "--when-below", "MEMNOTIFY_USED", "up or down", "0 it", "1 the", "2 thresholds"],
+        ),
+        (
+            ["lowmem-bus"],
+            [
+                "GMemoryMonitor",
+                "used 80%",
+                "used 95%",
+                "send 255",
+                "15",
+                "0 asked",
+                "1 no bus",
+                "2 thresholds",
+                "4 dbus-fast",
+            ],
         ),
         (["read"], ["pages", "percent", "JSON", "/dev/memnotify", "0 figures", "2 no device"]),
         (
@@ -211,7 +227,14 @@ def test_read_takes_further_figures(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize(
-    "command", [["read"], ["read", "--json"], ["wait", "used 80%"], ["run", "--when", "used 8%", "true"]]
+    "command",
+    [
+        ["read"],
+        ["read", "--json"],
+        ["wait", "used 80%"],
+        ["run", "--when", "used 8%", "true"],
+        ["lowmem-bus"],
+    ],
 )
 @pytest.mark.parametrize(
     ("path", "said"),
@@ -369,3 +392,30 @@ def test_what_a_command_is_told() -> None:
     assert told["MEMNOTIFY_USED_BYTES"] == str(250 * PAGE_SIZE)
     assert told["MEMNOTIFY_USED_PERCENT"] == "25.000"
     assert told["MEMNOTIFY_SWAP"] == "3"
+
+
+# lowmem-bus
+
+
+def test_lowmem_bus_with_thresholds_that_are_not_understood(
+    daemon: FakeDaemon, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each of the three is looked at before there is a bus."""
+    for level in ("--low", "--medium", "--critical"):
+        assert main(["lowmem-bus", level, "usd 5"]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err == "memnotify lowmem-bus: 'usd' is not understood: the names are total, used, active\n"
+    assert daemon.links == []
+
+
+def test_lowmem_bus_without_its_library(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An exit code of its own, and how to get it."""
+    monkeypatch.delitem(sys.modules, "memnotify.cli.bus", raising=False)
+    monkeypatch.delattr("memnotify.cli.bus", raising=False)
+    monkeypatch.setitem(sys.modules, "dbus_fast", None)
+    assert main(["lowmem-bus"]) == 4
+    said = "memnotify lowmem-bus: dbus-fast is not installed: pip install 'memnotify[dbus]'\n"
+    assert capsys.readouterr() == ("", said)
