@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from memnotify import __version__
 
-_COMMANDS = ("serve", "read", "wait", "run", "lowmem-bus")
+_COMMANDS = ("serve", "read", "wait", "run", "watch", "lowmem-bus")
 
 _DESCRIPTION = """\
 A memory meter that programs can poll: /dev/memnotify in userspace.
@@ -18,6 +18,7 @@ A memory meter that programs can poll: /dev/memnotify in userspace.
   memnotify read               print the memory figures
   memnotify wait 'used 80%'    wait until use crosses 80 % of RAM + swap, up or down
   memnotify run --when 'used 80%' -- COMMAND    run a command each time it does, up
+  memnotify watch              show the figures live
   memnotify lowmem-bus         warn desktop programs over D-Bus
 """
 

@@ -6,11 +6,8 @@ import math
 import sys
 from collections.abc import Iterable
 
-from memnotify.cli.wait import seconds
+from memnotify.cli.wait import EXTRA_MISSING, seconds
 from memnotify.client import DEFAULT_PATH, Change
-
-EXTRA_MISSING = 4
-"""The exit code of a command whose extra is not installed."""
 
 _DESCRIPTION = """\
 Serve org.freedesktop.LowMemoryMonitor on the system bus, until SIGTERM or SIGINT. Programs

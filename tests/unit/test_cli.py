@@ -42,6 +42,9 @@ LINE = b"total 1000 used 250 active 7\n"
         ["run", "--", "true"],
         ["run", "--when", "used 5", "--min-interval", "-1", "--", "true"],
         ["run", "--when", "used 5", "--count", "-1", "--", "true"],
+        ["watch", "used 80%"],
+        ["watch", "--interval", "0.1"],
+        ["watch", "--interval", "often"],
         ["lowmem-bus", "used 80%"],
         ["lowmem-bus", "--interval", "-1"],
         ["serve", "--transport", "pigeon"],
@@ -94,6 +97,10 @@ def test_parameters_out_of_bounds(
         (
             ["run"],
             ["used 80%", "--when-below", "MEMNOTIFY_USED", "up or down", "0 it", "1 the", "2 thresholds"],
+        ),
+        (
+            ["watch"],
+            ["used 80%", "several times", "--plain", "Ctrl-C", "0 asked", "1 a", "2 thresholds", "4 rich"],
         ),
         (
             ["lowmem-bus"],
@@ -233,6 +240,7 @@ def test_read_takes_further_figures(tmp_path: Path, capsys: pytest.CaptureFixtur
         ["read", "--json"],
         ["wait", "used 80%"],
         ["run", "--when", "used 8%", "true"],
+        ["watch"],
         ["lowmem-bus"],
     ],
 )
@@ -392,6 +400,40 @@ def test_what_a_command_is_told() -> None:
     assert told["MEMNOTIFY_USED_BYTES"] == str(250 * PAGE_SIZE)
     assert told["MEMNOTIFY_USED_PERCENT"] == "25.000"
     assert told["MEMNOTIFY_SWAP"] == "3"
+
+
+# watch
+
+
+def test_watch_with_thresholds_that_are_not_understood(
+    daemon: FakeDaemon, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each is looked at before anything is shown."""
+    assert main(["watch", "--when", "used 80%", "--when", "usd 5"]) == 2
+    assert capsys.readouterr() == (
+        "",
+        "memnotify watch: 'usd' is not understood: the names are total, used, active\n",
+    )
+    assert daemon.links == []
+
+
+def test_watch_without_its_library(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """An exit code of its own, and how to get it or do without, where there is a terminal to draw on."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "rich"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, "memnotify.cli.view", raising=False)
+    monkeypatch.delattr("memnotify.cli.view", raising=False)
+    monkeypatch.setitem(sys.modules, "rich", None)
+    nowhere = ["--path", str(tmp_path / "none")]
+    assert main(["watch", *nowhere]) == 2
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert main(["watch", "--plain", *nowhere]) == 2
+    capsys.readouterr()
+    assert main(["watch", *nowhere]) == 4
+    said = "memnotify watch: rich is not installed: pip install 'memnotify[watch]', or use --plain\n"
+    assert capsys.readouterr() == ("", said)
 
 
 # lowmem-bus
