@@ -8,6 +8,8 @@ from typing import NamedTuple
 from memnotify._shim import ffi, lib
 
 _CAP_IPC_LOCK = 14  # linux/capability.h
+# Where more were allowed, one user alone could make the daemon use up memory, by connections to its socket.
+_DESCRIPTORS_MAX = 16_384
 _TRACEFS = "/sys/kernel/tracing"
 
 
@@ -34,9 +36,9 @@ def set_timer_slack(slack_s: float) -> None:
 
 
 def raise_fd_limit() -> None:
-    """Let this process open as many descriptors as it may."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    """Let this process open as many descriptors as it may, up to a number that is large enough."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, _DESCRIPTORS_MAX)), hard))
 
 
 class Tracepoint(NamedTuple):

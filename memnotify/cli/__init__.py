@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from memnotify import __version__
 
-_COMMANDS = ("serve", "read", "wait", "run", "env")
+_COMMANDS = ("serve", "read", "wait", "run", "watch", "env", "lowmem-bus")
 
 _DESCRIPTION = """\
 A memory meter that programs can poll: /dev/memnotify in userspace.
@@ -19,6 +19,8 @@ A memory meter that programs can poll: /dev/memnotify in userspace.
   memnotify wait 'used 80%'    wait until use crosses 80 % of RAM + swap, up or down
   memnotify run --when 'used 80%' -- COMMAND    run a command each time it does, up
   memnotify env --when 'used 80%'    the variables of systemd's memory-pressure protocol
+  memnotify watch              show the figures live
+  memnotify lowmem-bus         warn desktop programs over D-Bus
 """
 
 
@@ -32,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     # The daemon, which stays in memory for good, has no use for what the others import.
     for name in given[:1] if given and given[0] in _COMMANDS else _COMMANDS:
-        importlib.import_module(f"memnotify.cli.{name}").add_to(commands)
+        importlib.import_module(f"memnotify.cli.{name.replace('-', '_')}").add_to(commands)
     options = parser.parse_args(given)
     try:
         code = int(options.run(options))

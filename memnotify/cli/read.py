@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
 def as_table(figures: Figures) -> str:
     """Return a line for each figure: pages, human units, percent of total."""
     return "\n".join(
-        f"{name:<6} {pages:>12} pages {_human(pages.bytes):>10} {pages.percent:>6.1f} %"
+        f"{name:<6} {pages:>12} pages {human(pages.bytes):>10} {pages.percent:>6.1f} %"
         for name, pages in ((name, figures[name]) for name in figures.names)
     )
 
@@ -59,7 +59,8 @@ def as_object(figures: Figures) -> dict[str, dict[str, float]]:
     }
 
 
-def _human(size_bytes: float) -> str:
+def human(size_bytes: float) -> str:
+    """Return a size in the unit that fits it."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if size_bytes < 1024:
             return f"{size_bytes:.1f} {unit}"

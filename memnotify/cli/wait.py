@@ -10,6 +10,9 @@ import time
 from memnotify.cli.read import as_object
 from memnotify.client import DEFAULT_PATH, PAGE_SIZE, Crossed, Memnotify, ThresholdError
 
+EXTRA_MISSING = 4
+"""The exit code of a command whose extra is not installed."""
+
 _DESCRIPTION = """\
 Wait until one of the thresholds is crossed, up or down, and print the figures' line.
 

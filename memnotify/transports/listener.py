@@ -3,7 +3,6 @@
 
 import logging
 import os
-import resource
 import socket
 import stat
 
@@ -13,9 +12,6 @@ from memnotify.transports.file import folder_locked
 log = logging.getLogger(__name__)
 
 _BACKLOG = 1024
-# Descriptors, one for each connection. Where more are allowed, one user alone could make the daemon use up a
-# machine's memory.
-_DESCRIPTORS_MAX = 16_384
 
 
 class Listener:
@@ -42,9 +38,6 @@ class Listener:
         except OSError as error:
             self.socket.close()
             raise TransportError(f"cannot make the socket {path}: {error.strerror or error}") from error
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        wanted = max(soft, min(hard, _DESCRIPTORS_MAX))
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
     def close(self) -> None:
         """Close the socket, and remove it if it is still the one at ``path``."""

@@ -197,3 +197,9 @@ def meminfo_readings(draw: st.DrawFn) -> list[bytes]:
                 text = text.replace(b"\n" + line, b"x" + line)
         texts.append(text)
     return texts
+
+
+def level_moves(levels: tuple[int, ...]) -> st.SearchStrategy[list[tuple[float, int]]]:
+    """Draw after which pauses, in seconds, which level is reached or left."""
+    pauses_s = st.sampled_from((0.0, 1.0, 7.0, 14.0, 15.0, 16.0, 40.0))
+    return st.lists(st.tuples(pauses_s, st.sampled_from(levels)), max_size=30)

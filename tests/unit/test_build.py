@@ -27,7 +27,13 @@ def test_an_sdist_becomes_a_wheel_that_installs_and_runs(tmp_path: Path) -> None
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {"cffi_build/shim.c", "cffi_build/shim.h", "cffi_build/callbacks.h", "LICENSE"} <= names
-    assert {"udev/99-memnotify.rules", "tools/mn_test.py", "benchmarks/peer.c", "README.md"} <= names
+    assert {
+        "udev/99-memnotify.rules",
+        "dbus/org.freedesktop.LowMemoryMonitor.conf",
+        "tools/mn_test.py",
+        "benchmarks/peer.c",
+        "README.md",
+    } <= names
 
     venv.create(tmp_path / "venv", with_pip=True)
     python = str(tmp_path / "venv/bin/python")

@@ -43,6 +43,11 @@ LINE = b"total 1000 used 250 active 7\n"
         ["run", "--", "true"],
         ["run", "--when", "used 5", "--min-interval", "-1", "--", "true"],
         ["run", "--when", "used 5", "--count", "-1", "--", "true"],
+        ["watch", "used 80%"],
+        ["watch", "--interval", "0.1"],
+        ["watch", "--interval", "often"],
+        ["lowmem-bus", "used 80%"],
+        ["lowmem-bus", "--interval", "-1"],
         ["serve", "--transport", "pigeon"],
         ["serve", "--update-period", "fast"],
         ["serve", "--update-period", "1.5"],
@@ -117,6 +122,24 @@ def test_parameters_out_of_bounds(
                 "drop-in",
                 "0 printed",
                 "2 thresholds",
+            ],
+        ),
+        (
+            ["watch"],
+            ["used 80%", "several times", "--plain", "Ctrl-C", "0 asked", "1 a", "2 thresholds", "4 rich"],
+        ),
+        (
+            ["lowmem-bus"],
+            [
+                "GMemoryMonitor",
+                "used 80%",
+                "used 95%",
+                "send 255",
+                "15",
+                "0 asked",
+                "1 no bus",
+                "2 thresholds",
+                "4 dbus-fast",
             ],
         ),
         (["read"], ["pages", "percent", "JSON", "/dev/memnotify", "0 figures", "2 no device"]),
@@ -237,7 +260,15 @@ def test_read_takes_further_figures(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize(
-    "command", [["read"], ["read", "--json"], ["wait", "used 80%"], ["run", "--when", "used 8%", "true"]]
+    "command",
+    [
+        ["read"],
+        ["read", "--json"],
+        ["wait", "used 80%"],
+        ["run", "--when", "used 8%", "true"],
+        ["watch"],
+        ["lowmem-bus"],
+    ],
 )
 @pytest.mark.parametrize(
     ("path", "said"),
@@ -438,3 +469,64 @@ def test_env_with_thresholds_that_are_not_understood(
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("memnotify env: --when: ")
+
+
+# watch
+
+
+def test_watch_with_thresholds_that_are_not_understood(
+    daemon: FakeDaemon, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each is looked at before anything is shown."""
+    assert main(["watch", "--when", "used 80%", "--when", "usd 5"]) == 2
+    assert capsys.readouterr() == (
+        "",
+        "memnotify watch: 'usd' is not understood: the names are total, used, active\n",
+    )
+    assert daemon.links == []
+
+
+def test_watch_without_its_library(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """An exit code of its own, and how to get it or do without, where there is a terminal to draw on."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "rich"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, "memnotify.cli.view", raising=False)
+    monkeypatch.delattr("memnotify.cli.view", raising=False)
+    monkeypatch.setitem(sys.modules, "rich", None)
+    nowhere = ["--path", str(tmp_path / "none")]
+    assert main(["watch", *nowhere]) == 2
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert main(["watch", "--plain", *nowhere]) == 2
+    capsys.readouterr()
+    assert main(["watch", *nowhere]) == 4
+    said = "memnotify watch: rich is not installed: pip install 'memnotify[watch]', or use --plain\n"
+    assert capsys.readouterr() == ("", said)
+
+
+# lowmem-bus
+
+
+def test_lowmem_bus_with_thresholds_that_are_not_understood(
+    daemon: FakeDaemon, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each of the three is looked at before there is a bus."""
+    for level in ("--low", "--medium", "--critical"):
+        assert main(["lowmem-bus", level, "usd 5"]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err == "memnotify lowmem-bus: 'usd' is not understood: the names are total, used, active\n"
+    assert daemon.links == []
+
+
+def test_lowmem_bus_without_its_library(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An exit code of its own, and how to get it."""
+    monkeypatch.delitem(sys.modules, "memnotify.cli.bus", raising=False)
+    monkeypatch.delattr("memnotify.cli.bus", raising=False)
+    monkeypatch.setitem(sys.modules, "dbus_fast", None)
+    assert main(["lowmem-bus"]) == 4
+    said = "memnotify lowmem-bus: dbus-fast is not installed: pip install 'memnotify[dbus]'\n"
+    assert capsys.readouterr() == ("", said)

@@ -1,0 +1,9 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT
+# Stop a process when 80 % of memory is used, and let it go on below 60 %: pause.sh PID [HIGH LOW]
+# With less between the two it would be stopped and continued more often.
+exec memnotify run --when "${2:-used 80%}" --when-below "${3:-used 60%}" -- sh -c '
+	case $MEMNOTIFY_EVENT in
+	up) kill -STOP "$0" && echo "stopped $0" ;;
+	down) kill -CONT "$0" && echo "continued $0" ;;
+	esac' "${1:?usage: pause.sh PID [HIGH LOW]}"

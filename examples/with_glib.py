@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: MIT
+"""Watch the device in GLib's main loop, as a GTK program would: with_glib.py [THRESHOLDS]."""
+
+import sys
+
+from gi.repository import GLib  # type: ignore[import-not-found] # Debian's python3-gi, of its own python3
+
+from memnotify.client import Crossed, Lost, Memnotify, Restored
+
+
+def ready(_fd: int, _condition: int, device: Memnotify) -> bool:
+    """Take an event, and stay in the loop."""
+    event = device.wait(0)
+    if isinstance(event, Lost):
+        print(event.error.strerror, flush=True)
+    if isinstance(event, Crossed | Restored):
+        for change in event.changes:
+            direction = "up" if change.up else "down"
+            print(f"{change.name} went {direction}: {event.after.used.percent:.0f} % used", flush=True)
+    return bool(GLib.SOURCE_CONTINUE)
+
+
+with Memnotify() as opened:
+    thresholds = sys.argv[1] if len(sys.argv) > 1 else "used 80%"
+    opened.subscribe(thresholds)
+    # The descriptor outlives the daemon: there is nothing else to watch for.
+    GLib.unix_fd_add_full(GLib.PRIORITY_DEFAULT, opened.fileno(), GLib.IO_IN, ready, opened)
+    print(f"watching {thresholds}", flush=True)
+    GLib.MainLoop().run()

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: MIT
+"""The D-Bus service of ``memnotify lowmem-bus``: the one module that needs dbus-fast."""
+
+import asyncio
+import contextlib
+import signal
+import sys
+from collections.abc import Mapping
+
+from dbus_fast import BusType, Message, MessageType, RequestNameReply
+from dbus_fast.aio import MessageBus
+from dbus_fast.annotations import DBusByte
+from dbus_fast.errors import AuthError, DBusError, InvalidAddressError
+from dbus_fast.service import ServiceInterface, dbus_signal
+
+from memnotify.cli.lowmem_bus import LEVELS, Limiter
+from memnotify.cli.wait import explain, subscribed
+from memnotify.client import Crossed, Lost, Memnotify, Restored
+
+NAME = "org.freedesktop.LowMemoryMonitor"
+PATH = "/org/freedesktop/LowMemoryMonitor"
+
+
+class LowMemoryMonitor(ServiceInterface):
+    """The object on the bus."""
+
+    def __init__(self) -> None:
+        super().__init__(NAME)
+
+    @dbus_signal(name="LowMemoryWarning")
+    def warn(self, level: int) -> DBusByte:
+        """Send the signal."""
+        return level
+
+
+def serve(path: str, thresholds: Mapping[int, str], limiter: Limiter) -> int:
+    """Warn of each level whose thresholds are reached, until asked to end; return the exit code."""
+    with contextlib.ExitStack() as opened:
+        devices: dict[int, Memnotify] = {}
+        for level, text in thresholds.items():
+            try:
+                devices[level] = opened.enter_context(subscribed(path, text))
+            except OSError as error:
+                print(explain("lowmem-bus", path, error), file=sys.stderr)
+                return 2
+        return asyncio.run(_Service(path, devices, limiter).run())
+
+
+class _Service:
+    """The bus, the devices by level, and what is between. For one event loop."""
+
+    def __init__(self, path: str, devices: Mapping[int, Memnotify], limiter: Limiter) -> None:
+        self._path = path
+        self._devices = devices
+        self._limiter = limiter
+        self._monitor = LowMemoryMonitor()
+        self._owned = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def run(self) -> int:
+        """Serve; return the exit code."""
+        self._loop = asyncio.get_running_loop()
+        self._ended: asyncio.Future[int] = self._loop.create_future()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._end, 0)
+        try:
+            bus = await MessageBus(bus_type=BusType.SYSTEM).connect()
+        except (OSError, EOFError, AuthError, InvalidAddressError) as error:
+            _say(f"no system bus: {error or 'it has ended'}; install and start dbus")
+            return 1
+        lost = asyncio.ensure_future(bus.wait_for_disconnect())  # type: ignore[no-untyped-call] # its own gap
+        lost.add_done_callback(self._bus_ended)
+        try:
+            return await self._serve(bus)
+        finally:
+            for device in self._devices.values():
+                self._loop.remove_reader(device)
+            if self._timer is not None:
+                self._timer.cancel()
+            lost.remove_done_callback(self._bus_ended)
+            bus.disconnect()
+            # An error of the connection has been told of, or does not matter any more.
+            await asyncio.wait([lost])
+            lost.exception()
+
+    async def _serve(self, bus: MessageBus) -> int:
+        bus.export(PATH, self._monitor)
+        bus.add_message_handler(self._hear)
+        try:
+            reply = await bus.request_name(NAME)
+        except DBusError as error:
+            _say(f"{error.text}; copy dbus/{NAME}.conf to /etc/dbus-1/system.d")
+            return 1
+        if reply is RequestNameReply.IN_QUEUE:
+            _say(f"{NAME} is taken: waiting for it")
+        else:
+            self._own()
+        for device in self._devices.values():
+            self._loop.add_reader(device, self._look)
+        return await self._ended
+
+    def _hear(self, message: Message) -> None:
+        """Take over when the bus says so: this connection stands in its queue for the name."""
+        if (
+            message.message_type is MessageType.SIGNAL
+            and message.sender == "org.freedesktop.DBus"
+            and message.member == "NameAcquired"
+            and message.body == [NAME]
+        ):
+            self._own()
+
+    def _own(self) -> None:
+        if not self._owned:
+            self._owned = True
+            _say(f"ready: {NAME} on the system bus")
+
+    def _look(self) -> None:
+        """Take the events of all devices: memory that passes two levels at once makes one warning."""
+        for level, device in self._devices.items():
+            try:
+                event = device.wait(0)
+            except OSError as error:  # a new daemon that has not the figures of the old one
+                print(explain("lowmem-bus", self._path, error), file=sys.stderr)
+                self._end(1)
+                return
+            if isinstance(event, Crossed | Restored):
+                self._limiter.note(level, event.changes)
+            # All of them lose the one daemon.
+            if device is self._devices[LEVELS["critical"]]:
+                if isinstance(event, Lost):
+                    _say(f"{self._path}: {event.error.strerror}")
+                if isinstance(event, Restored):
+                    _say(f"{self._path}: it is served again")
+        self._warn()
+
+    def _warn(self) -> None:
+        """Send what is to be sent now, and come back when there will be more."""
+        now_s = self._loop.time()
+        level = self._limiter.take(now_s)
+        # Who has the name instead has warned, or has thought otherwise.
+        if level is not None and self._owned:
+            self._monitor.warn(level)
+            _say(f"warned: {level}, {next(name for name, number in LEVELS.items() if number == level)}")
+        if self._timer is not None:
+            self._timer.cancel()
+        wait_s = self._limiter.wait_s(now_s)
+        self._timer = None if wait_s is None else self._loop.call_later(wait_s, self._warn)
+
+    def _bus_ended(self, _: "asyncio.Future[None]") -> None:
+        _say("the system bus has ended")
+        self._end(1)
+
+    def _end(self, code: int) -> None:
+        if not self._ended.done():
+            self._ended.set_result(code)
+
+
+def _say(text: str) -> None:
+    print(f"memnotify lowmem-bus: {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: MIT
+"""The programs in examples/, run beside a daemon whose memory the test moves."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support.daemon import QUICK, Daemon
+from support.fake_memory import FakeMemory
+from support.program import Program
+from support.require import unavailable
+from support.waiting import eventually
+
+REPOSITORY = Path(__file__).parents[2]
+EXAMPLES = REPOSITORY / "examples"
+ENVIRONMENT = {
+    "PATH": os.pathsep.join((os.path.dirname(sys.executable), os.environ["PATH"])),
+    # GLib's bindings are those of Debian's own Python, which has no memnotify.
+    "PYTHONPATH": str(REPOSITORY),
+}
+HIGH = "total 2500000 used 2250000 active 250000"
+LOW = "total 2500000 used 1250000 active 250000"
+# What each says first, when 90 % are used, and when half is used again.
+SAID = {
+    "poll.c": (["watching used 80%"], [HIGH], [LOW]),
+    "epoll.c": (
+        ["watching used 60%", "watching used 80%"],
+        [f"used 60%: {HIGH}", f"used 80%: {HIGH}"],
+        [f"used 60%: {LOW}", f"used 80%: {LOW}"],
+    ),
+    "drop_cache.py": (
+        ["watching used 80%"],
+        ["90 % used: dropped the cache"],
+        ["50 % used: enough memory again"],
+    ),
+    "with_asyncio.py": (
+        ["watching used 80%"],
+        ["90 % used: no new work"],
+        ["50 % used: work goes on"],
+    ),
+    "with_trio.py": (
+        ["watching used 80%"],
+        ["the job gives back what it has"],
+        ["50 % used: the job begins again"],
+    ),
+    "with_glib.py": (
+        ["watching used 80%"],
+        ["used went up: 90 % used"],
+        ["used went down: 50 % used"],
+    ),
+}
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> FakeMemory:
+    """Return the memory of the daemon, half of it used."""
+    return FakeMemory(tmp_path)
+
+
+@pytest.fixture
+def serve(_can_serve: None, memory: FakeMemory) -> Callable[[], Daemon]:
+    """Return what starts a daemon of that memory, where examples look for it."""
+    return lambda: Daemon(*QUICK, *memory.ARGUMENTS, name="memnotify", program=memory.program)
+
+
+@pytest.fixture
+def daemon(serve: Callable[[], Daemon]) -> Iterator[Daemon]:
+    """Return such a daemon."""
+    with serve() as daemon:
+        yield daemon
+
+
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """Return how each example is started, compiled if it is to be."""
+    if shutil.which("gcc") is None:
+        unavailable("gcc is not installed: apt install gcc libc6-dev")
+    python = "/usr/bin/python3"
+    if subprocess.run([python, "-c", "import gi"], check=False, capture_output=True).returncode:
+        unavailable("GLib's bindings are not installed: apt install python3-gi")
+    folder = tmp_path_factory.mktemp("examples")
+    commands: dict[str, list[str]] = {}
+    for name in SAID:
+        source, binary = str(EXAMPLES / name), str(folder / name.removesuffix(".c"))
+        if name.endswith(".c"):
+            subprocess.run(["gcc", "-Wall", "-Wextra", "-Werror", "-o", binary, source], check=True)
+            commands[name] = [binary]
+        else:
+            commands[name] = [python if name == "with_glib.py" else sys.executable, source]
+    return commands
+
+
+def test_every_example_is_run() -> None:
+    programs = {path.name for path in EXAMPLES.iterdir() if path.is_file()} - {"README.md"}
+    assert programs == {*SAID, "pause.sh"}
+    listed = (EXAMPLES / "README.md").read_text()
+    assert all(f"| `{name}` |" in listed for name in programs)
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_it_says_what_happens(
+    daemon: Daemon, memory: FakeMemory, commands: dict[str, list[str]], name: str
+) -> None:
+    first, high, low = SAID[name]
+    with Program(*commands[name], environment=ENVIRONMENT) as program:
+        assert [program.line() for _ in first] == first
+        for _ in range(2):
+            memory.use(90)
+            assert sorted(program.line() for _ in high) == high
+            memory.use(50)
+            assert sorted(program.line() for _ in low) == low
+
+
+@pytest.mark.parametrize(
+    "name", ["epoll.c", "drop_cache.py", "with_asyncio.py", "with_trio.py", "with_glib.py"]
+)
+def test_it_outlives_the_daemon(
+    serve: Callable[[], Daemon], memory: FakeMemory, commands: dict[str, list[str]], name: str
+) -> None:
+    first, high, _ = SAID[name]
+    old = serve()
+    with Program(*commands[name], environment=ENVIRONMENT) as program:
+        assert [program.line() for _ in first] == first
+        old.end(signal.SIGKILL)
+        with serve():
+            if name == "epoll.c":
+                assert sorted(program.line() for _ in first) == first
+            memory.use(90)
+            program.hear(high[0])
+
+
+@pytest.mark.parametrize("name", [*SAID])
+def test_thresholds_of_ones_own(
+    daemon: Daemon, memory: FakeMemory, commands: dict[str, list[str]], name: str
+) -> None:
+    with Program(*commands[name], "used 95%", environment=ENVIRONMENT) as program:
+        assert program.line() == "watching used 95%"
+        memory.use(100)
+        assert program.line()
+
+
+def test_a_process_is_paused(daemon: Daemon, memory: FakeMemory) -> None:
+    with (
+        Program("sleep", "infinity") as sleeper,
+        Program(str(EXAMPLES / "pause.sh"), str(sleeper.process.pid), environment=ENVIRONMENT) as program,
+    ):
+        program.settle()
+
+        def sleeper_state() -> str:
+            return Path(f"/proc/{sleeper.process.pid}/stat").read_text().split()[2]
+
+        for used_percent, said, state in ((90, "stopped", "T"), (50, "continued", "S")):
+            memory.use(used_percent)
+            assert program.line() == f"{said} {sleeper.process.pid}"
+            eventually(lambda: sleeper_state() == state, said)  # noqa: B023 - awaited at once

@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: MIT
+"""``memnotify lowmem-bus`` on a bus of the test's own, heard by stock GLib's GMemoryMonitor."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support.daemon import QUICK, Daemon
+from support.fake_memory import FakeMemory
+from support.program import Program
+from support.require import unavailable
+from support.waiting import DEADLINE_S, eventually
+
+from memnotify.client import Memnotify
+
+REPOSITORY = Path(__file__).parents[2]
+NAME = "org.freedesktop.LowMemoryMonitor"
+PYTHON = "/usr/bin/python3"
+"""Debian's, which has GLib's bindings."""
+
+# Like Debian's system bus: whose name may be owned is said in a file of its own.
+_BUS = """\
+<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
+ "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig>
+  <type>system</type>
+  <auth>EXTERNAL</auth>
+  <listen>unix:path={folder}/bus</listen>
+  <policy context="default">
+    <allow user="*"/>
+    <deny own="*"/>
+    <deny send_type="method_call"/>
+    <allow send_type="signal"/>
+    <allow send_requested_reply="true" send_type="method_return"/>
+    <allow send_requested_reply="true" send_type="error"/>
+    <allow receive_type="method_call"/>
+    <allow receive_type="method_return"/>
+    <allow receive_type="error"/>
+    <allow receive_type="signal"/>
+    <allow send_destination="org.freedesktop.DBus" send_interface="org.freedesktop.DBus"/>
+  </policy>
+  <includedir>{folder}/system.d</includedir>
+</busconfig>
+"""
+_LISTENER = """
+from gi.repository import Gio, GLib
+monitor = Gio.MemoryMonitor.dup_default()
+monitor.connect("low-memory-warning", lambda _, level: print(int(level), flush=True))
+print("listening", flush=True)
+GLib.MainLoop().run()
+"""
+
+
+class Bus:
+    """A dbus-daemon, and how a program finds it."""
+
+    def __init__(self, folder: Path, *policies: Path) -> None:
+        (folder / "system.d").mkdir(parents=True)
+        for policy in policies:
+            shutil.copy(policy, folder / "system.d")
+        (folder / "bus.conf").write_text(_BUS.format(folder=folder))
+        self.environment = {"DBUS_SYSTEM_BUS_ADDRESS": f"unix:path={folder}/bus"}
+        self.program = Program(
+            "dbus-daemon", f"--config-file={folder}/bus.conf", "--nofork", "--print-address"
+        )
+        self.program.hear("unix:")
+
+    def serve(self, path: str, *arguments: str) -> Program:
+        """Return ``memnotify lowmem-bus``, that was just started."""
+        command = (sys.executable, "-m", "memnotify", "lowmem-bus", "--path", path, *arguments)
+        return Program(*command, environment=self.environment)
+
+    def listen(self) -> Program:
+        """Return a program that prints the warnings it gets."""
+        # Some versions of GLib have other sources of warnings.
+        listener = Program(
+            PYTHON, "-c", _LISTENER, environment={**self.environment, "GIO_USE_MEMORY_MONITOR": "dbus"}
+        )
+        assert listener.line() == "listening"
+        return listener
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _has_the_programs() -> None:
+    if shutil.which("dbus-daemon") is None:
+        unavailable("dbus-daemon is not installed: apt install dbus")
+    script = "from gi.repository import Gio; Gio.MemoryMonitor"
+    if subprocess.run([PYTHON, "-c", script], check=False, capture_output=True).returncode:
+        unavailable("GLib's bindings are not installed: apt install python3-gi gir1.2-glib-2.0")
+
+
+@pytest.fixture
+def bus(tmp_path: Path) -> Iterator[Bus]:
+    """Return a bus with the policy that the project delivers."""
+    bus = Bus(tmp_path / "bus", REPOSITORY / f"dbus/{NAME}.conf")
+    with bus.program:
+        yield bus
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> FakeMemory:
+    """Return the memory of the daemon, half of it used."""
+    return FakeMemory(tmp_path)
+
+
+@pytest.fixture
+def serve_device(_can_mount: None, memory: FakeMemory) -> Callable[[], Daemon]:
+    """Return what starts a daemon of that memory."""
+    return lambda: Daemon(*QUICK, *memory.ARGUMENTS, name="memnotify-bus", program=memory.program)
+
+
+@pytest.fixture
+def path(serve_device: Callable[[], Daemon]) -> Iterator[str]:
+    """Return where such a daemon serves."""
+    with serve_device() as daemon:
+        yield daemon.path
+
+
+def _tune_in(path: str, memory: FakeMemory, service: Program, listener: Program) -> None:
+    """Warn until the listener has heard it: GLib does not tell when it has begun to listen."""
+
+    def heard() -> bool:
+        memory.use(80)
+        try:
+            eventually(lambda: len(listener.lines) > 1, "the listener hears", deadline_s=0.3)
+        except AssertionError:
+            memory.use(50)
+        return len(listener.lines) > 1
+
+    eventually(heard, "the listener hears a warning")
+    memory.use(100)
+    listener.hear("255")  # and all that was sent before it
+    _fall(path, memory, service)
+
+
+def _fall(path: str, memory: FakeMemory, service: Program) -> None:
+    """Let memory fall below all thresholds, and the service take note of it."""
+    with Memnotify(path) as witness:
+        witness.subscribe(used="60%")
+        memory.use(50)
+        # Whoever waits for the same is woken by the same call.
+        assert witness.wait(DEADLINE_S)
+        service.settle()
+
+
+def test_glib_hears_each_level_once_it_is_reached(bus: Bus, path: str, memory: FakeMemory) -> None:
+    with bus.serve(path, "--interval", "0") as service, bus.listen() as listener:
+        assert "ready" in service.line()
+        _tune_in(path, memory, service, listener)
+        said = len(service.lines)
+        for used, level in ((80, "50"), (90, "100"), (100, "255")):
+            memory.use(used)
+            assert listener.line() == level
+        _fall(path, memory, service)
+        memory.use(90)  # two levels at once
+        assert listener.line() == "100"
+        assert service.end(signal.SIGTERM) == 0
+        names = [line.rpartition(", ")[2] for line in service.lines[said:]]
+        assert names == ["low", "medium", "critical", "medium"]
+
+
+def test_thresholds_of_ones_own_and_the_interval(bus: Bus, path: str, memory: FakeMemory) -> None:
+    """After a warning only a graver one is sent."""
+    levels = ("--low", "used 60%", "--medium", "used 70% active 99%", "--critical", "used 90%")
+    with (
+        Memnotify(path) as witness,
+        bus.serve(path, "--interval", "2000000", *levels) as service,
+    ):
+        witness.subscribe(used="60%")
+        assert "ready" in service.line()
+        memory.use(60)
+        assert service.line().endswith("warned: 50, low")
+        for used in (50, 60, 50):
+            assert witness.wait(DEADLINE_S)
+            memory.use(used)
+        memory.use(90)
+        assert service.line().endswith("warned: 255, critical")
+        assert service.end(signal.SIGINT) == 0
+        assert len(service.lines) == 3
+
+
+def test_it_waits_for_the_name(bus: Bus, path: str, memory: FakeMemory) -> None:
+    with bus.serve(path, "--interval", "0") as first, bus.serve(path, "--interval", "0") as second:
+        # Either may be the first.
+        said = {program.line(): program for program in (first, second)}
+        waiting = said.pop(f"memnotify lowmem-bus: {NAME} is taken: waiting for it")
+        ((ready, serving),) = said.items()
+        assert ready == f"memnotify lowmem-bus: ready: {NAME} on the system bus"
+        memory.use(80)
+        serving.hear("warned: 50")
+        assert serving.end(signal.SIGTERM) == 0
+        # The first thing it says: it has warned of nothing.
+        assert waiting.line() == ready
+        memory.use(90)
+        waiting.hear("warned: 100")
+        assert waiting.end(signal.SIGTERM) == 0
+
+
+def test_it_outlives_the_daemon(bus: Bus, serve_device: Callable[[], Daemon], memory: FakeMemory) -> None:
+    """What was reached without one is warned of when there is one again."""
+    old = serve_device()
+    with bus.serve(old.path, "--interval", "0") as service, bus.listen() as listener:
+        service.hear("ready")
+        _tune_in(old.path, memory, service, listener)
+        old.end(signal.SIGKILL)
+        service.hear("start 'memnotify serve' again")
+        memory.use(90)
+        with serve_device():
+            listener.hear("100")
+            # Each level's device comes back in its own time.
+            said = {"it is served again", "100, medium"}
+            eventually(lambda: said <= {line.rpartition(": ")[2] for line in service.lines}, str(said))
+            assert service.end(signal.SIGTERM) == 0
+
+
+def test_it_ends_with_the_bus(bus: Bus, path: str) -> None:
+    with bus.serve(path) as service:
+        service.hear("ready")
+        bus.program.end(signal.SIGKILL)
+        assert service.end(0) == 1
+        assert service.lines[1:] == ["memnotify lowmem-bus: the system bus has ended"]
+
+
+def test_no_bus(path: str, tmp_path: Path) -> None:
+    environment = {"DBUS_SYSTEM_BUS_ADDRESS": f"unix:path={tmp_path}/none"}
+    with Program(
+        sys.executable, "-m", "memnotify", "lowmem-bus", "--path", path, environment=environment
+    ) as service:
+        assert service.end(0) == 1
+        (line,) = service.lines
+        assert line.startswith("memnotify lowmem-bus: no system bus: ")
+        assert line.endswith("; install and start dbus")
+
+
+def test_a_bus_without_the_policy(path: str, tmp_path: Path) -> None:
+    bus = Bus(tmp_path / "strict")
+    with bus.program, bus.serve(path) as service:
+        assert service.end(0) == 1
+        assert service.lines[-1].endswith(f"; copy dbus/{NAME}.conf to /etc/dbus-1/system.d")
+
+
+def test_anybody_may_look_at_the_object(bus: Bus, path: str) -> None:
+    with bus.serve(path) as service:
+        service.hear("ready")
+        call = ("dbus-send", "--system", "--print-reply", f"--dest={NAME}", f"/{NAME.replace('.', '/')}")
+        shown = subprocess.run(
+            [*call, "org.freedesktop.DBus.Introspectable.Introspect"],
+            env=os.environ | bus.environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        assert '<signal name="LowMemoryWarning">' in shown
+        assert '<arg direction="out" type="y" />' in shown

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: MIT
+"""A program under test that says something, a line at a time."""
+
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from support.waiting import DEADLINE_S, eventually
+
+_WAITS = {"7", "232", "271", "281"}
+"""poll, epoll_wait, ppoll and epoll_pwait, as /proc/PID/syscall says on x86-64."""
+_LOOKS = 20
+"""So often in a row, 2 ms apart, it is found waiting."""
+
+
+class Program:
+    """A process; what it writes to stdout and stderr is read as it comes, and looked at in the end.
+
+    Leaving the block ends it with SIGKILL, if the test has not ended it.
+    """
+
+    def __init__(self, *command: str, environment: Mapping[str, str] | None = None) -> None:
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=os.environ | (environment or {}),
+            text=True,
+        )
+        self.lines: list[str] = []
+        self._heard = 0
+        self._reader = threading.Thread(target=self._follow, daemon=True)
+        self._reader.start()
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended."""
+        return self.process.poll() is not None
+
+    def line(self) -> str:
+        """Return the next line that it says; fail if it is silent or ends."""
+        eventually(lambda: len(self.lines) > self._heard or not self._reader.is_alive(), "it says something")
+        assert len(self.lines) > self._heard, f"it ended: {self.lines}"
+        self._heard += 1
+        return self.lines[self._heard - 1]
+
+    def hear(self, text: str) -> str:
+        """Return the next line that has ``text`` in it."""
+        while text not in (line := self.line()):
+            pass
+        return line
+
+    def settle(self) -> None:
+        """Wait until it has nothing to do but to wait for a descriptor."""
+        looks = 0
+
+        def settled() -> bool:
+            nonlocal looks
+            syscall = Path(f"/proc/{self.process.pid}/syscall").read_text().split()[0]
+            looks = looks + 1 if syscall in _WAITS else 0
+            return looks >= _LOOKS
+
+        eventually(settled, "it waits")
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal, unless it is 0, and return the exit code."""
+        if number:
+            self.process.send_signal(number)
+        code = self.process.wait(DEADLINE_S)
+        self._reader.join(DEADLINE_S)
+        return code
+
+    def __enter__(self) -> Self:
+        """Return the process itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End it, and see that nothing has failed in it unseen."""
+        self.process.kill()
+        self.end(0)
+        if error is None:
+            assert not [line for line in self.lines if "Traceback" in line or "Warning:" in line], self.lines
+
+    def _follow(self) -> None:
+        assert self.process.stdout is not None
+        with self.process.stdout as stream:
+            for line in stream:
+                self.lines.append(line.rstrip("\n"))
