@@ -89,20 +89,11 @@ class Kick:
             return False
         try:
             self._follow_cpus()
+            return self._arm(pages)
         except OSError as error:
             log.warning("CPUs have come or gone, and pages cannot be counted any more: %s", error)
             self._close_counters()
-        if not self._counters or not self.least_pages <= pages < math.inf:
-            self.disarm()
             return False
-        rounded = 1 << (int(pages) - self._lag_pages).bit_length() - 1
-        if not self._armed_pages or not self._armed_pages <= rounded < 4 * self._armed_pages:
-            share_pages = rounded // len(self._counters)
-            for counter, weight_pages in self._counters:
-                # The first event of a larger order is reason enough, where one may be more than the share.
-                counter.arm(max(1, share_pages // weight_pages))
-            self._armed_pages = rounded
-        return True
 
     def rest(self) -> None:
         """Count nothing, as it came too early to be of use, until some samples later; more each time."""
@@ -125,6 +116,19 @@ class Kick:
         self._close_counters()
         self._epoll.close()
         os.close(self._online)
+
+    def _arm(self, pages: float) -> bool:
+        if not self._counters or not self.least_pages <= pages < math.inf:
+            self.disarm()
+            return False
+        rounded = 1 << (int(pages) - self._lag_pages).bit_length() - 1
+        if not self._armed_pages or not self._armed_pages <= rounded < 4 * self._armed_pages:
+            share_pages = rounded // len(self._counters)
+            for counter, weight_pages in self._counters:
+                # The first event of a larger order is reason enough, where one may be more than the share.
+                counter.arm(max(1, share_pages // weight_pages))
+            self._armed_pages = rounded
+        return True
 
     def _by_order(self, tracepoint: Tracepoint) -> list[tuple[int, str, int]]:
         """Return what to count of a tracepoint: its number, a condition, how many pages one event stands for.
