@@ -3,6 +3,9 @@
 
 from typing import NamedTuple, Self
 
+# Of KiB or MiB/s: more than any machine has, and no number of pages made of it outgrows 64 bits.
+_MOST = 2**48
+
 
 class ConfigError(ValueError):
     """A parameter is out of its bounds; the text says which and what it may be."""
@@ -12,7 +15,7 @@ class Parameters(NamedTuple):
     """The parameters of the device, under the names of the 2012 module."""
 
     update_period_ms: int = 250
-    """The shortest interval between samples, and the greatest age of what a client reads."""
+    """The base interval between samples, and the greatest age of what a client reads."""
     max_update_period_ms: int = 15_000
     """The longest interval between samples."""
     min_update_period_ms: int = 20
@@ -42,8 +45,10 @@ class Parameters(NamedTuple):
             )
         if self.min_update_period_ms < 1:
             raise ConfigError(f"min_update_period is {self.min_update_period_ms} ms: it must be 1 or more")
-        if self.fill_rate_mib_s < 1:
-            raise ConfigError(f"fill_rate is {self.fill_rate_mib_s} MiB/s: it must be 1 or more")
-        if self.update_space_kib < 0:
-            raise ConfigError(f"update_space is {self.update_space_kib} kB: it must be 0 (automatic) or more")
+        if not 1 <= self.fill_rate_mib_s <= _MOST:
+            raise ConfigError(f"fill_rate is {self.fill_rate_mib_s} MiB/s: it must be from 1 to {_MOST}")
+        if not 0 <= self.update_space_kib <= _MOST:
+            raise ConfigError(
+                f"update_space is {self.update_space_kib} kB: it must be from 0 (automatic) to {_MOST}"
+            )
         return self

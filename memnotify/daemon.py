@@ -44,7 +44,7 @@ def serve(transport: Transport, parameters: Parameters, listener: "socket.socket
     """
     # Until the session can take them and what was made is cleaned up after them.
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
-    # Seven counters for each CPU, and a connection for each client of the socket: 1,024 may be too few.
+    # Up to nine counters for each CPU, and a connection for each client of the socket: 1,024 may be too few.
     raise_fd_limit()
     table = Table()
     sockets: SocketServer | None = None
@@ -70,7 +70,7 @@ def serve(transport: Transport, parameters: Parameters, listener: "socket.socket
             notify,
             update_space_kib=parameters.update_space_kib,
             pressure_fd=open_trigger(),
-            kicks=open_kicks() if parameters.count_pages else None,
+            kicks=open_kicks(pcp_is_free=parameters.pcp_is_free) if parameters.count_pages else None,
         )
         session = transport.connect(Device(table, sampler, poll_acknowledges=parameters.poll_acknowledges))
         # From the last to the first: no socket's client asks for anything, nobody notifies any more, nobody

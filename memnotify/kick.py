@@ -26,10 +26,14 @@ ALLOCATED = (
 )
 # Every page that is freed, wherever it goes (mm/page_alloc.c:free_pages_prepare).
 FREED = ("kmem/mm_page_free",)
+# Where what lies on the per-CPU lists counts as used, `used` falls only when they are drained (free_pcppages_bulk).
+DRAINED = (*FREED, "kmem/mm_page_pcpu_drain")
 # Of order 0, for each counter: what interrupts a CPU more often costs its pages more than 30 ns each.
 _LEAST_SHARE_PAGES = 64
-# By so much for each CPU and zone /proc/meminfo may be behind (mm/vmstat.c:calculate_normal_threshold).
+# By so much for each CPU /proc/meminfo may be behind, in MemFree for each zone and in Cached, Shmem and
+# SReclaimable for each node (mm/vmstat.c:calculate_normal_threshold).
 _LAG_PAGES = 125
+_NODE_COUNTERS = 3
 # Of a difference between two clocks that are read one after the other; no suspend is as short.
 _SUSPEND_S = 0.1
 # Samples without it, at the most, if a kick comes too early again and again: 16 s at 4 samples a second.
@@ -40,7 +44,7 @@ class Kick:
     """Ready for POLLIN once as many pages as it is armed for may have passed the tracepoints it counts.
 
     Each CPU counts for itself, and each kind of event apart, so each of these counters may hide its
-    share of the pages. What is ready stays so until ``drain``. One thread, the sampler's.
+    share of the pages. The poll that sees it ready takes that. One thread, the sampler's.
     Raises OSError where the kernel has no such counters or this process may not have them.
     """
 
@@ -50,7 +54,8 @@ class Kick:
             zones = buddy.readlines()
         # "Node 0, zone Normal" and a column for each order
         self._largest_pages = 1 << len(zones[0].split()) - 5
-        self._zones = len(zones)
+        nodes = {zone.split(b",")[0] for zone in zones}
+        self._lagging = len(zones) + _NODE_COUNTERS * len(nodes)
         self._online = os.open(ONLINE_FILE, os.O_RDONLY | os.O_CLOEXEC)
         self._epoll = select.epoll()
         self._cpus = b""
@@ -75,8 +80,8 @@ class Kick:
         """The fewest pages it can be armed for."""
         return self._lag_pages + (1 << (_LEAST_SHARE_PAGES * len(self._counters) - 1).bit_length())
 
-    def arm(self, pages: float) -> bool:
-        """Be ready no later than when ``pages`` more have passed; False, and not armed, if it cannot.
+    def arm(self, pages: float) -> int:
+        """Be ready no later than when ``pages`` more have passed; return for how many, 0 if it cannot.
 
         It cannot for less than ``least_pages`` or while it rests, and need not for infinity. To arm it
         each CPU has to be interrupted, so it is armed for a power of two and goes on as it is, which
@@ -86,14 +91,14 @@ class Kick:
             self._rest = 0
         elif self._to_rest:
             self._to_rest -= 1
-            return False
+            return 0
         try:
             self._follow_cpus()
             return self._arm(pages)
         except OSError as error:
             log.warning("CPUs have come or gone, and pages cannot be counted any more: %s", error)
             self._close_counters()
-            return False
+            return 0
 
     def rest(self) -> None:
         """Count nothing, as it came too early to be of use, until some samples later; more each time."""
@@ -108,7 +113,7 @@ class Kick:
             self._armed_pages = 0
 
     def drain(self) -> None:
-        """Be ready no more, for what was taken until now."""
+        """Be ready no more, for what has passed until now."""
         self._epoll.poll(0)
 
     def close(self) -> None:
@@ -117,28 +122,31 @@ class Kick:
         self._epoll.close()
         os.close(self._online)
 
-    def _arm(self, pages: float) -> bool:
+    def _arm(self, pages: float) -> int:
         if not self._counters or not self.least_pages <= pages < math.inf:
             self.disarm()
-            return False
+            return 0
         rounded = 1 << (int(pages) - self._lag_pages).bit_length() - 1
         if not self._armed_pages or not self._armed_pages <= rounded < 4 * self._armed_pages:
+            # What was counted until now is in the figures.
+            self.disarm()
+            self.drain()
             share_pages = rounded // len(self._counters)
             for counter, weight_pages in self._counters:
                 # The first event of a larger order is reason enough, where one may be more than the share.
                 counter.arm(max(1, share_pages // weight_pages))
             self._armed_pages = rounded
-        return True
+        return self._armed_pages + self._lag_pages
 
-    def _by_order(self, tracepoint: Tracepoint) -> list[tuple[int, str, int]]:
+    def _by_order(self, point: Tracepoint) -> list[tuple[int, str, int]]:
         """Return what to count of a tracepoint: its number, a condition, how many pages one event stands for.
 
         99 % of the pages that a page fault, MAP_POPULATE or a tmpfs file takes are of order 0, so these
         are counted apart, and exactly; each of the others counts as the largest there is.
         """
-        if not tracepoint.has_order:
-            return [(tracepoint.number, "", self._largest_pages)]
-        return [(tracepoint.number, "order==0", 1), (tracepoint.number, "order>0", self._largest_pages)]
+        if not point.has_order:
+            return [(point.number, "", self._largest_pages)]
+        return [(point.number, "order==0", 1), (point.number, "order>0", self._largest_pages)]
 
     def _follow_cpus(self) -> None:
         """Count on the CPUs that are online. A counter dies with its CPU, and all but one go in a suspend."""
@@ -149,7 +157,7 @@ class Kick:
         self._cpus, self._suspended_s = online, suspended_s
         self._close_counters()
         cpus = _numbers(online.decode("ascii"))
-        self._lag_pages = _LAG_PAGES * len(cpus) * self._zones
+        self._lag_pages = _LAG_PAGES * len(cpus) * self._lagging
         for cpu in cpus:
             for number, condition, weight_pages in self._events:
                 self._counters.append((Counter(number, condition, cpu), weight_pages))
@@ -162,15 +170,15 @@ class Kick:
         self._armed_pages = 0
 
 
-def open_kicks() -> tuple[Kick, Kick] | None:
-    """Return kicks for what is allocated and for what is freed.
+def open_kicks(*, pcp_is_free: bool = True) -> tuple[Kick, Kick] | None:
+    """Return kicks for what is allocated and for what is freed, with or without the per-CPU lists.
 
     None, and one line in the log, where this kernel or this process cannot have them.
     """
     try:
         allocated = Kick(ALLOCATED)
         try:
-            return allocated, Kick(FREED)
+            return allocated, Kick(FREED if pcp_is_free else DRAINED)
         except OSError:
             allocated.close()
             raise

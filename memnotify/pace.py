@@ -32,7 +32,7 @@ class Pace:
     ``min_update_period_s``.
 
     ``kicked_s`` is for a kick, which announces that memory may have come as far as the nearest level:
-    before it even that could not be, or it is the floor. The first sample after a quiet time does not
+    no sooner could that be at the rate, and it is never below the floor. The first sample after a quiet time does not
     know how fast memory moves; where a kick brought it the next one comes after
     ``min_update_period_s``, to learn that.
 

@@ -36,8 +36,8 @@ class Kick(Protocol):
     def fileno(self) -> int:
         """Return the descriptor to poll for POLLIN."""
 
-    def arm(self, pages: float, /) -> bool:
-        """Be ready no later than when ``pages`` more have passed; False, and not armed, if it cannot."""
+    def arm(self, pages: float, /) -> int:
+        """Be ready no later than when ``pages`` more have passed; return for how many, 0 if it cannot."""
 
     def rest(self) -> None:
         """Announce nothing until some samples later: it was too early."""
@@ -157,11 +157,17 @@ class Sampler:
         if not self._kicks:
             return distances.nearest
         allocated, freed = self._kicks
-        # What has moved since the figures were read, as far as it may have, is not counted.
-        moved_pages = self._pace.rate_pages_s * (self._clock() - taken_s)
+
+        def announces(kick: Kick, pages: float) -> bool:
+            def left() -> float:
+                # What may have moved since the figures were read was not counted; to arm takes time as well.
+                return pages - self._pace.rate_pages_s * (self._clock() - taken_s)
+
+            return 0 < kick.arm(left()) <= left()
+
         return min(
-            math.inf if allocated.arm(distances.allocated - moved_pages) else distances.rising,
-            math.inf if freed.arm(distances.falling - moved_pages) else distances.falling,
+            math.inf if announces(allocated, distances.allocated) else distances.rising,
+            math.inf if announces(freed, distances.falling) else distances.falling,
             distances.other,
         )
 
@@ -231,13 +237,11 @@ class Sampler:
             self._pace.restart()
         # Only ever earlier: however often it is woken, a sample that is due is taken.
         due_s = self._due_s = min(due_s, self._clock() + self._pace.interval_s)
-        for kick in self._kicks:
-            # One is enough until the next sample; what is not asked for wakes nobody.
-            poller.modify(kick, 0 if kicked else select.POLLIN)
         ready = self._sleep(poller, due_s - self._clock())
         early_s = due_s - self._slack_s
         for kick in self._kicks:
             if kick.fileno() in ready:
+                kick.drain()
                 kicked = True
                 early_s = due_s = min(early_s, self._sampled_s + self._pace.kicked_s)
                 if self._clock() < due_s:
@@ -246,7 +250,12 @@ class Sampler:
         if stalled:
             self._pace.restart()
         if stalled or self._clock() >= early_s:
-            self.look(kicked=kicked)
+            try:
+                self.look(kicked=kicked)
+            except OSError as error:
+                # Where memory is short the kernel may have none for the text of its own files.
+                log.warning("memory cannot be read, trying again: %s", error)
+                self._pace.restart()
             return math.inf, False
         return due_s, kicked
 

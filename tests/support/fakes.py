@@ -98,11 +98,11 @@ class FakeKick:
         """Return what polls ready."""
         return self._ready
 
-    def arm(self, pages: float) -> bool:
+    def arm(self, pages: float) -> int:
         """Be armed, unless it is for too few or for no pages."""
-        armed = self.least_pages <= pages < math.inf
-        self.armed_pages = pages if armed else math.inf
-        return armed
+        armed = max(1, self.least_pages) <= pages < math.inf
+        self.armed_pages = math.floor(pages) if armed else math.inf
+        return int(self.armed_pages) if armed else 0
 
     def disarm(self) -> None:
         """Be armed no more."""

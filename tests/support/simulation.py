@@ -19,7 +19,7 @@ STEP_S = 0.005
 
 
 class Curve:
-    """``used`` over time, in pages, and how many pages have been allocated and freed by then: at each STEP_S.
+    """A figure, ``used``, over time, in pages, and how many pages have been allocated and freed by then: at each STEP_S.
 
     ``moves`` are stretches: pages that move in each step, and how many steps. What is allocated is what
     ``used`` grows by, what is freed what it falls by, and ``churn`` pages a step are both.
@@ -54,12 +54,12 @@ class CurveKick(FakeKick):
         self.share = share
         self.due_s = math.inf
 
-    def arm(self, pages: float) -> bool:
+    def arm(self, pages: float) -> int:
         """Be armed from now on."""
         armed = super().arm(pages)
         self.due_s = math.inf
         if armed:
-            wanted = self.passed[self.curve.step(self.clock())] + pages * self.share
+            wanted = self.passed[self.curve.step(self.clock())] + armed * self.share
             step = bisect.bisect_left(self.passed, wanted)
             if step < len(self.passed):
                 self.due_s = step * STEP_S
@@ -72,16 +72,17 @@ class CurveKick(FakeKick):
 
 
 class CurveMeter(FakeMeter):
-    """A memory that follows a curve."""
+    """A memory of which a figure follows a curve."""
 
-    def __init__(self, curve: Curve, clock: FakeClock, total: int) -> None:
+    def __init__(self, curve: Curve, clock: FakeClock, total: int, figure: str) -> None:
         super().__init__(total=total)
+        self.figure = figure
         self.pcp_limit_pages = 0
         self.curve = curve
         self.clock = clock
 
     def _take(self) -> tuple[Figures, int]:
-        self.use(self.curve.used[self.curve.step(self.clock())])
+        self.figures = self.figures._replace(**{self.figure: self.curve.used[self.curve.step(self.clock())]})
         return super()._take()
 
 
@@ -89,7 +90,14 @@ class Simulated(Sampler):
     """A sampler that lives through a curve. ``on_wake`` is called with the handles of those it wakes."""
 
     def __init__(
-        self, curve: Curve, table: Table, pace: Pace, on_wake: Callable[[list[int]], None], **kick: float
+        self,
+        curve: Curve,
+        table: Table,
+        pace: Pace,
+        on_wake: Callable[[list[int]], None],
+        *,
+        figure: str = "used",
+        **kick: float,
     ) -> None:
         self.curve = curve
         self.clock = FakeClock(0.0)
@@ -101,7 +109,7 @@ class Simulated(Sampler):
         ]
         super().__init__(
             table,
-            CurveMeter(curve, self.clock, total=1 << 30),
+            CurveMeter(curve, self.clock, total=1 << 30, figure=figure),
             pace,
             lambda handles, count: on_wake(list(handles[:count])),
             update_space_kib=1,

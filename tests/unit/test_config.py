@@ -52,8 +52,10 @@ def test_within_bounds(changed: dict[str, Any]) -> None:
         ({"max_update_period_ms": 249}, r"update_period is 250 ms: .* 249 ms"),
         ({"max_update_period_ms": DAY_MS + 1}, r"max_update_period is 86400001 ms: .* a day"),
         ({"min_update_period_ms": 0}, r"min_update_period is 0 ms: .* 1 or more"),
-        ({"fill_rate_mib_s": 0}, r"fill_rate is 0 MiB/s: .* 1 or more"),
-        ({"update_space_kib": -1}, r"update_space is -1 kB: .* 0 .* or more"),
+        ({"fill_rate_mib_s": 0}, r"fill_rate is 0 MiB/s: .* from 1 to"),
+        ({"fill_rate_mib_s": 2**49}, r"fill_rate is .* from 1 to"),
+        ({"update_space_kib": 2**49}, r"update_space is .* from 0"),
+        ({"update_space_kib": -1}, r"update_space is -1 kB: .* from 0 "),
     ],
 )
 def test_out_of_bounds(changed: dict[str, Any], message: str) -> None:

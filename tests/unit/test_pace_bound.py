@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.simulation import STEP_S, Curve, Simulated
 
-from memnotify.figures import USED, Figures
+from memnotify.figures import NAMES, USED, Figures
 from memnotify.observers import Table
 from memnotify.pace import Pace
 
+ACTIVE = NAMES.index("active")
 UPDATE_S = 0.25
 MAX_S = 15.0
 RATE_PAGES_S = 1000.0
@@ -44,20 +45,26 @@ kicks = st.sampled_from(
     moves=stretches,
     churn=st.sampled_from([0.0, 0.0, 10.0]),
     kick=kicks,
+    figure=st.sampled_from([USED, ACTIVE]),
 )
 def test_no_crossing_is_noticed_later_than_the_update_period(
-    start: int, threshold: int, moves: list[tuple[float, int]], churn: float, kick: dict[str, float]
+    start: int,
+    threshold: int,
+    moves: list[tuple[float, int]],
+    churn: float,
+    kick: dict[str, float],
+    figure: int,
 ) -> None:
-    """With a kick that comes when it must or earlier, and with none, in both directions."""
+    """With kicks that come when they must or earlier, and with none, in both directions, of any figure."""
     # Long enough in the end for what must be noticed.
     moves = [*moves, (0.0, 2 * round(UPDATE_S / STEP_S))]
     curve = Curve(start, [(share * RATE_PAGES_S * STEP_S, count) for share, count in moves], churn=churn)
     table, noticed_s = Table(), []
     pace = Pace(UPDATE_S, MAX_S, fill_rate_pages_s=RATE_PAGES_S)
-    sampler = Simulated(curve, table, pace, lambda _: noticed_s.append(sampler.clock()), **kick)
+    sampler = Simulated(curve, table, pace, lambda _: noticed_s.append(sampler.clock()), figure=NAMES[figure], **kick)
     try:
         fh = table.open()
-        table.subscribe(fh, {USED: threshold}, sampler.current())
+        table.subscribe(fh, {figure: threshold}, sampler.current())
         table.poll(fh, 1)
         sampler.resubscribed()
         sampler.live()

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The sampler's thread: when it sleeps, what wakes it, how it ends."""
 
+import errno
 import logging
 import math
 import os
@@ -49,7 +50,7 @@ class Watched(Sampler):
         self.fh = self.table.open()
         self.memory = FakeMeter()
         # No threshold is ever near: these tests are about the back-off.
-        self.rate = Pace(update_period_s, 3600.0, fill_rate_pages_s=1e-9)
+        self.rate = Pace(update_period_s, 3600.0, fill_rate_pages_s=1e-30)
         self.notified: Callable[[array[int], int], object] = Woken()
         self.long_s = threading.TIMEOUT_MAX if long_sleeps_end else LONG_S
         self.flooded = flooded
@@ -355,7 +356,7 @@ def kicked(make: Maker) -> Kicked:
 def test_a_kick_is_looked_at_at_once(kicked: Kicked, which: str, pages: int, used: int, handle: int) -> None:
     """Enough pages have passed for the threshold to be reached: the longest sleep ends."""
     kick: FakeKick = getattr(kicked, which)
-    assert kick.armed_pages == pytest.approx(pages)
+    assert kick.armed_pages == pages
     kicked.sampler.rate.kicked_s = 0.0
     kicked.sampler.memory.use(used)
     kick.count(pages - 1)
@@ -378,15 +379,13 @@ def test_a_kick_too_early_waits(kicked: Kicked) -> None:
     assert kick.rests == 1
     sampler.wake()
     eventually(lambda: len(sampler.sleeps) == sleeps + 2, "it sleeps again")
-    # The kick is still there, and did not end that sleep.
-    assert select.select([kick], [], [], 0)[0] == [kick]
     assert (sampler.sleeps[-1] or 0) > 200
     assert sampler.memory.plain_reads == reads
 
 
 def test_nothing_is_counted_while_nobody_watches(kicked: Kicked) -> None:
     """Who parks takes back what the kicks were armed for."""
-    assert (kicked.allocated.armed_pages, kicked.freed.armed_pages) == pytest.approx((400, 51))
+    assert (kicked.allocated.armed_pages, kicked.freed.armed_pages) == (400, 51)
     kicked.sampler.write({})
     kicked.sampler.write({}, kicked.sampler.fh + 1)
     eventually(lambda: kicked.sampler.parked, "the sampler parks")
@@ -485,6 +484,24 @@ def test_stop_before_start() -> None:
     before = sorted(os.listdir("/proc/self/fd"))
     Watched().stop()
     assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_file_that_cannot_be_read_for_once(make: Maker, caplog: pytest.LogCaptureFixture) -> None:
+    """The kernel may have no memory for the text: it is said and tried again, and the thread lives on."""
+
+    def fail() -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    sampler = make(begin=False)
+    woken = sampler.notified = Woken()
+    sampler.table.poll(sampler.fh, 9)
+    sampler.write(THRESHOLD)
+    sampler.memory.before = [fail, fail]
+    sampler.memory.use(600)
+    sampler.begin()
+    eventually(lambda: woken == [9], "the waiter is woken all the same")
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
+    assert sampler.failures == []
 
 
 def test_a_failing_meter(caplog: pytest.LogCaptureFixture) -> None:
