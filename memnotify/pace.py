@@ -5,6 +5,9 @@ import math
 
 from memnotify.figures import PAGE_SIZE, Figures
 
+# Of the time in which the nearest level could be reached: a kick says that memory does move, perhaps faster than
+# it was seen to. Half of it finds a faster one in steps that halve as well.
+_KICKED_SHARE = 0.5
 # A burst is over within seconds; what it made quick must not stay so for long.
 _HALF_LIFE_S = 1.0
 
@@ -32,7 +35,7 @@ class Pace:
     ``min_update_period_s``.
 
     ``kicked_s`` is for a kick, which announces that memory may have come as far as the nearest level:
-    no sooner could that be at the rate, and it is never below the floor. The first sample after a quiet time does not
+    no sooner could it be half-way there at the rate, and it is never below the floor. The first sample after a quiet time does not
     know how fast memory moves; where a kick brought it the next one comes after
     ``min_update_period_s``, to learn that.
 
@@ -101,7 +104,7 @@ class Pace:
         near = self._seen_rate_pages_s * self.update_period_s >= nearest_pages
         floor_s = self.min_update_period_s if near else self.update_period_s
         reach_s = (nearest_pages if unannounced_pages is None else unannounced_pages) / rate_pages_s
-        self.kicked_s = max(floor_s, nearest_pages / rate_pages_s)
+        self.kicked_s = max(floor_s, _KICKED_SHARE * nearest_pages / rate_pages_s)
         self.interval_s = max(floor_s, min(self._back_off_s, reach_s))
         self._why = "in reach of a threshold" if reach_s < self._back_off_s else "backing off"
         if self.interval_s == floor_s > min(self._back_off_s, reach_s):

@@ -122,9 +122,9 @@ def test_what_a_kick_announces_does_not_bound_the_interval() -> None:
     still = Figures(TOTAL_PAGES, 50, 50)
     for step in range(10):
         pace.see(step * MAX_S, still, 1, 3000, unannounced_pages=math.inf)
-    assert (pace.interval_s, pace.kicked_s) == (MAX_S, 3.0)
+    assert (pace.interval_s, pace.kicked_s) == (MAX_S, 1.5)
     pace.see(200.0, still, 1, 3000, unannounced_pages=4000)
-    assert (pace.interval_s, pace.kicked_s) == (4.0, 3.0)
+    assert (pace.interval_s, pace.kicked_s) == (4.0, 1.5)
     pace.see(201.0, still, 1, 1, unannounced_pages=math.inf)
     assert (pace.interval_s, pace.kicked_s) == (MAX_S, UPDATE_S)
 
@@ -137,7 +137,7 @@ def test_the_first_kick_is_followed_by_a_second_look() -> None:
     assert pace.interval_s == pace.min_update_period_s
     # 90 times as fast as expected
     pace.see(10.02, Figures(TOTAL_PAGES, 1810, 0), 1, 88_190, unannounced_pages=math.inf)
-    assert math.isclose(pace.kicked_s, 88_190 / 90_000)
+    assert math.isclose(pace.kicked_s, 88_190 / 90_000 / 2)
     # It is known now.
     pace.see(10.2, Figures(TOTAL_PAGES, 1810, 0), 1, 88_190, unannounced_pages=math.inf, kicked=True)
     assert pace.interval_s >= UPDATE_S
