@@ -21,7 +21,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Protocol
 
-from common import BenchmarkError, build, positive, progress, run, table
+from common import HERE, BenchmarkError, build, positive, progress, run, table
 
 from memnotify.figures import Meter
 from memnotify.kick import ALLOCATED, FREED, Kick
@@ -35,6 +35,7 @@ _ATTRIBUTES = struct.Struct("IIQQQQQI12x")
 _SOFTWARE, _PAGE_FAULTS = 1, 2
 # A page fault may bring a huge page.
 _LARGEST_FAULT_PAGES = 512
+_COMPILES = 5
 _NR_HUGEPAGES = Path("/proc/sys/vm/nr_hugepages")
 
 
@@ -44,7 +45,7 @@ class Candidate(Protocol):
     def fileno(self) -> int:
         """Return the descriptor."""
 
-    def arm(self, pages: float, /) -> bool:
+    def arm(self, pages: float, /) -> object:
         """Be ready no later than when so many pages have passed."""
 
     def close(self) -> None:
@@ -62,7 +63,7 @@ class Faults:
         """Return the descriptor."""
         return self._epoll.fileno()
 
-    def arm(self, pages: float) -> bool:
+    def arm(self, pages: float) -> None:
         """Count."""
         cpus = sorted(os.sched_getaffinity(0))
         period = max(1, int(pages) // len(cpus) // _LARGEST_FAULT_PAGES)
@@ -74,7 +75,6 @@ class Faults:
                 raise BenchmarkError(f"page faults cannot be counted: {os.strerror(ctypes.get_errno())}")
             self._counters.append((fd, mmap.mmap(fd, 2 * mmap.PAGESIZE, prot=mmap.PROT_READ)))
             self._epoll.register(fd, select.EPOLLIN)
-        return True
 
     def close(self) -> None:
         """End it."""
@@ -94,10 +94,10 @@ class Both:
         """Return the descriptor."""
         return self._kicks[0].fileno()
 
-    def arm(self, pages: float) -> bool:
+    def arm(self, pages: float) -> None:
         """Count."""
-        allocated, freed = (kick.arm(pages) for kick in self._kicks)
-        return allocated and freed
+        for kick in self._kicks:
+            kick.arm(pages)
 
     def close(self) -> None:
         """End it."""
@@ -118,9 +118,8 @@ class Pressure:
         """Return the descriptor."""
         return self._fd
 
-    def arm(self, _: float) -> bool:
+    def arm(self, _: float) -> None:
         """Do nothing: it is armed for stalls."""
-        return True
 
     def close(self) -> None:
         """End it."""
@@ -142,7 +141,9 @@ CANDIDATES: dict[str, Callable[[], Candidate]] = {
 
 def cost(rounds: int, core: int) -> None:
     """Print what each candidate adds to a load, armed for 2 GiB: medians of the ratios within the rounds."""
-    churn = ["taskset", "-c", str(core), str(build("churn"))]
+    here = ["taskset", "-c", str(core)]
+    churn = [*here, str(build("churn"))]
+    compile_it = [*here, "gcc", "-O2", "-c", str(HERE / "fill.c"), "-o", os.devnull]
     ratios: dict[str, list[list[float]]] = {name: [] for name in CANDIDATES}
     for number in range(rounds):
         names = ["", *CANDIDATES][:: 1 if number % 2 == 0 else -1]
@@ -154,11 +155,15 @@ def cost(rounds: int, core: int) -> None:
                     stack.callback(candidate.close)
                     candidate.arm(DISTANCE_PAGES)
                 answer = subprocess.run(churn, check=True, capture_output=True, text=True).stdout
-            found[name] = [float(word) for word in answer.split()]
+                began_s = time.perf_counter()
+                for _ in range(_COMPILES):
+                    subprocess.run(compile_it, check=True)
+                compiled_s = (time.perf_counter() - began_s) / _COMPILES
+            found[name] = [*(float(word) for word in answer.split()), compiled_s]
         for name, column in ratios.items():
             column.append([ours / none for ours, none in zip(found[name], found[""], strict=True)])
         progress(f"round {number + 1} of {rounds}; nothing counted: {found['']}")
-    rows = [["time, ratio to nothing counted", "touch and free", "populate and free", "fork and exec"]]
+    rows = [["time, ratio to nothing counted", "touch and free", "populate and free", "fork and exec", "compile"]]
     for name, column in ratios.items():
         rows.append([name, *(f"{statistics.median(values):.3f}" for values in zip(*column, strict=True))])
     print(f"\n{table(rows)}\n{rounds} rounds on one core, interleaved\n")
