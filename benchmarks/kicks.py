@@ -163,7 +163,9 @@ def cost(rounds: int, core: int) -> None:
         for name, column in ratios.items():
             column.append([ours / none for ours, none in zip(found[name], found[""], strict=True)])
         progress(f"round {number + 1} of {rounds}; nothing counted: {found['']}")
-    rows = [["time, ratio to nothing counted", "touch and free", "populate and free", "fork and exec", "compile"]]
+    rows = [
+        ["time, ratio to nothing counted", "touch and free", "populate and free", "fork and exec", "compile"]
+    ]
     for name, column in ratios.items():
         rows.append([name, *(f"{statistics.median(values):.3f}" for values in zip(*column, strict=True))])
     print(f"\n{table(rows)}\n{rounds} rounds on one core, interleaved\n")

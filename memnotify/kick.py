@@ -26,7 +26,7 @@ ALLOCATED = (
 )
 # Every page that is freed, wherever it goes (mm/page_alloc.c:free_pages_prepare).
 FREED = ("kmem/mm_page_free",)
-# Where what lies on the per-CPU lists counts as used, `used` falls only when they are drained (free_pcppages_bulk).
+# Where pages on the per-CPU lists count as used, `used` falls when these are drained (free_pcppages_bulk).
 DRAINED = (*FREED, "kmem/mm_page_pcpu_drain")
 # Of order 0, for each counter: what interrupts a CPU more often costs its pages more than 30 ns each.
 _LEAST_SHARE_PAGES = 64

@@ -5,8 +5,8 @@ import math
 
 from memnotify.figures import PAGE_SIZE, Figures
 
-# Of the time in which the nearest level could be reached: a kick says that memory does move, perhaps faster than
-# it was seen to. Half of it finds a faster one in steps that halve as well.
+# Of the time in which the nearest level could be reached: a kick says that memory does move, perhaps faster
+# than it was seen to. Half of it finds a faster one in steps that halve as well.
 _KICKED_SHARE = 0.5
 # A burst is over within seconds; what it made quick must not stay so for long.
 _HALF_LIFE_S = 1.0
@@ -35,9 +35,9 @@ class Pace:
     ``min_update_period_s``.
 
     ``kicked_s`` is for a kick, which announces that memory may have come as far as the nearest level:
-    no sooner could it be half-way there at the rate, and it is never below the floor. The first sample after a quiet time does not
-    know how fast memory moves; where a kick brought it the next one comes after
-    ``min_update_period_s``, to learn that.
+    no sooner could it be half-way there at the rate, and it is never below the floor. The first sample
+    after a quiet time does not know how fast memory moves; where a kick brought it the next one comes
+    after ``min_update_period_s``, to learn that.
 
     So a crossing is noticed at most the floor after it happened, in figures that move no faster than
     the rate: a sample at distance d is followed by one before the level can be reached, or, if d / rate

@@ -6,7 +6,7 @@ import itertools
 import math
 import os
 import select
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from support.fakes import FakeClock, FakeKick, FakeMeter
 
@@ -19,7 +19,7 @@ STEP_S = 0.005
 
 
 class Curve:
-    """A figure, ``used``, over time, in pages, and how many pages have been allocated and freed by then: at each STEP_S.
+    """A figure over time, in pages, and how many pages have been allocated and freed by then: at each STEP_S.
 
     ``moves`` are stretches: pages that move in each step, and how many steps. What is allocated is what
     ``used`` grows by, what is freed what it falls by, and ``churn`` pages a step are both.
@@ -97,7 +97,7 @@ class Simulated(Sampler):
         on_wake: Callable[[list[int]], None],
         *,
         figure: str = "used",
-        **kick: float,
+        kick: Mapping[str, float],
     ) -> None:
         self.curve = curve
         self.clock = FakeClock(0.0)

@@ -48,6 +48,7 @@ kicks = st.sampled_from(
     figure=st.sampled_from([USED, ACTIVE]),
 )
 def test_no_crossing_is_noticed_later_than_the_update_period(
+    *,
     start: int,
     threshold: int,
     moves: list[tuple[float, int]],
@@ -61,7 +62,9 @@ def test_no_crossing_is_noticed_later_than_the_update_period(
     curve = Curve(start, [(share * RATE_PAGES_S * STEP_S, count) for share, count in moves], churn=churn)
     table, noticed_s = Table(), []
     pace = Pace(UPDATE_S, MAX_S, fill_rate_pages_s=RATE_PAGES_S)
-    sampler = Simulated(curve, table, pace, lambda _: noticed_s.append(sampler.clock()), figure=NAMES[figure], **kick)
+    sampler = Simulated(
+        curve, table, pace, lambda _: noticed_s.append(sampler.clock()), figure=NAMES[figure], kick=kick
+    )
     try:
         fh = table.open()
         table.subscribe(fh, {figure: threshold}, sampler.current())
@@ -94,7 +97,7 @@ def test_a_kick_lets_the_timer_rest(share: float) -> None:
     for curve in (quiet, ramp):
         table = Table()
         pace = Pace(UPDATE_S, MAX_S, fill_rate_pages_s=RATE_PAGES_S)
-        sampler = Simulated(curve, table, pace, lambda _: None, least_pages=1, share=share)
+        sampler = Simulated(curve, table, pace, lambda _: None, kick={"least_pages": 1, "share": share})
         table.subscribe(table.open(), {USED: 2000}, sampler.current())
         sampler.live()
         sampler.stop()

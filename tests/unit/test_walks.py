@@ -70,7 +70,7 @@ def test_nothing_lost_invented_or_late(seed: int) -> None:
 
     kick = chance.choice([{}, {"least_pages": 50, "share": chance.choice([0.1, 1.0])}])
     pace = Pace(UPDATE_S, 15.0, fill_rate_pages_s=RATE_PAGES_S)
-    sampler = Simulated(curve, table, pace, wake, **kick)
+    sampler = Simulated(curve, table, pace, wake, kick=kick)
     # In a few places, so that the nearest is far away now and then.
     places = [chance.randrange(1, SPAN_PAGES) for _ in range(chance.choice([1, 4, 100]))]
     wanted = [chance.choice(places) + chance.randrange(100) for _ in range(THRESHOLDS)]
