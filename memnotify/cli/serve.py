@@ -60,7 +60,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         type=int,
         metavar="MS",
         default=defaults.update_period_ms,
-        help="base interval between samples, greatest age of what is read (default: %(default)s ms)",
+        help="base sampling interval, greatest age of what is read (default: %(default)s ms)",
     )
     parser.add_argument(
         "--max-update-period",
