@@ -330,8 +330,8 @@ def daemon(monkeypatch: pytest.MonkeyPatch) -> FakeDaemon:
 
 def _play(daemon: FakeDaemon, *useds: int) -> None:
     """Let used become each of these, one as soon as the one before has been read."""
-    daemon.after_read += [lambda: None]  # before the write
-    daemon.after_read += [functools.partial(daemon.use, used) for used in useds]
+    for used in useds:
+        daemon.after_read += [lambda: None, functools.partial(daemon.use, used)]  # before and after the write
 
 
 def test_wait_until_it_crosses(daemon: FakeDaemon, capsys: pytest.CaptureFixture[str]) -> None:
