@@ -471,8 +471,10 @@ size_t shim_notify(uint64_t *handles, size_t count)
 
 void shim_free_handles(const uint64_t *handles, size_t count)
 {
-	for (size_t i = 0; i < count; i++)
-		fuse_pollhandle_destroy((struct fuse_pollhandle *)(uintptr_t)handles[i]);
+	for (size_t i = 0; i < count; i++) {
+		if (!(handles[i] & 1))
+			fuse_pollhandle_destroy((struct fuse_pollhandle *)(uintptr_t)handles[i]);
+	}
 }
 
 void shim_destroy(struct shim *shim)

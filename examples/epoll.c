@@ -35,10 +35,14 @@ static int begin(int epoll, struct watch *watch)
 int main(int argc, char **argv)
 {
 	struct watch watches[8] = { { "used 60%", -1 }, { "used 80%", -1 } };
-	int count = argc > 1 && argc <= 9 ? argc - 1 : 2;
+	int count = argc > 1 ? argc - 1 : 2;
 	int epoll = epoll_create1(EPOLL_CLOEXEC);
 
 	setlinebuf(stdout);
+	if (count > 8) {
+		fprintf(stderr, "usage: epoll [THRESHOLDS...], eight at most\n");
+		return 2;
+	}
 	for (int i = 0; i < count; i++) {
 		if (argc > 1)
 			watches[i].thresholds = argv[i + 1];

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Workers that begin nothing new while memory is short: with_asyncio.py [THRESHOLDS]."""
+"""Workers that begin nothing new while memory is short: with_asyncio.py [THRESHOLDS].
+
+What is exceeded already at the start is no event: they begin, and are held up from the next crossing on.
+"""
 
 import asyncio
 import sys

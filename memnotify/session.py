@@ -133,7 +133,7 @@ class Session:
 
     @staticmethod
     def discard(handles: "array[int]") -> None:
-        """Free these handles and wake nobody."""
+        """Free these handles, but for odd ones, and wake nobody."""
         lib.shim_free_handles(ffi.from_buffer("uint64_t[]", handles), len(handles))
 
     def close(self) -> None:

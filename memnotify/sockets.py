@@ -208,8 +208,8 @@ class SocketServer:
             return
         self._full = False
         if log.isEnabledFor(logging.DEBUG):
-            size = struct.calcsize("3i")
-            peer = struct.unpack("3i", connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+            size = struct.calcsize("iII")
+            peer = struct.unpack("iII", connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
             log.debug("socket: observer %d is process %d of user %d, group %d", connection.fh, *peer)
 
     def _accept_later(self, error: OSError) -> None:
@@ -276,7 +276,7 @@ class SocketServer:
     def _write(self, connection: _Connection, text: bytes) -> None:
         """Do one write to the device; that it is refused is told once the client has read what is there."""
         overlong, connection.overlong = connection.overlong, False
-        if overlong or not text.strip():
+        if overlong or (len(text) <= WRITE_MAX and not text.strip()):
             return
         try:
             self._device.write(connection.fh, text)

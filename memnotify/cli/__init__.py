@@ -2,6 +2,7 @@
 """The ``memnotify`` command: one file for each subcommand."""
 
 import argparse
+import contextlib
 import importlib
 import os
 import sys
@@ -26,23 +27,35 @@ A memory meter that programs can poll: /dev/memnotify in userspace.
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; ``arguments`` defaults to the process's own."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started it
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for good
+    try:
+        try:
+            return _run(sys.argv[1:] if arguments is None else arguments)
+        finally:
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        return 130  # 128 + SIGINT, as a shell reports it
+    except BrokenPipeError:
+        code = 141  # 128 + SIGPIPE: the reader of our output has gone
+    except OSError as error:
+        code = 1
+        with contextlib.suppress(OSError):
+            print(f"memnotify: {error}", file=sys.stderr)
+    # Nothing may be flushed to it at exit either.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code
+
+
+def _run(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="memnotify", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--version", action="version", version=f"memnotify {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    given = sys.argv[1:] if arguments is None else arguments
     # The daemon, which stays in memory for good, has no use for what the others import.
-    for name in given[:1] if given and given[0] in _COMMANDS else _COMMANDS:
+    for name in arguments[:1] if arguments and arguments[0] in _COMMANDS else _COMMANDS:
         importlib.import_module(f"memnotify.cli.{name.replace('-', '_')}").add_to(commands)
-    options = parser.parse_args(given)
-    try:
-        code = int(options.run(options))
-        sys.stdout.flush()
-    except KeyboardInterrupt:
-        return 130  # 128 + SIGINT, as a shell reports it
-    except BrokenPipeError:
-        # The reader of our output has gone; nothing may be flushed to it at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141  # 128 + SIGPIPE
-    return code
+    options = parser.parse_args(arguments)
+    return int(options.run(options))

@@ -14,7 +14,7 @@ from dbus_fast.errors import AuthError, DBusError, InvalidAddressError
 from dbus_fast.service import ServiceInterface, dbus_signal
 
 from memnotify.cli.lowmem_bus import LEVELS, Limiter
-from memnotify.cli.wait import explain, subscribed
+from memnotify.cli.wait import explain
 from memnotify.client import Crossed, Lost, Memnotify, Restored
 
 NAME = "org.freedesktop.LowMemoryMonitor"
@@ -39,7 +39,8 @@ def serve(path: str, thresholds: Mapping[int, str], limiter: Limiter) -> int:
         devices: dict[int, Memnotify] = {}
         for level, text in thresholds.items():
             try:
-                devices[level] = opened.enter_context(subscribed(path, text))
+                devices[level] = opened.enter_context(Memnotify(path))
+                devices[level].subscribe(text)
             except OSError as error:
                 print(explain("lowmem-bus", path, error), file=sys.stderr)
                 return 2
@@ -61,11 +62,9 @@ class _Service:
         """Serve; return the exit code."""
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[int] = self._loop.create_future()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, self._end, 0)
         try:
             bus = await MessageBus(bus_type=BusType.SYSTEM).connect()
-        except (OSError, EOFError, AuthError, InvalidAddressError) as error:
+        except (OSError, EOFError, AuthError, DBusError, InvalidAddressError) as error:
             _say(f"no system bus: {error or 'it has ended'}; install and start dbus")
             return 1
         lost = asyncio.ensure_future(bus.wait_for_disconnect())  # type: ignore[no-untyped-call] # its own gap
@@ -92,7 +91,7 @@ class _Service:
             _say(f"{error.text}; copy dbus/{NAME}.conf to /etc/dbus-1/system.d")
             return 1
         if reply is RequestNameReply.IN_QUEUE:
-            _say(f"{NAME} is taken: waiting for it")
+            self._begin(f"{NAME} is taken: waiting for it")
         else:
             self._own()
         for device in self._devices.values():
@@ -112,7 +111,14 @@ class _Service:
     def _own(self) -> None:
         if not self._owned:
             self._owned = True
-            _say(f"ready: {NAME} on the system bus")
+            self._begin(f"ready: {NAME} on the system bus")
+
+    def _begin(self, text: str) -> None:
+        """Say how it stands with the name, and end when asked to."""
+        # Not before: while a bus does not answer, nobody looks at this future, and the signal itself ends us.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._end, 0)
+        _say(text)
 
     def _look(self) -> None:
         """Take the events of all devices: memory that passes two levels at once makes one warning."""
@@ -120,7 +126,7 @@ class _Service:
             try:
                 event = device.wait(0)
             except OSError as error:  # a new daemon that has not the figures of the old one
-                print(explain("lowmem-bus", self._path, error), file=sys.stderr)
+                _print(explain("lowmem-bus", self._path, error))
                 self._end(1)
                 return
             if isinstance(event, Crossed | Restored):
@@ -156,4 +162,10 @@ class _Service:
 
 
 def _say(text: str) -> None:
-    print(f"memnotify lowmem-bus: {text}", file=sys.stderr, flush=True)
+    _print(f"memnotify lowmem-bus: {text}")
+
+
+def _print(line: str) -> None:
+    # A terminal that is gone ends no service.
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)

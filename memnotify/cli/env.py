@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 
+from memnotify.cli.wait import NOTHING_WATCHED
 from memnotify.client import DEFAULT_PATH, ThresholdError
 from memnotify.client.figures import Figures
 from memnotify.client.thresholds import parse, spell
@@ -31,8 +32,9 @@ use --socket there.
 _EPILOG = """\
 exit codes: 0 printed; 2 thresholds not understood, or wrong arguments
 """
-# Whether a text is understood does not depend on how much memory there is.
-_ANY_FIGURES = Figures((("total", 1), ("used", 0), ("active", 0)))
+# Whether a text is understood does not depend on how much memory there is: so much that every percentage is
+# another number of pages.
+_ANY_FIGURES = Figures((("total", 2**40), ("used", 0), ("active", 0)))
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -66,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         text = spell(thresholds, {})
         if not parse(text, _ANY_FIGURES):
-            print("memnotify env: --when: nothing is watched, give a threshold", file=sys.stderr)
+            print(f"memnotify env: --when: {NOTHING_WATCHED}", file=sys.stderr)
             return 2
     except ThresholdError as error:
         print(f"memnotify env: --when: {error.strerror}", file=sys.stderr)

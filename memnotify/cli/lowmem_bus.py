@@ -19,6 +19,7 @@ that use GLib's GMemoryMonitor listen to it. It is a client of the device like a
 A level whose thresholds are reached is warned of once: what holds already at the start, or
 goes on, is no news. A warning is sent at once, but in the interval after it only a graver
 one; what is reached meanwhile and still holds then makes one warning, of the gravest.
+'used 0' is never reached, and so means that there is no such level.
 
 If the name is taken it waits, silently, and takes over when the other service ends. A daemon
 that ends is waited for.

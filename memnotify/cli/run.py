@@ -34,10 +34,10 @@ Run a command whenever a figure reaches a threshold, or falls below one.
   memnotify run --when 'used 80%' --when-below 'used 60%' -- sh -c 'echo $MEMNOTIFY_EVENT'
 
 One command runs at a time. What happens meanwhile, or sooner than the interval allows, makes
-one more run, unless the figure has gone back by then. What holds already at the start is no
-event. The command finds in its environment MEMNOTIFY_EVENT (up or down), MEMNOTIFY_NAME and
-MEMNOTIFY_THRESHOLD (in pages), MEMNOTIFY_PAGE_SIZE (in bytes), and each figure as
-MEMNOTIFY_USED (in pages), MEMNOTIFY_USED_BYTES and MEMNOTIFY_USED_PERCENT.
+one more run for each threshold, unless the figure has gone back by then. What holds already at
+the start is no event. The command finds in its environment MEMNOTIFY_EVENT (up or down),
+MEMNOTIFY_NAME and MEMNOTIFY_THRESHOLD (in pages), MEMNOTIFY_PAGE_SIZE (in bytes), and each
+figure as MEMNOTIFY_USED (in pages), MEMNOTIFY_USED_BYTES and MEMNOTIFY_USED_PERCENT.
 
 The process that starts the command is there from the beginning, so that little memory is
 needed when there is little. A daemon that ends is waited for.
@@ -46,6 +46,9 @@ _EPILOG = """\
 exit codes: 0 it ran so often; 1 the last run failed, or none is possible any more;
             2 thresholds not understood, no device, no such command, or wrong arguments
 """
+
+Due = dict[tuple[int, str], tuple[Change, Figures]]
+"""What makes the next runs, by the device that said it and the figure."""
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -103,8 +106,7 @@ def _serve(
     poller = select.poll()
     for fd in (helper.fileno(), *directions):
         poller.register(fd, select.POLLIN)
-    # What makes the next run, by the device that said it.
-    due: dict[int, tuple[Change, Figures]] = {}
+    due: Due = {}
     left, running, not_before_s = options.count or math.inf, False, -math.inf
     while True:
         now_s = time.monotonic()
@@ -127,13 +129,11 @@ def _serve(
             except OSError as error:  # a new daemon that has not the figures of the old one
                 print(explain("run", options.path, error), file=sys.stderr)
                 return 1
-            _note(event, options.path, due, fd, up=up)
+            note(event, options.path, due, fd, up=up)
 
 
-def _note(
-    event: Event | None, path: str, due: dict[int, tuple[Change, Figures]], fd: int, *, up: bool
-) -> None:
-    """Let an event make a run due, or no longer due."""
+def note(event: Event | None, path: str, due: Due, fd: int, *, up: bool) -> None:
+    """Let an event make runs due, or no longer due."""
     if isinstance(event, Lost):
         print(f"memnotify run: {path}: {event.error.strerror}", file=sys.stderr, flush=True)
     if isinstance(event, Restored):
@@ -141,9 +141,9 @@ def _note(
     if isinstance(event, Crossed | Restored):
         for change in event.changes:
             if change.up == up:
-                due[fd] = (change, event.after)
-            elif fd in due and due[fd][0].name == change.name:
-                del due[fd]
+                due[fd, change.name] = (change, event.after)
+            else:
+                due.pop((fd, change.name), None)
 
 
 def environment(change: Change, figures: Figures) -> dict[str, str]:

@@ -3,6 +3,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import sys
@@ -36,6 +37,8 @@ _AXIS = 8
 """Columns left of a plot."""
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _ALSO = (signal.SIGWINCH, signal.SIGTSTP)
+_FUNCTION_KEY = re.compile(rb"\x1b(?:O|\[[0-?]*)?.", re.DOTALL)
+"""What a key that is no character sends: F2 is ESC O Q."""
 
 
 class View:
@@ -219,7 +222,7 @@ class Terminal:
                 keys = os.read(fd, 1024)
             except OSError:
                 return False
-            return bool(keys) and not set(keys) & set(b"qQ\x03\x04")
+            return bool(keys) and not set(_FUNCTION_KEY.sub(b"", keys)) & set(b"qQ\x03\x04")
         numbers = set(self._near.recv(1024))
         if numbers & set(_ENDS):
             return False

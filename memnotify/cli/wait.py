@@ -2,6 +2,7 @@
 """``memnotify wait``: sleep until a threshold is crossed."""
 
 import argparse
+import errno
 import json
 import math
 import sys
@@ -9,9 +10,12 @@ import time
 
 from memnotify.cli.read import as_object
 from memnotify.client import DEFAULT_PATH, PAGE_SIZE, Crossed, Memnotify, ThresholdError
+from memnotify.client.thresholds import parse, spell
 
 EXTRA_MISSING = 4
 """The exit code of a command whose extra is not installed."""
+NOTHING_WATCHED = "nothing is watched: give a threshold, such as 'used 80%'"
+"""What to tell the user of thresholds that would be waited for in vain."""
 
 _DESCRIPTION = """\
 Wait until one of the thresholds is crossed, up or down, and print the figures' line.
@@ -86,10 +90,12 @@ def run(options: argparse.Namespace) -> int:
 
 
 def subscribed(path: str, thresholds: str, *, reopen: bool = True) -> Memnotify:
-    """Return the device, open and subscribed to. Raises OSError."""
+    """Return the device, open and subscribed to. Raises OSError, also if it would watch nothing."""
     device = Memnotify(path, reopen=reopen)
     try:
-        device.subscribe(thresholds)
+        figures = device.subscribe(thresholds)
+        if not parse(spell(thresholds, {}), figures):
+            raise ThresholdError(errno.EINVAL, NOTHING_WATCHED)
     except OSError:
         device.close()
         raise

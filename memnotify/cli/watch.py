@@ -42,7 +42,8 @@ it prints a line for each interval and for each event. A daemon that ends is wai
 """
 _EPILOG = """\
 exit codes: 0 asked to end; 1 a new daemon does not understand the thresholds;
-            2 thresholds not understood, no device, or wrong arguments; 4 rich is missing
+            2 thresholds not understood, no device, or wrong arguments; 4 rich is missing;
+            130 Ctrl-C with --plain
 """
 
 

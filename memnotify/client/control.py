@@ -15,7 +15,8 @@ VARIABLE = "MEMNOTIFY"
 """The environment variable: ``config=DIR`` and ``disabled``, one or both, with a colon between."""
 
 _KEYS = ("type", "sensor", "used", "free", "limit", "property", "disabled")
-_AMOUNT = re.compile(r"([0-9]+(?:\.[0-9]+)?) *([kmg%]?)", re.ASCII | re.IGNORECASE)
+# So many digits are finite, in whatever unit.
+_AMOUNT = re.compile(r"([0-9]{1,18}(?:\.[0-9]+)?) *([kmg%]?)", re.ASCII | re.IGNORECASE)
 _TRUTH = {
     "1": True,
     "yes": True,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from memnotify.client.errors import DeviceLostError, NotADeviceError, ThresholdError, told
 from memnotify.client.figures import Figures
 from memnotify.client.link import Link
-from memnotify.client.source import Source
+from memnotify.client.source import POLL_MAX_S, Source
 from memnotify.client.thresholds import Change, Moment, parse, spell
 from memnotify.client.timer import Timer
 
@@ -99,17 +99,13 @@ class Memnotify(Source[Event]):
         """Return the current figures. Never waits, takes no event away."""
         self._check_open()
         self._leave_parent()
-        if self._reader is None:
-            self._reader = Link(self.path)
+        was_open = self._reader is not None
         try:
-            return self._reader.read()
-        except DeviceLostError:
-            self._reader.close()
-            self._reader = None
-            if not self._reopen:
+            return self._read()
+        except OSError:
+            if not (was_open and self._reopen):
                 raise
-        self._reader = Link(self.path)
-        return self._reader.read()
+        return self._read()
 
     def subscribe(self, thresholds: str = "", /, **named: str | int) -> Figures:
         """Replace the thresholds, ``"used 80% active 8000"`` or ``used="80%", active=8000``.
@@ -143,7 +139,7 @@ class Memnotify(Source[Event]):
         watched = self._watched()
         end_s = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
-            left_s = None if end_s is None else max(0.0, end_s - time.monotonic())
+            left_s = None if end_s is None else min(max(0.0, end_s - time.monotonic()), POLL_MAX_S)
             ready = watched.poll(left_s)
             event = self._look(ready[0][1]) if ready else None
             if event is not None or (end_s is not None and time.monotonic() >= end_s):
@@ -159,6 +155,17 @@ class Memnotify(Source[Event]):
         if not getattr(self, "_closed", True):
             warnings.warn(f"unclosed device {self.path}", ResourceWarning, source=self, stacklevel=2)
             self._drop()
+
+    def _read(self) -> Figures:
+        """Read the figures. What fails is given up: it may be what is there between two daemons."""
+        if self._reader is None:
+            self._reader = Link(self.path)
+        try:
+            return self._reader.read()
+        except OSError:
+            self._reader.close()
+            self._reader = None
+            raise
 
     def _watched(self) -> select.epoll:
         """Return the epoll that has the observer in it, or the timer while there is none."""
@@ -178,12 +185,10 @@ class Memnotify(Source[Event]):
         try:
             if not revents & select.EPOLLIN:
                 raise told(errno.ENOTCONN, self.path)
-            moment = Moment(self._observer.read(), before.thresholds)
-            if len(before.changes_to(moment)) != 1:
-                # The device damps chatter: after an event a threshold is watched for in the other
-                # direction alone, and from some way off. Where one has gone back since its event, or
-                # seems to have changed side without one, it would not say what is told here next.
-                moment = self._put(self._text)
+            # Set anew: the device damps chatter, so after an event a threshold is watched for in the other
+            # direction alone, and from some way off. Where the figure has gone back by now, or does not go
+            # as far, it would not say what is to be told next.
+            moment = _subscribe(self._observer, self._text, self._observer.read())
         except OSError as error:
             if not self._reopen:
                 raise
@@ -220,7 +225,9 @@ class Memnotify(Source[Event]):
         if self._observer is not None:
             # Not read before it is known that the write will do: that would take an event away.
             assert self._moment is not None  # noqa: S101 - for mypy: an observer is subscribed
-            return _subscribe(self._observer, text, self._moment.figures)
+            parse(text, self._moment.figures)
+            self._observer.write(text)
+            return _subscribe(self._observer, text, self._observer.read())
         link, self._reader = self._reader or Link(self.path), None
         epoll = self._epoll or select.epoll()
         try:
@@ -281,16 +288,17 @@ class Memnotify(Source[Event]):
 def _subscribe(link: Link, text: bytes, figures: Figures) -> Moment:
     """Write thresholds and return them with the figures that they start from.
 
-    Those given tell what total a percentage will be of.
+    Those given were just read: they tell what total a percentage will be of, and the sides.
     """
     while True:
-        thresholds = parse(text, figures)
+        before = Moment(figures, parse(text, figures))
         link.write(text)
-        # It acknowledges what was crossed since the write: these are the figures to start from.
-        after = link.read()
-        if after.total == figures.total:
-            return Moment(after, thresholds)
-        figures = after
+        # It acknowledges what was crossed since the write: these are the figures to start from. If there was
+        # anything, the thresholds are not where the write has set them any more.
+        after = Moment(link.read(), before.thresholds)
+        figures = after.figures
+        if figures.total == before.figures.total and not before.changes_to(after):
+            return after
 
 
 def _watch(epoll: select.epoll, link: Link) -> None:

@@ -35,6 +35,11 @@ _TOLD: dict[int, tuple[type[MemnotifyError], str]] = {
     errno.ENODEV: (DeviceMissingError, "start 'memnotify serve'"),
     errno.ENXIO: (DeviceMissingError, "start 'memnotify serve'"),
     errno.EACCES: (DeviceForbiddenError, "the device's mode is up to udev (99-memnotify.rules) or chmod"),
+    # The device cgroup
+    errno.EPERM: (
+        DeviceForbiddenError,
+        "its sandbox forbids it: add it to the unit's DeviceAllow=",
+    ),
     errno.ENOTCONN: (DeviceLostError, "its daemon has ended: start 'memnotify serve' again"),
     errno.ECONNABORTED: (DeviceLostError, "its daemon has ended: start 'memnotify serve' again"),
     errno.EINVAL: (

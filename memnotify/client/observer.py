@@ -48,6 +48,8 @@ class Observer(Generic[T]):
         Called from the callback itself it returns at once, and that call was the last. Any thread
         may call it, also more than once; one that holds what the callback waits for would wait for ever.
         """
+        if self._thread.ident is None:  # not started yet, as it may be afterwards
+            return
         self._stopping = True
         # In a forked child the thread does not run, and the descriptor is the parent's.
         if not self._thread.is_alive():

@@ -5,6 +5,7 @@ import contextlib
 import os
 import select
 import time
+import warnings
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from memnotify.client.control import Definition, load, settings
 from memnotify.client.device import Crossed, Memnotify, Restored
 from memnotify.client.figures import Figures
-from memnotify.client.source import Source
+from memnotify.client.source import POLL_MAX_S, Source
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ class Signals(Source[Signal]):
         self._own_files()
         end_s = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
-            left_s = None if end_s is None else max(0.0, end_s - time.monotonic())
+            left_s = None if end_s is None else min(max(0.0, end_s - time.monotonic()), POLL_MAX_S)
             ready = self._epoll.poll(0 if self._changes else left_s)
             found = {fd for fd, _ in ready}
             for watch in self._watches:
@@ -139,6 +140,15 @@ class Signals(Source[Signal]):
         if not self._closed:
             super().close()
             self.disable()
+            self._epoll.close()
+            os.close(self._kick_fd)
+
+    def __del__(self) -> None:
+        """Close what nobody has closed, and say so, as for a file."""
+        if not getattr(self, "_closed", True) and self._pid:
+            warnings.warn("unclosed signals", ResourceWarning, source=self, stacklevel=2)
+            for watch in self._watches:
+                watch.device.close()
             self._epoll.close()
             os.close(self._kick_fd)
 
@@ -161,13 +171,14 @@ class Signals(Source[Signal]):
         """In a new process, be it a forked child: open what would be shared with the parent."""
         if self._pid == os.getpid():
             return
+        epoll, kick_fd = select.epoll(), os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         if self._pid:
             self._epoll.close()
             os.close(self._kick_fd)
-        self._pid = os.getpid()
-        self._epoll = select.epoll()
-        self._kick_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._epoll, self._kick_fd = epoll, kick_fd
         self._epoll.register(self._kick_fd, select.EPOLLIN)
         for watch in self._watches:
             self._epoll.register(watch.device, select.EPOLLIN)
         self._kick()
+        # Last: where one of them has failed, all are opened the next time.
+        self._pid = os.getpid()

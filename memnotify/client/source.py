@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What all sources of events share: they can be polled, waited for, and iterated over, ``async`` too."""
 
+import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -9,6 +10,9 @@ from types import ModuleType
 from typing import Generic, Self, TypeVar
 
 T = TypeVar("T")
+
+POLL_MAX_S = 86_400.0
+"""Whoever waits for longer looks again meanwhile: epoll takes milliseconds as an int, 24 days."""
 
 
 class Source(ABC, Generic[T]):
@@ -22,6 +26,8 @@ class Source(ABC, Generic[T]):
     def __init__(self) -> None:
         self._closed = False
         self._wake_task: Callable[[], object] | None = None
+        # Whose task waits: to a forked child it is its parent's, whose loop's epoll the two share.
+        self._wake_pid = 0
 
     @property
     def closed(self) -> bool:
@@ -39,9 +45,9 @@ class Source(ABC, Generic[T]):
     def close(self) -> None:
         """Close it, and end an ``async for`` over it. Once is enough, more does no harm."""
         self._closed = True
-        if self._wake_task is not None:
-            self._wake_task()
-            self._wake_task = None
+        wake, self._wake_task = self._wake_task, None
+        if wake is not None and self._wake_pid == os.getpid():
+            wake()
 
     def __iter__(self) -> Self:
         """Iterate over the events, until it is closed."""
@@ -81,8 +87,9 @@ class Source(ABC, Generic[T]):
 
     async def _readable(self) -> bool:
         """Wait until the descriptor is readable, and return True; False if this is closed meanwhile."""
-        if self._wake_task is not None:
+        if self._wake_task is not None and self._wake_pid == os.getpid():
             raise RuntimeError(f"another task waits for this {type(self).__name__}: open one for each")
+        self._wake_pid = os.getpid()
         # A program of which one of them runs has imported it: nothing is imported here, or needed.
         trio = sys.modules.get("trio")
         if trio is not None and _runs_trio(trio):
@@ -101,7 +108,7 @@ class Source(ABC, Generic[T]):
             return False
         finally:
             self._wake_task = None
-        return True
+        return not self._closed
 
     async def _readable_in_asyncio(self, asyncio: ModuleType) -> bool:
         loop = asyncio.get_running_loop()
@@ -114,14 +121,15 @@ class Source(ABC, Generic[T]):
             if not woken.done():
                 woken.set_result(readable)
 
-        self._wake_task = partial(wake, readable=False)
-        loop.add_reader(fd, partial(wake, readable=True))
         try:
-            return bool(await woken)
+            self._wake_task = partial(wake, readable=False)
+            loop.add_reader(fd, partial(wake, readable=True))
+            return bool(await woken) and not self._closed
         finally:
             if self._wake_task is not None:
                 self._wake_task = None
-                loop.remove_reader(fd)
+                if self._wake_pid == os.getpid():
+                    loop.remove_reader(fd)
 
 
 def _runs_trio(trio: ModuleType) -> bool:

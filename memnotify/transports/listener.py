@@ -24,6 +24,7 @@ class Listener:
         folder, name = os.path.split(os.path.abspath(path))
         self.path = os.path.join(os.path.realpath(folder), name)
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._made: os.stat_result | None = None
         try:
             with folder_locked(self.path):
                 self._remove_dead()
@@ -33,15 +34,17 @@ class Listener:
             os.chmod(self.path, mode)
             self.socket.listen(_BACKLOG)
         except TransportError:
-            self.socket.close()
+            self.close()
             raise
         except OSError as error:
-            self.socket.close()
+            self.close()
             raise TransportError(f"cannot make the socket {path}: {error.strerror or error}") from error
 
     def close(self) -> None:
         """Close the socket, and remove it if it is still the one at ``path``."""
         self.socket.close()
+        if self._made is None:
+            return
         try:
             if os.path.samestat(os.lstat(self.path), self._made):
                 os.unlink(self.path)

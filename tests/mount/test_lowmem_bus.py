@@ -4,6 +4,7 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -235,6 +236,22 @@ def test_no_bus(path: str, tmp_path: Path) -> None:
         (line,) = service.lines
         assert line.startswith("memnotify lowmem-bus: no system bus: ")
         assert line.endswith("; install and start dbus")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 130)])
+def test_a_bus_that_does_not_answer(path: str, tmp_path: Path, number: int, code: int) -> None:
+    """It can be ended all the same."""
+    environment = {"DBUS_SYSTEM_BUS_ADDRESS": f"unix:path={tmp_path}/silent"}
+    command = (sys.executable, "-m", "memnotify", "lowmem-bus", "--path", path)
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(f"{tmp_path}/silent")
+        silent.listen()
+        silent.settimeout(DEADLINE_S)
+        with Program(*command, environment=environment) as service:
+            with silent.accept()[0] as connected:
+                connected.recv(1)  # it has begun to log in
+                assert service.end(number) == code
+            assert service.lines == []
 
 
 def test_a_bus_without_the_policy(path: str, tmp_path: Path) -> None:

@@ -324,6 +324,7 @@ def test_notify_gives_back_what_is_not_a_handle_of_its_own() -> None:
         assert handles[:3].tolist() == [3, 2**63 + 1, 5]
         assert kernel.notified() == [7, 8]
         assert session.notify(array("Q", [1, 5]), 1) == 1
+        session.discard(array("Q", [1, 5]))
         assert kernel.silent()
 
 

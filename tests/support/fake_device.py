@@ -12,6 +12,9 @@ from memnotify.client.errors import told
 from memnotify.client.figures import Figures
 from memnotify.thresholds import parse
 
+GRANULARITY_PAGES = 5
+"""By which it damps chatter, as the device does."""
+
 
 class FakeDaemon:
     """Serves ``open`` in place of memnotify.client.link.Link, while ``serving``.
@@ -64,7 +67,7 @@ class FakeLink:
         self.path = path
         self.text = b""
         self.thresholds: dict[int, int] = {}
-        self.above: set[int] = set()
+        self._armed: dict[int, tuple[bool, int]] = {}  # upwards, or not, and at which level
         self._daemon = daemon
         self._near, self._far = socket.socketpair()
         self._near.settimeout(0)
@@ -86,7 +89,9 @@ class FakeLink:
         self._acknowledge()
         self.text = thresholds
         self.thresholds = parse(thresholds, self._daemon.figures)
-        self.above = self._above()
+        self._armed = {
+            index: (self._daemon.figures[index] < pages, pages) for index, pages in self.thresholds.items()
+        }
         if self._daemon.after_write:
             self._daemon.after_write.pop(0)()
 
@@ -98,19 +103,21 @@ class FakeLink:
             self._daemon.links.remove(self)
 
     def notice(self) -> None:
-        """Become readable if the figures have crossed a threshold."""
-        above = self._above()
-        if above != self.above:
-            self.above = above
-            self._far.send(b"!")
+        """Become readable if the figures have crossed a threshold, and arm it for the other direction."""
+        for index, (up, level) in self._armed.items():
+            pages, value = self.thresholds[index], self._daemon.figures[index]
+            if up == (value >= level):
+                self._far.send(b"!")
+                self._armed[index] = (
+                    (False, min(pages, value + 1 - GRANULARITY_PAGES))
+                    if up
+                    else (True, max(pages, value + GRANULARITY_PAGES))
+                )
 
     def end(self) -> None:
         """Lose the daemon: whoever has a copy of the descriptor loses it as well."""
         self._far.shutdown(socket.SHUT_RDWR)
         self._far.close()
-
-    def _above(self) -> set[int]:
-        return {index for index, pages in self.thresholds.items() if self._daemon.figures[index] >= pages}
 
     def _acknowledge(self) -> None:
         if self._far.fileno() < 0:

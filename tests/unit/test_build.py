@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tarfile
 import venv
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -32,8 +33,12 @@ def test_an_sdist_becomes_a_wheel_that_installs_and_runs(tmp_path: Path) -> None
         "dbus/org.freedesktop.LowMemoryMonitor.conf",
         "tools/mn_test.py",
         "benchmarks/peer.c",
+        "docs/clients.md",
+        "examples/epoll.c",
         "README.md",
     } <= names
+    with zipfile.ZipFile(wheel) as archived:
+        assert "memnotify/py.typed" in archived.namelist()
 
     venv.create(tmp_path / "venv", with_pip=True)
     python = str(tmp_path / "venv/bin/python")

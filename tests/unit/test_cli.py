@@ -2,7 +2,9 @@
 """The memnotify command: what it prints and how it ends, on files that stand in for the device."""
 
 import base64
+import errno
 import functools
+import io
 import json
 import os
 import re
@@ -14,9 +16,9 @@ import pytest
 from support.fake_device import FakeDaemon
 
 from memnotify import __version__
-from memnotify.cli import main
-from memnotify.cli.run import environment
-from memnotify.client import PAGE_SIZE, Change, Figures
+from memnotify.cli import bus, main
+from memnotify.cli.run import Due, environment, note
+from memnotify.client import PAGE_SIZE, Change, Crossed, Figures
 
 LINE = b"total 1000 used 250 active 7\n"
 
@@ -308,6 +310,52 @@ def test_read_does_not_wait(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     os.close(fd)
 
 
+# What it prints to
+
+
+@pytest.mark.parametrize("arguments", [["read"], ["env", "--when", "used 80%"], ["--version"], ["--help"]])
+@pytest.mark.parametrize(
+    ("redirection", "code", "said"),
+    [
+        (">&-", 0, ""),
+        (">/dev/full", 1, "memnotify: [Errno 28] No space left on device\n"),
+        ("", 141, ""),  # a pipe that nobody reads
+    ],
+)
+def test_stdout_that_takes_nothing(
+    device: str, arguments: list[str], redirection: str, code: int, said: str
+) -> None:
+    """An exit code by cause, and no traceback."""
+    path = ["--path", device] if arguments[0] == "read" else []
+    command = [sys.executable, "-m", "memnotify", *arguments, *path]
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        ["/bin/sh", "-c", f'exec "$@" {redirection}', "sh", *command],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        # argparse would know of it, and say nothing.
+        env=os.environ | {"PYTHONUNBUFFERED": ""},
+        text=True,
+        check=False,
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (code, said)
+
+
+def test_ctrl_c_while_it_loads(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is as good as one later."""
+
+    def interrupt(_name: str) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("importlib.import_module", interrupt)
+        code = main(["read"])
+    assert code == 130
+    assert capsys.readouterr() == ("", "")
+
+
 # wait
 
 
@@ -330,8 +378,8 @@ def daemon(monkeypatch: pytest.MonkeyPatch) -> FakeDaemon:
 
 def _play(daemon: FakeDaemon, *useds: int) -> None:
     """Let used become each of these, one as soon as the one before has been read."""
-    daemon.after_read += [lambda: None]  # before the write
-    daemon.after_read += [functools.partial(daemon.use, used) for used in useds]
+    for used in useds:
+        daemon.after_read += [lambda: None, functools.partial(daemon.use, used)]  # before and after the write
 
 
 def test_wait_until_it_crosses(daemon: FakeDaemon, capsys: pytest.CaptureFixture[str]) -> None:
@@ -393,6 +441,26 @@ def test_wait_ends_with_the_daemon(daemon: FakeDaemon, capsys: pytest.CaptureFix
     )
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["wait", ""],
+        ["wait", "used 0"],
+        ["run", "--when", "", "--", "true"],
+        ["run", "--when", "used 5", "--when-below", "used 0", "--", "true"],
+        ["watch", "--plain", "--when", "used 5", "--when", "used 0"],
+    ],
+)
+def test_what_would_never_happen_is_not_waited_for(
+    daemon: FakeDaemon, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    """Exit code 2, and what to give."""
+    assert main(command) == 2
+    said = f"memnotify {command[0]}: nothing is watched: give a threshold, such as 'used 80%'\n"
+    assert capsys.readouterr() == ("", said)
+    assert daemon.links == []
+
+
 # run
 
 
@@ -428,6 +496,16 @@ def test_what_a_command_is_told() -> None:
     assert told["MEMNOTIFY_SWAP"] == "3"
 
 
+def test_a_run_is_due_for_each_threshold() -> None:
+    """That one figure has gone back does not take away the other's run."""
+    low, high = Figures.parse(b"total 1000 used 1 active 1\n"), Figures.parse(b"total 1000 used 9 active 9\n")
+    used, active = Change("used", 5, up=True), Change("active", 5, up=True)
+    due: Due = {}
+    note(Crossed(low, high, (used, active)), "", due, 3, up=True)
+    note(Crossed(high, low, (Change("active", 5, up=False),)), "", due, 3, up=True)
+    assert list(due.values()) == [(used, high)]
+
+
 # The variables of systemd's protocol
 
 
@@ -460,7 +538,9 @@ def test_env_for_a_unit(capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
-@pytest.mark.parametrize("thresholds", ["usd 5", "used 5x", "", "used 0", "used 5 used 6", "x" * 5000])
+@pytest.mark.parametrize(
+    "thresholds", ["usd 5", "used 5x", "", "used 0", "used 5 used 6", "used 60% used 80%", "x" * 5000]
+)
 def test_env_with_thresholds_that_are_not_understood(
     thresholds: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -469,6 +549,13 @@ def test_env_with_thresholds_that_are_not_understood(
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("memnotify env: --when: ")
+
+
+@pytest.mark.parametrize("thresholds", ["used 40%", "used 0.5%", "used 80% used 80.0%"])
+def test_env_with_any_percentage(thresholds: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """However little it is."""
+    assert main(["env", "--when", thresholds]) == 0
+    assert "MEMORY_PRESSURE_WRITE" in capsys.readouterr().out
 
 
 # watch
@@ -530,3 +617,14 @@ def test_lowmem_bus_without_its_library(
     assert main(["lowmem-bus"]) == 4
     said = "memnotify lowmem-bus: dbus-fast is not installed: pip install 'memnotify[dbus]'\n"
     assert capsys.readouterr() == ("", said)
+
+
+def test_lowmem_bus_outlives_its_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it says in a callback of the loop must not be an exception there."""
+
+    class Full(io.StringIO):
+        def write(self, _text: str) -> int:
+            raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(sys, "stderr", Full())
+    bus._say("warned")

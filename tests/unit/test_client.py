@@ -8,6 +8,7 @@ import select
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -208,6 +209,15 @@ def test_what_is_crossed_while_subscribing_is_where_it_starts(daemon: FakeDaemon
     assert device.wait(0) == Crossed(figures(250), figures(100), (Change("used", 200, up=False),))
 
 
+def test_what_is_crossed_while_an_event_is_taken(daemon: FakeDaemon, device: Memnotify) -> None:
+    device.subscribe(used=200)
+    daemon.use(201)
+    daemon.after_write.append(lambda: daemon.use(199))
+    assert device.wait(0) == Crossed(figures(100), figures(199), ())
+    daemon.use(200)
+    assert device.wait(0) == Crossed(figures(199), figures(200), (Change("used", 200, up=True),))
+
+
 def test_a_percentage_is_of_the_total_that_the_write_saw(daemon: FakeDaemon, device: Memnotify) -> None:
     daemon.after_write.append(lambda: daemon.use(100, total=1000))
     device.subscribe(used="50%")
@@ -280,10 +290,12 @@ def test_the_descriptor_is_one_and_readable_when_there_is_an_event(
     assert device.fileno() == fd
 
 
-def test_wait_for_a_time_only(device: Memnotify) -> None:
+def test_wait_for_a_time_only(daemon: FakeDaemon, device: Memnotify) -> None:
     device.subscribe(used=200)
     assert device.wait(0.01) is None
     assert device.wait(-1) is None
+    daemon.use(300)
+    assert device.wait(1e9) is not None  # more than epoll takes
 
 
 # The daemon's end
@@ -394,13 +406,19 @@ def test_a_reader_alone_finds_the_new_daemon(daemon: FakeDaemon, device: Memnoti
     assert device.wait(0) is None
 
 
+_useds = st.integers(90, 110)
+# "meanwhile" is what happens between a write and the read after it.
 _moves = st.lists(
-    st.one_of(st.integers(90, 110), st.sampled_from(["end", "serve", "look"])), min_size=1, max_size=30
+    st.one_of(
+        _useds, st.tuples(st.just("meanwhile"), _useds), st.sampled_from(["end", "serve", "look", "look"])
+    ),
+    min_size=1,
+    max_size=30,
 )
 
 
 @given(_moves, st.integers(91, 109), st.integers(91, 109))
-def test_no_change_of_side_is_lost(moves: list[int | str], one: int, other: int) -> None:
+def test_no_change_of_side_is_lost(moves: list[int | str | tuple[str, int]], one: int, other: int) -> None:
     """Whatever happens: who adds up the changes he was told of knows on which side the figures are."""
     with pytest.MonkeyPatch.context() as patched:
         daemon = FakeDaemon(100)
@@ -414,6 +432,8 @@ def test_no_change_of_side_is_lost(moves: list[int | str], one: int, other: int)
             for move in [*moves, "serve", "look"]:
                 if isinstance(move, int):
                     daemon.use(move)
+                elif isinstance(move, tuple):
+                    daemon.after_write.append(partial(daemon.use, move[1]))
                 elif move == "end":
                     daemon.end()
                 elif move == "serve":
@@ -439,6 +459,7 @@ def test_no_change_of_side_is_lost(moves: list[int | str], one: int, other: int)
         (errno.ENOENT, [DeviceMissingError, FileNotFoundError], "start 'memnotify serve'"),
         (errno.ENODEV, [DeviceMissingError], "start 'memnotify serve'"),
         (errno.EACCES, [DeviceForbiddenError, PermissionError], "udev"),
+        (errno.EPERM, [DeviceForbiddenError, PermissionError], "DeviceAllow="),
         (errno.ENOTCONN, [DeviceLostError, ConnectionError], "again"),
         (errno.EINVAL, [ThresholdError, ValueError], "'used 80%'"),
     ],
@@ -473,6 +494,21 @@ def test_what_is_no_device(tmp_path: os.PathLike[str]) -> None:
             device.subscribe(used=5)
     with open(path, "rb") as file:
         assert file.read() == b"precious"
+
+
+def test_what_is_there_between_two_daemons_is_not_kept(tmp_path: os.PathLike[str]) -> None:
+    path = os.path.join(tmp_path, "device")
+    for is_read_before in (True, False):
+        with open(path, "wb"):
+            pass
+        with Memnotify(path) as device:
+            if is_read_before:
+                with pytest.raises(NotADeviceError):
+                    device.read()
+            with open(f"{path}.new", "wb") as file:
+                file.write(b"total 10000 used 100 active 50\n")
+            os.replace(f"{path}.new", path)
+            assert device.read() == figures(100)
 
 
 def test_what_is_closed(device: Memnotify) -> None:

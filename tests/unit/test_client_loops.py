@@ -2,6 +2,7 @@
 """The client library in event loops: asyncio, trio, anyio on both."""
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
@@ -141,6 +142,40 @@ def test_close_ends_the_iteration(
 
     run(main)
     assert ended == [True]
+
+
+def test_closed_in_the_turn_of_an_event(daemon: FakeDaemon, device: Memnotify) -> None:
+    async def main() -> list[Event]:
+        daemon.use(300)
+        # Of one turn asyncio runs timers last: the task that waits is woken, and does not run yet.
+        asyncio.get_running_loop().call_later(0, device.close)
+        return [event async for event in device]
+
+    assert asyncio.run(main()) == []
+
+
+def test_close_in_a_child_leaves_the_parent_s_loop_alone(
+    run: Callable[[Main], object], daemon: FakeDaemon, device: Memnotify
+) -> None:
+    def close_in_a_child() -> None:
+        child = os.fork()
+        if child == 0:
+            device.close()
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+    async def fork() -> None:
+        await anyio.sleep(0.01)
+        close_in_a_child()
+        daemon.use(300)
+
+    async def main() -> None:
+        with anyio.fail_after(DEADLINE_S):
+            async with anyio.create_task_group() as group:
+                group.start_soon(fork)
+                assert isinstance(await anext(device), Crossed)
+
+    run(main)
 
 
 def test_a_second_task_is_refused(

@@ -133,12 +133,15 @@ def test_the_callback_may_close_the_device(
     assert reported == []
 
 
-def test_it_is_started_once_and_on_an_open_device(device: Memnotify) -> None:
-    observer = Observer(device, _ignore)
-    observer.stop()
+def test_it_is_started_once_and_on_an_open_device(daemon: FakeDaemon, device: Memnotify) -> None:
+    seen: list[Event] = []
+    observer = Observer(device, seen.append)
+    observer.stop()  # which is nothing, as it does not run
     observer.start()
     with pytest.raises(RuntimeError, match="started once"):
         observer.start()
+    daemon.use(300)
+    eventually(lambda: seen, "the event")
     observer.stop()
     device.close()
     with pytest.raises(ValueError, match="closed"):

@@ -115,6 +115,7 @@ def test_where_files_are_looked_for(
         ("[a]\nused = lots", r"\[a\] used is 'lots'; write bytes"),
         ("[a]\nused = -5", "write bytes"),
         ("[a]\nused = 5t", "write bytes"),
+        ("[a]\nused = " + 400 * "9", "write bytes"),
         ("[a]\nfree =", "free is ''; write bytes"),
         ("[a]\nusd = 5", r"\[a\] has 'usd'; the keys are type, sensor, used"),
         ("[a]\ntype = cgroup", "type is 'cgroup'; write type = memnotify"),
@@ -306,3 +307,15 @@ def test_nothing_is_left_behind(daemon: FakeDaemon, write: Callable[..., str]) -
     signals.close()
     with pytest.raises(ValueError, match="this Signals is closed"):
         signals.enable()
+
+
+def test_what_is_not_closed_is_closed_with_a_warning(daemon: FakeDaemon, write: Callable[..., str]) -> None:
+    path = write(TWO)
+    before = len(os.listdir("/proc/self/fd"))
+    signals = Signals(path, {})
+    signals.enable()
+    daemon.use(6000)
+    assert signals.wait(1e9) is not None  # more than epoll takes
+    with pytest.warns(ResourceWarning, match="unclosed signals"):
+        del signals
+    assert len(os.listdir("/proc/self/fd")) == before

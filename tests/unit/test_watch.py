@@ -2,6 +2,7 @@
 """The picture of ``memnotify watch``, with fixed figures, at several sizes."""
 
 import io
+import os
 import re
 import time
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.screen import Screen
 
-from memnotify.cli.view import View
+from memnotify.cli.view import Terminal, View
 from memnotify.cli.watch import Note, Watch
 from memnotify.client import PAGE_SIZE, Figures
 
@@ -163,3 +164,26 @@ def test_thresholds_follow_the_total() -> None:
     watch = _watch([40], "used 50%", "used 1G")
     watch.look(Reader(Figures((("total", 2 * TOTAL), ("used", 5), ("active", 5)))), WHEN_S)  # type: ignore[arg-type] # as good
     assert [line.pages for line in watch.lines] == [(1 << 30) // PAGE_SIZE, TOTAL]
+
+
+@pytest.mark.parametrize(
+    ("keys", "goes_on"),
+    [
+        (b"q", False),
+        (b"Q", False),
+        (b"\x03", False),
+        (b"x", True),
+        (b"\x1bOQ", True),  # F2
+        (b"\x1b[1;2Q", True),  # with shift
+        (b"\x1b[A\x1b[Bq", False),
+        (b"", False),
+    ],
+)
+def test_keys(keys: bytes, *, goes_on: bool) -> None:
+    terminal = Terminal()
+    read, write = os.pipe()
+    os.write(write, keys)
+    os.close(write)
+    terminal._keys = read
+    assert terminal.ready(read) is goes_on
+    os.close(read)
