@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,12 @@ exit 7
 def children(pid: int) -> dict[int, str]:
     """Return the command name of each child process by its number."""
     numbers = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return {int(number): Path(f"/proc/{number}/comm").read_text().strip() for number in numbers}
+    names = {}
+    for number in numbers:
+        # One that has just ended is no child any more.
+        with suppress(FileNotFoundError):
+            names[int(number)] = Path(f"/proc/{number}/comm").read_text().strip()
+    return names
 
 
 def test_what_a_script_leaves_gets_out(guest: Run, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from guest.suite import run_pytest
 from guest.vm import GuestResult
 from support.libsystemd import LibsystemdUnavailable, libsystemd
 
-SUITES = ("tests/clients", "tests/guest/inside", "tests/unit/test_kick.py")
+SUITES = ("tests/clients", "tests/guest/inside")
 ENVIRONMENT = {"MEMNOTIFY_TEST_TRANSPORT": "cuse", "MEMNOTIFY_REQUIRE_ALL": "1"}
 
 
