@@ -151,34 +151,32 @@ def coarse(memory: FakeMemory) -> Iterator[Memnotify]:
         memory.activate(10)
 
 
-def _damped(device: Memnotify, memory: FakeMemory) -> None:
-    memory.use(70)
-    eventually(lambda: device.read().used.percent == 70, "it is noticed")
-
-
 def test_who_looks_when_it_has_gone_back_is_told_of_the_next(coarse: Memnotify, memory: FakeMemory) -> None:
-    _damped(coarse, memory)
+    memory.use(70)
+    eventually(lambda: coarse.read().used.percent == 70, "it is noticed")
     back = coarse.wait(0)
     assert isinstance(back, Crossed)
     assert back.changes == ()
     memory.use(90)
-    event = coarse.wait(DEADLINE_S)
-    assert isinstance(event, Crossed)
-    assert [(change.name, change.up) for change in event.changes] == [("used", True)]
+    assert _changes(coarse) == [("used", True)]
 
 
-def test_who_sees_a_damped_change_is_told_of_the_next(coarse: Memnotify, memory: FakeMemory) -> None:
+def test_who_was_told_is_told_of_the_next_at_the_threshold_itself(
+    coarse: Memnotify, memory: FakeMemory
+) -> None:
     assert coarse.wait(0) is not None
-    _damped(coarse, memory)
-    assert coarse.wait(0) is None
+    memory.use(70)
+    assert _changes(coarse) == [("used", False)]
     memory.activate(50)
-    event = coarse.wait(DEADLINE_S)
-    assert isinstance(event, Crossed)
-    assert {(change.name, change.up) for change in event.changes} == {("active", True), ("used", False)}
+    assert _changes(coarse) == [("active", True)]
     memory.use(90)
-    event = coarse.wait(DEADLINE_S)
+    assert _changes(coarse) == [("used", True)]
+
+
+def _changes(device: Memnotify) -> list[tuple[str, bool]]:
+    event = device.wait(DEADLINE_S)
     assert isinstance(event, Crossed)
-    assert [(change.name, change.up) for change in event.changes] == [("used", True)]
+    return [(change.name, change.up) for change in event.changes]
 
 
 def test_signals(path: str, memory: FakeMemory, tmp_path: Path) -> None:

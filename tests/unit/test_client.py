@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import strategies
 from support.fake_device import FakeDaemon
@@ -406,18 +406,20 @@ def test_a_reader_alone_finds_the_new_daemon(daemon: FakeDaemon, device: Memnoti
     assert device.wait(0) is None
 
 
-_useds = st.integers(90, 110)
+# Most are within the granularity of a threshold.
+_useds = st.sampled_from([90, 98, 99, 100, 101, 110])
 # "meanwhile" is what happens between a write and the read after it.
 _moves = st.lists(
     st.one_of(
-        _useds, st.tuples(st.just("meanwhile"), _useds), st.sampled_from(["end", "serve", "look", "look"])
+        _useds, st.tuples(st.just("meanwhile"), _useds), st.sampled_from(["end", "serve"]), st.just("look")
     ),
     min_size=1,
     max_size=30,
 )
 
 
-@given(_moves, st.integers(91, 109), st.integers(91, 109))
+@settings(max_examples=300)
+@given(_moves, st.integers(99, 100), st.integers(99, 100))
 def test_no_change_of_side_is_lost(moves: list[int | str | tuple[str, int]], one: int, other: int) -> None:
     """Whatever happens: who adds up the changes he was told of knows on which side the figures are."""
     with pytest.MonkeyPatch.context() as patched:
