@@ -142,11 +142,16 @@ class Kick:
         """Return what to count of a tracepoint: its number, a condition, how many pages one event stands for.
 
         99 % of the pages that a page fault, MAP_POPULATE or a tmpfs file takes are of order 0, so these
-        are counted apart, and exactly; each of the others counts as the largest there is.
+        are counted apart, and exactly. Slabs and buffers of up to order 3 come and go on an idle machine
+        too; each counts as eight pages, and what is larger as the largest there is.
         """
         if not point.has_order:
             return [(point.number, "", self._largest_pages)]
-        return [(point.number, "order==0", 1), (point.number, "order>0", self._largest_pages)]
+        return [
+            (point.number, "order==0", 1),
+            (point.number, "order>0&&order<4", 8),
+            (point.number, "order>3", self._largest_pages),
+        ]
 
     def _follow_cpus(self) -> None:
         """Count on the CPUs that are online. A counter dies with its CPU, and all but one go in a suspend."""

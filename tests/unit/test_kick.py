@@ -149,7 +149,7 @@ def test_the_counters_hide_less_than_it_is_armed_for(
     """
     counters.clear()
     kick = Kick(names)
-    weights = {"order==0": 1, "order>0": kick._largest_pages, "": kick._largest_pages}
+    weights = {"order==0": 1, "order>0&&order<4": 8, "order>3": kick._largest_pages, "": kick._largest_pages}
     for pages in distances:
         armed = kick.arm(pages)
         assert bool(armed) == (pages >= kick.least_pages)
