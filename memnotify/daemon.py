@@ -44,7 +44,7 @@ def serve(transport: Transport, parameters: Parameters, listener: "socket.socket
     """
     # Until the session can take them and what was made is cleaned up after them.
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
-    # A dozen counters and more for each CPU, a connection for each client of the socket: 1,024 may be too few.
+    # A dozen counters and more for each CPU, a connection for each client of the socket: 1,024 do not last.
     raise_fd_limit()
     table = Table()
     sockets: SocketServer | None = None
