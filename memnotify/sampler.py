@@ -25,9 +25,9 @@ log = logging.getLogger(__name__)
 _SLACK_SHARE = 1 / 8
 _SLACK_FROM_S = 1.0
 _SLACK_MAX_S = 4.0
-# What the per-CPU lists can hold grows with memory, CPUs and a sysctl; an exact reading tells, of which one a
-# minute costs 1 us a second.
-_LIMIT_AGE_S = 60.0
+# What the per-CPU lists can hold grows with memory, CPUs and a sysctl; an exact reading tells. After a long
+# sleep one costs half as much as the whole wake-up, so this is not done with every few of them.
+_LIMIT_AGE_S = 600.0
 
 
 class Kick(Protocol):
@@ -92,6 +92,7 @@ class Sampler:
         self._kicks = kicks or ()
         self._sampled_s = -math.inf
         self._exact_s = -math.inf
+        self._exact_total_pages = 0
         self._slack_s = 0.0
         self._due_s = math.inf
         self._fresh = False
@@ -123,13 +124,12 @@ class Sampler:
 
     def look(self, *, kicked: bool = False) -> None:
         """Sample once and wake whoever crossed. ``kicked`` if it is because of a kick. Raises MeterError."""
-        for kick in self._kicks:
-            kick.drain()
         crossed = None
         while crossed is None:
             sample = Sample(self._clock(), self._meter.plain(), exact=not self._meter.pcp_is_free)
             if not sample.exact and (
                 sample.taken_s - self._exact_s > _LIMIT_AGE_S
+                or sample.figures.total != self._exact_total_pages
                 or self._table.undecided(sample.figures, self._meter.pcp_limit_pages)
             ):
                 sample = self._exact()
@@ -174,7 +174,7 @@ class Sampler:
     def _exact(self) -> Sample:
         taken_s = self._clock()
         figures, pcp_pages = self._meter.exact()
-        self._exact_s = taken_s
+        self._exact_s, self._exact_total_pages = taken_s, figures.total
         return Sample(taken_s, figures, exact=True, pcp_pages=pcp_pages)
 
     def start(self, on_failure: Callable[[], None]) -> None:

@@ -90,7 +90,6 @@ class FakeKick:
     def __init__(self, least_pages: int = 0) -> None:
         self.least_pages = least_pages
         self.armed_pages = math.inf
-        self.drained = 0
         self.rests = 0
         self._ready = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
@@ -121,7 +120,6 @@ class FakeKick:
 
     def drain(self) -> None:
         """Be ready no more."""
-        self.drained += 1
         with suppress(BlockingIOError):
             os.eventfd_read(self._ready)
 
