@@ -49,7 +49,7 @@ LAYERS: dict[str, set[str]] = {
 }
 # What a pure room may import of the standard library: nothing that has to do with time or the world.
 PURE = {
-    "config": {"typing"},
+    "config": {"re", "collections.abc", "typing"},
     "thresholds": {"re"},
     "observers": {"heapq", "math", "array", "collections.abc", "threading.Lock", "typing"},
     "pace": {"math"},

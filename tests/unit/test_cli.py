@@ -56,9 +56,6 @@ LINE = b"total 1000 used 250 active 7\n"
         ["serve", "--log-level", "loud"],
         ["serve", "/dev/memnotify"],
         ["serve", "--socket"],
-        ["serve", "--socket-mode", "rw"],
-        ["serve", "--socket-mode", "888"],
-        ["serve", "--socket-mode", "7777"],
         ["env"],
         ["env", "--when", "used 5", "--path", "memnotify"],
         ["env", "--when", "used 5", "--path", "/dev/../memnotify"],
@@ -85,16 +82,16 @@ def test_wrong_arguments(arguments: list[str], capsys: pytest.CaptureFixture[str
         (["--update-period", "0"], "update_period is 0 ms"),
         (["--update-period", "20000"], "15000 ms"),
         (["--max-update-period", "100"], "update_period is 250 ms"),
-        (["--max-update-period", "86400001"], "a day"),
+        (["--max-update-period", "86400001"], "command line: max_update_period is 86400001 ms"),
         (["--min-update-period", "0"], "min_update_period is 0 ms"),
         (["--fill-rate", "0"], "fill_rate is 0 MiB/s"),
         (["--update-space", "-1"], "update_space is -1 kB"),
+        (["--name", "a/b"], 'name is "a/b"'),
+        (["--socket-mode", "rw"], "such as 660"),
     ],
 )
-def test_parameters_out_of_bounds(
-    arguments: list[str], message: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A parameter out of its bounds is a wrong argument too, said in one line of the log."""
+def test_settings_out_of_bounds(arguments: list[str], message: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A setting out of its bounds is a wrong argument too, said in one line of the log."""
     assert main(["serve", *arguments]) == 2
     assert message in caplog.text
     assert "Traceback" not in caplog.text
