@@ -9,7 +9,8 @@ import sys
 from contextlib import ExitStack
 from typing import TextIO
 
-from memnotify.config import COMMAND_LINE, SETTINGS, ConfigError, Given, configure
+from memnotify import config_file
+from memnotify.config import COMMAND_LINE, SETTINGS, ConfigError, Configuration, Given
 
 _DESCRIPTION = """\
 Serve the memnotify device until SIGTERM, SIGINT or SIGHUP.
@@ -42,7 +43,13 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
-    """Add an option for each setting; what is not given is not in the parsed options."""
+    """Add an option for the file and one for each setting; of these what is not given is not parsed."""
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="read FILE and FILE.d/*.toml, where options stand as KEY = VALUE"
+        f" (default: {config_file.DEFAULT_FILE})",
+    )
     for setting in SETTINGS.values():
         option = f"--{setting.name.replace('_', '-')}"
         text = setting.help.replace("%", "%%")
@@ -61,9 +68,10 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         )
 
 
-def given(options: argparse.Namespace) -> dict[str, Given]:
-    """Return the settings that were given on the command line."""
-    return {name: Given(value, COMMAND_LINE) for name, value in vars(options).items() if name in SETTINGS}
+def load(options: argparse.Namespace) -> Configuration:
+    """Return the configuration by the parsed options and the files. Raises ConfigError."""
+    given = {name: Given(value, COMMAND_LINE) for name, value in vars(options).items() if name in SETTINGS}
+    return config_file.load(options.config, given)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -76,7 +84,7 @@ def run(options: argparse.Namespace) -> int:
     )
     log = logging.getLogger(__name__)
     try:
-        settings = configure(given(options)).settings
+        settings = load(options).settings
     except ConfigError as error:
         for problem in str(error).splitlines():
             log.error("%s", problem)  # noqa: TRY400 - the user's mistake, not a traceback's

@@ -16,6 +16,7 @@ PACKAGE = Path(memnotify.__file__).parent
 LAYERS: dict[str, set[str]] = {
     "figures": set(),
     "config": set(),
+    "config_file": {"config"},
     "pressure": set(),
     "_shim": set(),
     "system": {"_shim"},
@@ -42,7 +43,7 @@ LAYERS: dict[str, set[str]] = {
         "system",
         "transports",
     },
-    "cli": {"client", "config", "daemon", "figures", "transports"},
+    "cli": {"client", "config", "config_file", "daemon", "figures", "transports"},
     "client": set(),
     "__main__": {"cli"},
     "": set(),

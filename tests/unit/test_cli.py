@@ -56,6 +56,9 @@ LINE = b"total 1000 used 250 active 7\n"
         ["serve", "--log-level", "loud"],
         ["serve", "/dev/memnotify"],
         ["serve", "--socket"],
+        ["serve", "--config"],
+        ["check-config", "memnotify.toml"],
+        ["check-config", "--fill-rate", "fast"],
         ["env"],
         ["env", "--when", "used 5", "--path", "memnotify"],
         ["env", "--when", "used 5", "--path", "/dev/../memnotify"],
@@ -104,6 +107,10 @@ def test_settings_out_of_bounds(arguments: list[str], message: str, caplog: pyte
         (
             ["serve"],
             ["CUSE", "FUSE", "/dev/NAME", "250 ms", "15000 ms", "SIGTERM", "0 asked", "1 the", "2 wrong"],
+        ),
+        (
+            ["check-config"],
+            ["250 ms", "/etc/memnotify/memnotify.toml", "FILE.d", "KEY = VALUE", "line", "0 good", "2 wrong"],
         ),
         (
             ["run"],
@@ -189,7 +196,8 @@ def test_the_daemon_is_not_burdened_with_the_other_commands() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     imported = done.stdout.split()
     assert "memnotify.cli.serve" in imported
-    assert not [name for name in imported if name.startswith("memnotify.client") or name == "json"]
+    burdens = ("memnotify.client", "json", "tomllib", "difflib")
+    assert not [name for name in imported if name.startswith(burdens)]
 
 
 # read
