@@ -64,7 +64,7 @@ class CuseTransport:
         """
         try:
             node = os.stat(self.path)
-            with open(self._sysfs, encoding="ascii") as dev:
+            with open(self._sysfs, encoding="utf-8") as dev:
                 ours = dev.read().strip()
         except OSError as error:
             raise TransportError(
