@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from dbus_fast import Message, MessageType
 from support.bus import Bus
 from support.daemon import QUICK, Daemon
 from support.fake_memory import FakeMemory
@@ -226,6 +227,64 @@ def test_a_bus_without_the_policy(path: str, tmp_path: Path) -> None:
     with bus.program, bus.serve(path) as service:
         assert service.end(0) == 1
         assert service.lines[-1].endswith(f"; copy dbus/{NAME}.conf to /etc/dbus-1/system.d")
+
+
+@pytest.mark.parametrize(
+    ("limit", "said"),
+    [
+        ("max_completed_connections", "The maximum number of active connections has been reached"),
+        ("max_message_size", "it ends the connection"),
+    ],
+)
+def test_a_bus_that_refuses(path: str, tmp_path: Path, limit: str, said: str) -> None:
+    """Whatever way it does."""
+    policy = tmp_path / "limit.conf"
+    policy.write_text(f'<busconfig><limit name="{limit}">0</limit></busconfig>')
+    bus = DesktopBus(tmp_path / "bus", policy)
+    with bus.program, bus.serve(path) as service:
+        assert service.end(0) == 1
+        assert service.lines == [f"memnotify lowmem-bus: the system bus refuses: {said}"]
+
+
+def test_a_bus_that_ends_before_there_is_a_name(path: str, tmp_path: Path) -> None:
+    """As if it ended a moment later."""
+    address = f"{tmp_path}/mortal"
+    command = (sys.executable, "-m", "memnotify", "lowmem-bus", "--path", path)
+    with socket.socket(socket.AF_UNIX) as mortal:
+        mortal.bind(address)
+        mortal.listen()
+        mortal.settimeout(DEADLINE_S)
+        with Program(*command, environment={"DBUS_SYSTEM_BUS_ADDRESS": f"unix:path={address}"}) as service:
+            with mortal.accept()[0] as connected:
+                _say_hello(connected)
+                while b"RequestName" not in connected.recv(4096):
+                    pass
+            assert service.end(0) == 1
+            assert service.lines == ["memnotify lowmem-bus: the system bus has ended"]
+
+
+def _say_hello(connected: socket.socket) -> None:
+    """Let a client in, as a bus does, up to the reply to Hello."""
+    connected.settimeout(DEADLINE_S)
+    heard = b""
+    for asked, answer in ((b"AUTH EXTERNAL", b"OK 0123456789abcdef\r\n"), (b"BEGIN\r\n", b"")):
+        while asked not in heard:
+            heard += connected.recv(4096)
+            if b"NEGOTIATE_UNIX_FD" in heard:
+                connected.send(b"ERROR\r\n")
+        connected.sendall(answer)
+    while b"Hello" not in heard:
+        heard += connected.recv(4096)
+    hello = Message(
+        message_type=MessageType.METHOD_RETURN,
+        reply_serial=1,
+        sender="org.freedesktop.DBus",
+        destination=":1.1",
+        signature="s",
+        body=[":1.1"],
+        serial=1,
+    )
+    connected.sendall(hello._marshall(False))  # noqa: FBT003 - compiled: it has no names
 
 
 def test_anybody_may_look_at_the_object(bus: DesktopBus, path: str) -> None:
