@@ -5,7 +5,6 @@ import logging
 import math
 import os
 import select
-import signal
 import threading
 import time
 from array import array
@@ -16,6 +15,7 @@ from memnotify.figures import Meter
 from memnotify.observers import Distances, Sample, Table
 from memnotify.pace import Pace, granularity_pages
 from memnotify.system import set_timer_slack
+from memnotify.threads import start_thread
 
 log = logging.getLogger(__name__)
 
@@ -187,18 +187,8 @@ class Sampler:
         return Sample(taken_s, figures, exact=True, pcp_pages=pcp_pages)
 
     def start(self, on_failure: Callable[[], None]) -> None:
-        """Start the thread; ``on_failure`` is called from it if it ends by an exception.
-
-        It takes no signals: they are the main thread's.
-        """
-        thread = threading.Thread(target=self._run, args=(on_failure,), name=self.name, daemon=True)
-        # A thread inherits the mask of the one that starts it.
-        mask = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
-        try:
-            thread.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        self._thread = thread
+        """Start the thread; ``on_failure`` is called from it if it ends by an exception."""
+        self._thread = start_thread(self.name, self._loop, on_failure)
 
     def stop(self) -> None:
         """End the thread. When this returns, ``notify`` is not running and is not called again."""
@@ -212,13 +202,6 @@ class Sampler:
             os.close(self._pressure_fd)
         for kick in self._kicks:
             kick.close()
-
-    def _run(self, on_failure: Callable[[], None]) -> None:
-        try:
-            self._loop()
-        except Exception:
-            log.exception("the sampler failed")
-            on_failure()
 
     def _loop(self) -> None:
         parked, sampling = select.poll(), select.poll()

@@ -22,7 +22,6 @@ import math
 import os
 import re
 import select
-import signal
 import socket
 import struct
 import termios
@@ -33,6 +32,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from memnotify.device import Device
+from memnotify.threads import start_thread
 from memnotify.thresholds import WRITE_MAX
 
 log = logging.getLogger(__name__)
@@ -121,18 +121,8 @@ class SocketServer:
         return answered
 
     def start(self, on_failure: Callable[[], None]) -> None:
-        """Start the thread; ``on_failure`` is called from it if it ends by an exception.
-
-        It takes no signals: they are the main thread's.
-        """
-        thread = threading.Thread(target=self._run, args=(on_failure,), name=self.name, daemon=True)
-        # A thread inherits the mask of the one that starts it.
-        mask = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
-        try:
-            thread.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        self._thread = thread
+        """Start the thread; ``on_failure`` is called from it if it ends by an exception."""
+        self._thread = start_thread(self.name, self._loop, on_failure)
 
     def stop(self) -> None:
         """End the thread, then every connection and its observer. ``wake`` does nothing from then on."""
@@ -149,14 +139,10 @@ class SocketServer:
         self._epoll.close()
         os.close(self._wake_fd)
 
-    def _run(self, on_failure: Callable[[], None]) -> None:
-        try:
-            while not self._stopping:
-                self._answered = True
-                self._turn()
-        except Exception:
-            log.exception("the socket's server failed")
-            on_failure()
+    def _loop(self) -> None:
+        while not self._stopping:
+            self._answered = True
+            self._turn()
 
     def _turn(self) -> None:
         """Wait for something to happen, and do what it asks for."""

@@ -7,6 +7,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import TextIO
 
 from memnotify import __version__
 
@@ -32,8 +33,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if getattr(sys, name) is None:  # closed by whoever started it
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for good
     try:
+        return _answer(sys.argv[1:] if arguments is None else arguments)
+    finally:
         try:
-            return _run(sys.argv[1:] if arguments is None else arguments)
+            sys.stderr.flush()
+        except OSError:
+            _discard(sys.stderr)
+
+
+def _answer(arguments: Sequence[str]) -> int:
+    try:
+        try:
+            return _run(arguments)
         finally:
             sys.stdout.flush()
     except KeyboardInterrupt:
@@ -44,9 +55,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = 1
         with contextlib.suppress(OSError):
             print(f"memnotify: {error}", file=sys.stderr)
-    # Nothing may be flushed to it at exit either.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _discard(sys.stdout)
     return code
+
+
+def _discard(stream: TextIO) -> None:
+    """Let what is left in it not be tried again at exit, which would have an exit code of its own."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _run(arguments: Sequence[str]) -> int:

@@ -4,17 +4,16 @@
 import asyncio
 import contextlib
 import signal
-import sys
 from collections.abc import Mapping
 
-from dbus_fast import BusType, Message, MessageType, RequestNameReply
+from dbus_fast import BusType, ErrorType, Message, MessageType, RequestNameReply
 from dbus_fast.aio import MessageBus
 from dbus_fast.annotations import DBusByte
 from dbus_fast.errors import AuthError, DBusError, InvalidAddressError
 from dbus_fast.service import ServiceInterface, dbus_signal
 
 from memnotify.cli.lowmem_bus import LEVELS, Limiter
-from memnotify.cli.wait import explain
+from memnotify.cli.tell import explain, tell
 from memnotify.client import Crossed, Lost, Memnotify, Restored
 
 NAME = "org.freedesktop.LowMemoryMonitor"
@@ -42,9 +41,19 @@ def serve(path: str, thresholds: Mapping[int, str], limiter: Limiter) -> int:
                 devices[level] = opened.enter_context(Memnotify(path))
                 devices[level].subscribe(text)
             except OSError as error:
-                print(explain("lowmem-bus", path, error), file=sys.stderr)
+                _say(explain(path, error))
                 return 2
         return asyncio.run(_Service(path, devices, limiter).run())
+
+
+async def _connect() -> MessageBus:
+    bus = await MessageBus(bus_type=BusType.SYSTEM).connect()
+    name = bus.unique_name or ""
+    # dbus-fast takes what the bus says against a connection for the connection's name.
+    if not name.startswith(":"):
+        bus.disconnect()
+        raise DBusError(ErrorType.FAILED, name)
+    return bus
 
 
 class _Service:
@@ -63,9 +72,12 @@ class _Service:
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[int] = self._loop.create_future()
         try:
-            bus = await MessageBus(bus_type=BusType.SYSTEM).connect()
-        except (OSError, EOFError, AuthError, DBusError, InvalidAddressError) as error:
-            _say(f"no system bus: {error or 'it has ended'}; install and start dbus")
+            bus = await _connect()
+        except (OSError, InvalidAddressError) as error:
+            _say(f"no system bus: {error}; install and start dbus")
+            return 1
+        except (EOFError, AuthError, DBusError) as error:
+            _say(f"the system bus refuses: {str(error) or 'it ends the connection'}")
             return 1
         lost = asyncio.ensure_future(bus.wait_for_disconnect())  # type: ignore[no-untyped-call] # its own gap
         lost.add_done_callback(self._bus_ended)
@@ -90,6 +102,8 @@ class _Service:
         except DBusError as error:
             _say(f"{error.text}; copy dbus/{NAME}.conf to /etc/dbus-1/system.d")
             return 1
+        except (OSError, EOFError):
+            return await self._ended
         if reply is RequestNameReply.IN_QUEUE:
             self._begin(f"{NAME} is taken: waiting for it")
         else:
@@ -126,7 +140,7 @@ class _Service:
             try:
                 event = device.wait(0)
             except OSError as error:  # a new daemon that has not the figures of the old one
-                _print(explain("lowmem-bus", self._path, error))
+                _say(explain(self._path, error))
                 self._end(1)
                 return
             if isinstance(event, Crossed | Restored):
@@ -162,10 +176,4 @@ class _Service:
 
 
 def _say(text: str) -> None:
-    _print(f"memnotify lowmem-bus: {text}")
-
-
-def _print(line: str) -> None:
-    # A terminal that is gone ends no service.
-    with contextlib.suppress(OSError):
-        print(line, file=sys.stderr, flush=True)
+    tell("lowmem-bus", text)

@@ -5,8 +5,8 @@ import argparse
 import base64
 import os
 import shlex
-import sys
 
+from memnotify.cli.tell import tell
 from memnotify.cli.wait import NOTHING_WATCHED
 from memnotify.client import DEFAULT_PATH, ThresholdError
 from memnotify.client.figures import Figures
@@ -68,10 +68,10 @@ def run(options: argparse.Namespace) -> int:
     try:
         text = spell(thresholds, {})
         if not parse(text, _ANY_FIGURES):
-            print(f"memnotify env: --when: {NOTHING_WATCHED}", file=sys.stderr)
+            tell("env", f"--when: {NOTHING_WATCHED}")
             return 2
     except ThresholdError as error:
-        print(f"memnotify env: --when: {error.strerror}", file=sys.stderr)
+        tell("env", f"--when: {error.strerror}")
         return 2
     variables = {
         "MEMORY_PRESSURE_WATCH": options.path if options.socket is None else options.socket,

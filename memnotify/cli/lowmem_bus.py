@@ -3,9 +3,9 @@
 
 import argparse
 import math
-import sys
 from collections.abc import Iterable
 
+from memnotify.cli.tell import tell
 from memnotify.cli.wait import EXTRA_MISSING, seconds
 from memnotify.client import DEFAULT_PATH, Change
 
@@ -67,9 +67,7 @@ def run(options: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         if error.name != "dbus_fast":
             raise
-        print(
-            "memnotify lowmem-bus: dbus-fast is not installed: pip install 'memnotify[dbus]'", file=sys.stderr
-        )
+        tell("lowmem-bus", "dbus-fast is not installed: pip install 'memnotify[dbus]'")
         return EXTRA_MISSING
     thresholds = {number: getattr(options, level) for level, number in LEVELS.items()}
     return bus.serve(options.path, thresholds, Limiter(options.interval))

@@ -3,8 +3,8 @@
 
 import argparse
 import json
-import sys
 
+from memnotify.cli.tell import explain, tell
 from memnotify.client import DEFAULT_PATH, PAGE_SIZE, Figures, Memnotify
 
 _EPILOG = """\
@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
         with Memnotify(options.path) as device:
             figures = device.read()
     except OSError as error:
-        print(f"memnotify read: {options.path}: {error.strerror}", file=sys.stderr)
+        tell("read", explain(options.path, error))
         return 2
     print(as_json(figures) if options.json else as_table(figures))
     return 0

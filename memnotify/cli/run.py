@@ -9,12 +9,12 @@ import select
 import shutil
 import signal
 import socket
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Self
 
-from memnotify.cli.wait import count, explain, seconds, subscribed
+from memnotify.cli.tell import explain, tell
+from memnotify.cli.wait import count, seconds, subscribed
 from memnotify.client import (
     DEFAULT_PATH,
     PAGE_SIZE,
@@ -82,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
     if options.when is None and options.when_below is None:
         options.parser.error("one of --when and --when-below is needed")
     if shutil.which(options.command[0]) is None:
-        print(f"memnotify run: {options.command[0]}: no such command", file=sys.stderr)
+        tell("run", f"{options.command[0]}: no such command")
         return 2
     helper = Helper(options.command)
     with contextlib.ExitStack() as devices:
@@ -94,7 +94,7 @@ def run(options: argparse.Namespace) -> int:
             try:
                 device = devices.enter_context(subscribed(options.path, thresholds))
             except OSError as error:
-                print(explain("run", options.path, error), file=sys.stderr)
+                tell("run", explain(options.path, error))
                 return 2
             directions[device.fileno()] = (device, up)
         return _serve(options, helper, directions)
@@ -118,7 +118,7 @@ def _serve(
             if fd == helper.fileno():
                 failure = helper.outcome()
                 if failure:
-                    print(f"memnotify run: {options.command[0]}: {failure}", file=sys.stderr)
+                    tell("run", f"{options.command[0]}: {failure}")
                 running, left = False, left - 1
                 if not left or not helper.alive:
                     return 1 if failure else 0
@@ -127,7 +127,7 @@ def _serve(
             try:
                 event = device.wait(0)
             except OSError as error:  # a new daemon that has not the figures of the old one
-                print(explain("run", options.path, error), file=sys.stderr)
+                tell("run", explain(options.path, error))
                 return 1
             note(event, options.path, due, fd, up=up)
 
@@ -135,9 +135,9 @@ def _serve(
 def note(event: Event | None, path: str, due: Due, fd: int, *, up: bool) -> None:
     """Let an event make runs due, or no longer due."""
     if isinstance(event, Lost):
-        print(f"memnotify run: {path}: {event.error.strerror}", file=sys.stderr, flush=True)
+        tell("run", f"{path}: {event.error.strerror}")
     if isinstance(event, Restored):
-        print(f"memnotify run: {path}: it is served again", file=sys.stderr, flush=True)
+        tell("run", f"{path}: it is served again")
     if isinstance(event, Crossed | Restored):
         for change in event.changes:
             if change.up == up:

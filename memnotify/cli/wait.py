@@ -5,10 +5,10 @@ import argparse
 import errno
 import json
 import math
-import sys
 import time
 
 from memnotify.cli.read import as_object
+from memnotify.cli.tell import explain, tell
 from memnotify.client import DEFAULT_PATH, PAGE_SIZE, Crossed, Memnotify, ThresholdError
 from memnotify.client.thresholds import parse, spell
 
@@ -71,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         device = subscribed(options.path, options.thresholds, reopen=False)
     except OSError as error:
-        print(explain("wait", options.path, error), file=sys.stderr)
+        tell("wait", explain(options.path, error))
         return 2
     with device:
         left = options.count or math.inf
@@ -79,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
             try:
                 event = device.wait(None if end_s is None else max(0, end_s - time.monotonic()))
             except OSError as error:
-                print(explain("wait", options.path, error), file=sys.stderr)
+                tell("wait", explain(options.path, error))
                 return 1
             if event is None:
                 return 3
@@ -100,12 +100,6 @@ def subscribed(path: str, thresholds: str, *, reopen: bool = True) -> Memnotify:
         device.close()
         raise
     return device
-
-
-def explain(command: str, path: str, error: OSError) -> str:
-    """Return what to tell the user of a device or of thresholds that are refused."""
-    what = "" if isinstance(error, ThresholdError) and error.filename is None else f"{path}: "
-    return f"memnotify {command}: {what}{error.strerror}"
 
 
 def seconds(text: str) -> float:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Protocol, Self
 
 from memnotify.cli.read import human
-from memnotify.cli.wait import EXTRA_MISSING, explain, seconds, subscribed
+from memnotify.cli.tell import explain, tell
+from memnotify.cli.wait import EXTRA_MISSING, seconds, subscribed
 from memnotify.client import (
     DEFAULT_PATH,
     Change,
@@ -84,10 +85,7 @@ def run(options: argparse.Namespace) -> int:
         except ModuleNotFoundError as error:
             if error.name is None or error.name.partition(".")[0] != "rich":
                 raise
-            print(
-                "memnotify watch: rich is not installed: pip install 'memnotify[watch]', or use --plain",
-                file=sys.stderr,
-            )
+            tell("watch", "rich is not installed: pip install 'memnotify[watch]', or use --plain")
             return EXTRA_MISSING
         if view.can_draw():
             output = view.Terminal()
@@ -101,13 +99,13 @@ def run(options: argparse.Namespace) -> int:
                 devices[device.fileno()] = device
                 watch.add(text)
         except OSError as error:
-            print(explain("watch", options.path, error), file=sys.stderr)
+            tell("watch", explain(options.path, error))
             return 2
         try:
             with output:
                 _follow(watch, reader, devices, output)
         except ThresholdError as error:  # a new daemon that has not the figures of the old one
-            print(explain("watch", options.path, error), file=sys.stderr)
+            tell("watch", explain(options.path, error))
             return 1
     return 0
 

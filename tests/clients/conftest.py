@@ -15,8 +15,18 @@ from support.require import unavailable
 
 REPOSITORY = Path(__file__).parents[2]
 POSTED = Path(os.environ.get("MEMNOTIFY_MN_TEST_C", REPOSITORY.parent / "shared/mn_test.c"))
-"""The posted program; it is GPL and stays out of this tree."""
+"""The posted program; it is GPL and stays out of this tree. By default in a folder beside it."""
 TWIN = REPOSITORY / "tools/mn_test.py"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In a guest, run of a module that has representative tests these alone."""
+    chosen = [item for item in items if item.get_closest_marker("representative")]
+    modules = {item.path for item in chosen}
+    left_out = [item for item in items if item.path in modules and item not in chosen]
+    if TRANSPORT == "cuse":
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(scope="session", autouse=True)

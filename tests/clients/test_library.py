@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,7 +21,7 @@ from support.fake_memory import FakeMemory
 from support.library_clients import KINDS
 from support.waiting import DEADLINE_S, eventually
 
-from memnotify.client import Crossed, Event, Lost, Memnotify, Observer, Restored, Signals, ThresholdError
+from memnotify.client import Crossed, Event, Memnotify, Observer, Restored, Signals, ThresholdError
 
 log = logging.getLogger(__name__)
 
@@ -196,83 +196,6 @@ def test_signals(path: str, memory: FakeMemory, tmp_path: Path) -> None:
         memory.use(30)
         assert {change(), change()} == {("critical", False), ("low", False)}
         assert signals.wait(0) is None
-
-
-def _only_open(path: str) -> None:
-    with Memnotify(path) as device:
-        device.read()
-
-
-def _subscribe(path: str) -> None:
-    with Memnotify(path) as device:
-        device.subscribe(used="99%")
-        device.read()
-        assert device.wait(0) is None
-
-
-def _refused(path: str) -> None:
-    with Memnotify(path) as device, pytest.raises(ThresholdError):
-        device.subscribe("usd 5")
-
-
-def _observe(path: str) -> None:
-    with Memnotify(path) as device:
-        device.subscribe(used="99%")
-        with Observer(device, print):
-            pass
-
-
-def _in_loop(path: str) -> None:
-    async def main() -> None:
-        with Memnotify(path) as device:
-            device.subscribe(used="99%")
-            waiting = asyncio.ensure_future(_next(device))
-            await asyncio.sleep(0)
-            waiting.cancel()
-
-    asyncio.run(main())
-
-
-def _in_trio(path: str) -> None:
-    async def main() -> None:
-        with Memnotify(path) as device, trio.move_on_after(0):
-            device.subscribe(used="99%")
-            await anext(device)
-
-    trio.run(main)
-
-
-async def _next(device: Memnotify) -> Event:
-    return await anext(device)
-
-
-@pytest.mark.parametrize("use", [_only_open, _subscribe, _refused, _observe, _in_loop, _in_trio])
-def test_a_thousand_leave_nothing_behind(daemon: Daemon, use: Callable[[str], None]) -> None:
-    def held() -> tuple[int, int, int]:
-        return len(os.listdir("/proc/self/fd")), threading.active_count(), daemon.open_fds()
-
-    use(daemon.path)
-    before = held()
-    for _ in range(1000 if TRANSPORT == "fuse" else 50):
-        use(daemon.path)
-    assert held() == before
-
-
-def test_a_thousand_losses_leave_nothing_behind() -> None:
-    """Files, timers and all: of clients whose daemon has ended, closed before there is another."""
-    before = len(os.listdir("/proc/self/fd"))
-    daemon = Daemon(*QUICK, name="memnotify-leak")
-    devices = [Memnotify(daemon.path) for _ in range(1000 if TRANSPORT == "fuse" else 50)]
-    for device in devices:
-        device.subscribe(used="99%")
-    daemon.end(signal.SIGKILL)
-    for device in devices:
-        assert isinstance(device.wait(0), Lost)
-        assert device.wait(0) is None
-        device.close()
-    assert len(os.listdir("/proc/self/fd")) == before
-    with Daemon(*QUICK, name="memnotify-leak"):
-        pass
 
 
 class Clients:

@@ -18,6 +18,19 @@ _LOOKS = 20
 """So often in a row, 2 ms apart, it is found waiting."""
 
 
+def settle(pid: int) -> None:
+    """Wait until a process has nothing to do but to wait for a descriptor. Who is woken runs from then on."""
+    looks = 0
+
+    def settled() -> bool:
+        nonlocal looks
+        syscall = Path(f"/proc/{pid}/syscall").read_text().split()[0]
+        looks = looks + 1 if syscall in _WAITS else 0
+        return looks >= _LOOKS
+
+    eventually(settled, "it waits")
+
+
 class Program:
     """A process; what it writes to stdout and stderr is read as it comes, and looked at in the end.
 
@@ -58,15 +71,7 @@ class Program:
 
     def settle(self) -> None:
         """Wait until it has nothing to do but to wait for a descriptor."""
-        looks = 0
-
-        def settled() -> bool:
-            nonlocal looks
-            syscall = Path(f"/proc/{self.process.pid}/syscall").read_text().split()[0]
-            looks = looks + 1 if syscall in _WAITS else 0
-            return looks >= _LOOKS
-
-        eventually(settled, "it waits")
+        settle(self.process.pid)
 
     def end(self, number: int = signal.SIGTERM) -> int:
         """Send a signal, unless it is 0, and return the exit code."""

@@ -33,7 +33,7 @@ def test_an_sdist_becomes_a_wheel_that_installs_and_runs(tmp_path: Path) -> None
         "dbus/org.freedesktop.LowMemoryMonitor.conf",
         "tools/mn_test.py",
         "benchmarks/peer.c",
-        "docs/clients.md",
+        "docs/clients/c.md",
         "examples/epoll.c",
         "README.md",
     } <= names

@@ -18,7 +18,7 @@ from support.fake_device import FakeDaemon
 from memnotify import __version__
 from memnotify.cli import bus, main
 from memnotify.cli.run import Due, environment, note
-from memnotify.client import PAGE_SIZE, Change, Crossed, Figures
+from memnotify.client import PAGE_SIZE, Change, Crossed, Figures, Lost, Restored
 
 LINE = b"total 1000 used 250 active 7\n"
 
@@ -348,6 +348,46 @@ def test_stdout_that_takes_nothing(
     assert (done.returncode, done.stderr) == (code, said)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["read", "--path", "/none"], 2),
+        (["wait", "used 80%", "--path", "/none"], 2),
+        (["read", "--fly"], 2),
+        (["run", "--when", "used 5", "--", "no-such-command"], 2),
+        (["--version"], 1),
+    ],
+)
+@pytest.mark.parametrize("redirection", [">/dev/full 2>/dev/full", ">/dev/full 2>&-", ">/dev/full"])
+def test_stderr_that_takes_nothing(arguments: list[str], code: int, redirection: str) -> None:
+    """The exit code is the same."""
+    command = [sys.executable, "-m", "memnotify", *arguments]
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        ["/bin/sh", "-c", f'exec "$@" {redirection}', "sh", *command],
+        stderr=write,  # that nobody reads
+        env=os.environ | {"PYTHONUNBUFFERED": ""},
+        check=False,
+    )
+    os.close(write)
+    assert done.returncode == code
+
+
+def test_what_nobody_hears_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a callback of the bus's loop, nor a command that runs others."""
+
+    class Full(io.StringIO):
+        def write(self, _text: str) -> int:
+            raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(sys, "stderr", Full())
+    bus._say("warned")
+    figures = Figures.parse(LINE)
+    note(Lost(figures, OSError(errno.ENOTCONN, "ended")), "", {}, 3, up=True)
+    note(Restored(figures, figures, ()), "", {}, 3, up=True)
+
+
 def test_ctrl_c_while_it_loads(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """It is as good as one later."""
 
@@ -622,14 +662,3 @@ def test_lowmem_bus_without_its_library(
     assert main(["lowmem-bus"]) == 4
     said = "memnotify lowmem-bus: dbus-fast is not installed: pip install 'memnotify[dbus]'\n"
     assert capsys.readouterr() == ("", said)
-
-
-def test_lowmem_bus_outlives_its_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it says in a callback of the loop must not be an exception there."""
-
-    class Full(io.StringIO):
-        def write(self, _text: str) -> int:
-            raise OSError(errno.ENOSPC, "no space")
-
-    monkeypatch.setattr(sys, "stderr", Full())
-    bus._say("warned")

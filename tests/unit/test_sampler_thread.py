@@ -517,7 +517,7 @@ def test_a_failing_meter(caplog: pytest.LogCaptureFixture) -> None:
     thread = sampler.thread
     thread.join(DEADLINE_S)
     assert sampler.failures == ["sampler"]
-    assert [record.getMessage() for record in caplog.records] == ["the sampler failed"]
+    assert [record.getMessage() for record in caplog.records] == ["the thread sampler failed"]
     assert "MeterError: no such figures" in caplog.text
     sampler.stop()
     assert not thread.is_alive()

@@ -2,7 +2,6 @@
 """``memnotify lowmem-bus`` on a bus of the test's own, heard by stock GLib's GMemoryMonitor."""
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -11,6 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from dbus_fast import Message, MessageType
+from support.bus import Bus
 from support.daemon import QUICK, Daemon
 from support.fake_memory import FakeMemory
 from support.program import Program
@@ -24,30 +25,6 @@ NAME = "org.freedesktop.LowMemoryMonitor"
 PYTHON = "/usr/bin/python3"
 """Debian's, which has GLib's bindings."""
 
-# Like Debian's system bus: whose name may be owned is said in a file of its own.
-_BUS = """\
-<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
- "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
-<busconfig>
-  <type>system</type>
-  <auth>EXTERNAL</auth>
-  <listen>unix:path={folder}/bus</listen>
-  <policy context="default">
-    <allow user="*"/>
-    <deny own="*"/>
-    <deny send_type="method_call"/>
-    <allow send_type="signal"/>
-    <allow send_requested_reply="true" send_type="method_return"/>
-    <allow send_requested_reply="true" send_type="error"/>
-    <allow receive_type="method_call"/>
-    <allow receive_type="method_return"/>
-    <allow receive_type="error"/>
-    <allow receive_type="signal"/>
-    <allow send_destination="org.freedesktop.DBus" send_interface="org.freedesktop.DBus"/>
-  </policy>
-  <includedir>{folder}/system.d</includedir>
-</busconfig>
-"""
 _LISTENER = """
 from gi.repository import Gio, GLib
 monitor = Gio.MemoryMonitor.dup_default()
@@ -57,19 +34,8 @@ GLib.MainLoop().run()
 """
 
 
-class Bus:
-    """A dbus-daemon, and how a program finds it."""
-
-    def __init__(self, folder: Path, *policies: Path) -> None:
-        (folder / "system.d").mkdir(parents=True)
-        for policy in policies:
-            shutil.copy(policy, folder / "system.d")
-        (folder / "bus.conf").write_text(_BUS.format(folder=folder))
-        self.environment = {"DBUS_SYSTEM_BUS_ADDRESS": f"unix:path={folder}/bus"}
-        self.program = Program(
-            "dbus-daemon", f"--config-file={folder}/bus.conf", "--nofork", "--print-address"
-        )
-        self.program.hear("unix:")
+class DesktopBus(Bus):
+    """A bus, the service, and who listens to it."""
 
     def serve(self, path: str, *arguments: str) -> Program:
         """Return ``memnotify lowmem-bus``, that was just started."""
@@ -88,17 +54,15 @@ class Bus:
 
 @pytest.fixture(scope="module", autouse=True)
 def _has_the_programs() -> None:
-    if shutil.which("dbus-daemon") is None:
-        unavailable("dbus-daemon is not installed: apt install dbus")
     script = "from gi.repository import Gio; Gio.MemoryMonitor"
     if subprocess.run([PYTHON, "-c", script], check=False, capture_output=True).returncode:
         unavailable("GLib's bindings are not installed: apt install python3-gi gir1.2-glib-2.0")
 
 
 @pytest.fixture
-def bus(tmp_path: Path) -> Iterator[Bus]:
+def bus(tmp_path: Path) -> Iterator[DesktopBus]:
     """Return a bus with the policy that the project delivers."""
-    bus = Bus(tmp_path / "bus", REPOSITORY / f"dbus/{NAME}.conf")
+    bus = DesktopBus(tmp_path / "bus", REPOSITORY / f"dbus/{NAME}.conf")
     with bus.program:
         yield bus
 
@@ -110,7 +74,7 @@ def memory(tmp_path: Path) -> FakeMemory:
 
 
 @pytest.fixture
-def serve_device(_can_mount: None, memory: FakeMemory) -> Callable[[], Daemon]:
+def serve_device(_can_serve: None, memory: FakeMemory) -> Callable[[], Daemon]:
     """Return what starts a daemon of that memory."""
     return lambda: Daemon(*QUICK, *memory.ARGUMENTS, name="memnotify-bus", program=memory.program)
 
@@ -149,7 +113,8 @@ def _fall(path: str, memory: FakeMemory, service: Program) -> None:
         service.settle()
 
 
-def test_glib_hears_each_level_once_it_is_reached(bus: Bus, path: str, memory: FakeMemory) -> None:
+@pytest.mark.representative
+def test_glib_hears_each_level_once_it_is_reached(bus: DesktopBus, path: str, memory: FakeMemory) -> None:
     with bus.serve(path, "--interval", "0") as service, bus.listen() as listener:
         assert "ready" in service.line()
         _tune_in(path, memory, service, listener)
@@ -165,7 +130,7 @@ def test_glib_hears_each_level_once_it_is_reached(bus: Bus, path: str, memory: F
         assert names == ["low", "medium", "critical", "medium"]
 
 
-def test_thresholds_of_ones_own_and_the_interval(bus: Bus, path: str, memory: FakeMemory) -> None:
+def test_thresholds_of_ones_own_and_the_interval(bus: DesktopBus, path: str, memory: FakeMemory) -> None:
     """After a warning only a graver one is sent."""
     levels = ("--low", "used 60%", "--medium", "used 70% active 99%", "--critical", "used 90%")
     with (
@@ -185,7 +150,7 @@ def test_thresholds_of_ones_own_and_the_interval(bus: Bus, path: str, memory: Fa
         assert len(service.lines) == 3
 
 
-def test_it_waits_for_the_name(bus: Bus, path: str, memory: FakeMemory) -> None:
+def test_it_waits_for_the_name(bus: DesktopBus, path: str, memory: FakeMemory) -> None:
     with bus.serve(path, "--interval", "0") as first, bus.serve(path, "--interval", "0") as second:
         # Either may be the first.
         said = {program.line(): program for program in (first, second)}
@@ -202,7 +167,10 @@ def test_it_waits_for_the_name(bus: Bus, path: str, memory: FakeMemory) -> None:
         assert waiting.end(signal.SIGTERM) == 0
 
 
-def test_it_outlives_the_daemon(bus: Bus, serve_device: Callable[[], Daemon], memory: FakeMemory) -> None:
+@pytest.mark.representative
+def test_it_outlives_the_daemon(
+    bus: DesktopBus, serve_device: Callable[[], Daemon], memory: FakeMemory
+) -> None:
     """What was reached without one is warned of when there is one again."""
     old = serve_device()
     with bus.serve(old.path, "--interval", "0") as service, bus.listen() as listener:
@@ -219,7 +187,7 @@ def test_it_outlives_the_daemon(bus: Bus, serve_device: Callable[[], Daemon], me
             assert service.end(signal.SIGTERM) == 0
 
 
-def test_it_ends_with_the_bus(bus: Bus, path: str) -> None:
+def test_it_ends_with_the_bus(bus: DesktopBus, path: str) -> None:
     with bus.serve(path) as service:
         service.hear("ready")
         bus.program.end(signal.SIGKILL)
@@ -255,13 +223,71 @@ def test_a_bus_that_does_not_answer(path: str, tmp_path: Path, number: int, code
 
 
 def test_a_bus_without_the_policy(path: str, tmp_path: Path) -> None:
-    bus = Bus(tmp_path / "strict")
+    bus = DesktopBus(tmp_path / "strict")
     with bus.program, bus.serve(path) as service:
         assert service.end(0) == 1
         assert service.lines[-1].endswith(f"; copy dbus/{NAME}.conf to /etc/dbus-1/system.d")
 
 
-def test_anybody_may_look_at_the_object(bus: Bus, path: str) -> None:
+@pytest.mark.parametrize(
+    ("limit", "said"),
+    [
+        ("max_completed_connections", "The maximum number of active connections has been reached"),
+        ("max_message_size", "it ends the connection"),
+    ],
+)
+def test_a_bus_that_refuses(path: str, tmp_path: Path, limit: str, said: str) -> None:
+    """Whatever way it does."""
+    policy = tmp_path / "limit.conf"
+    policy.write_text(f'<busconfig><limit name="{limit}">0</limit></busconfig>')
+    bus = DesktopBus(tmp_path / "bus", policy)
+    with bus.program, bus.serve(path) as service:
+        assert service.end(0) == 1
+        assert service.lines == [f"memnotify lowmem-bus: the system bus refuses: {said}"]
+
+
+def test_a_bus_that_ends_before_there_is_a_name(path: str, tmp_path: Path) -> None:
+    """As if it ended a moment later."""
+    address = f"{tmp_path}/mortal"
+    command = (sys.executable, "-m", "memnotify", "lowmem-bus", "--path", path)
+    with socket.socket(socket.AF_UNIX) as mortal:
+        mortal.bind(address)
+        mortal.listen()
+        mortal.settimeout(DEADLINE_S)
+        with Program(*command, environment={"DBUS_SYSTEM_BUS_ADDRESS": f"unix:path={address}"}) as service:
+            with mortal.accept()[0] as connected:
+                _say_hello(connected)
+                while b"RequestName" not in connected.recv(4096):
+                    pass
+            assert service.end(0) == 1
+            assert service.lines == ["memnotify lowmem-bus: the system bus has ended"]
+
+
+def _say_hello(connected: socket.socket) -> None:
+    """Let a client in, as a bus does, up to the reply to Hello."""
+    connected.settimeout(DEADLINE_S)
+    heard = b""
+    for asked, answer in ((b"AUTH EXTERNAL", b"OK 0123456789abcdef\r\n"), (b"BEGIN\r\n", b"")):
+        while asked not in heard:
+            heard += connected.recv(4096)
+            if b"NEGOTIATE_UNIX_FD" in heard:
+                connected.send(b"ERROR\r\n")
+        connected.sendall(answer)
+    while b"Hello" not in heard:
+        heard += connected.recv(4096)
+    hello = Message(
+        message_type=MessageType.METHOD_RETURN,
+        reply_serial=1,
+        sender="org.freedesktop.DBus",
+        destination=":1.1",
+        signature="s",
+        body=[":1.1"],
+        serial=1,
+    )
+    connected.sendall(hello._marshall(False))  # noqa: FBT003 - compiled: it has no names
+
+
+def test_anybody_may_look_at_the_object(bus: DesktopBus, path: str) -> None:
     with bus.serve(path) as service:
         service.hear("ready")
         call = ("dbus-send", "--system", "--print-reply", f"--dest={NAME}", f"/{NAME.replace('.', '/')}")

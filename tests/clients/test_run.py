@@ -12,12 +12,11 @@ from pathlib import Path
 import pytest
 from support.daemon import QUICK, Daemon, ready
 from support.fake_memory import FakeMemory
+from support.program import settle
 from support.waiting import DEADLINE_S, eventually
 
 from memnotify.client import Memnotify
 
-POLL = {"7", "271"}
-"""poll and ppoll, as /proc/PID/syscall says on x86-64."""
 SAY = ("sh", "-c", "echo $MEMNOTIFY_EVENT $MEMNOTIFY_NAME ${MEMNOTIFY_USED_PERCENT%.*}")
 
 
@@ -28,7 +27,7 @@ def memory(tmp_path: Path) -> FakeMemory:
 
 
 @pytest.fixture
-def daemon(_can_mount: None, memory: FakeMemory) -> Iterator[Daemon]:
+def daemon(_can_serve: None, memory: FakeMemory) -> Iterator[Daemon]:
     """Return a daemon of that memory."""
     with _serve(memory) as daemon:
         yield daemon
@@ -51,10 +50,7 @@ class Run:
             start_new_session=True,
         )
         self.pid = self._process.pid
-        eventually(self._polls, "it waits")
-
-    def _polls(self) -> bool:
-        return Path(f"/proc/{self.pid}/syscall").read_text().split()[0] in POLL
+        settle(self.pid)
 
     @property
     def helper(self) -> str:
@@ -104,6 +100,7 @@ def start() -> Iterator[Start]:
         run.kill()
 
 
+@pytest.mark.representative
 def test_up_and_down_with_the_figures(start: Start, daemon: Daemon, memory: FakeMemory) -> None:
     run = start(daemon.path, "--when", "used 80%", "--when-below", "used 60%", "--", *SAY)
     for _ in range(2):
@@ -138,8 +135,9 @@ def test_one_at_a_time(start: Start, daemon: Daemon, memory: FakeMemory, tmp_pat
         def move(*useds_percent: int) -> None:
             for used_percent in useds_percent:
                 memory.use(used_percent)
-                # Whoever waits for the same is woken by the same call.
+                # Whoever waits for the same is woken by the same call, and must have looked before the next.
                 assert witness.wait(DEADLINE_S) is not None
+                settle(run.pid)
 
         move(90)
         assert run.line() == "begun"
@@ -191,6 +189,7 @@ def test_a_command_that_cannot_be_started(
     assert run.end() == (1, "", f"memnotify run: {program}: No such file or directory\n")
 
 
+@pytest.mark.representative
 def test_a_new_daemon_tells_what_was_crossed_meanwhile(start: Start, memory: FakeMemory) -> None:
     old = _serve(memory)
     run = start(old.path, "--when", "used 80%", "--count", "1", "--", *SAY)

@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: MIT
+"""The commands and the code in docs/clients.md and its pages, run: they print what stands there."""
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from support.bus import Bus
+from support.daemon import QUICK, Daemon
+from support.fake_memory import FakeMemory
+from support.require import unavailable
+from support.terminal import Terminal
+from support.waiting import DEADLINE_S, eventually
+
+from memnotify.client import Memnotify
+
+REPOSITORY = Path(__file__).parents[2]
+PAGES = [REPOSITORY / "docs/clients.md", *sorted(REPOSITORY.glob("docs/clients/*.md"))]
+TEXT = {page.stem: page.read_text() for page in PAGES}
+WAITS = {"7", "232", "271", "281"}
+"""poll, epoll_wait, ppoll and epoll_pwait, as /proc/PID/syscall says on x86-64."""
+# A block, and the block of what it prints, if it prints anything
+_CODE = re.compile(r"(?ms)^```(sh|c|python)\n(.*?)^```\n(?:\n```text\n(.*?)^```$)?")
+_CONTROL_FILE = re.compile(r"(?ms)`/etc/memnotify/([a-z]+\.mn)`:\n\n```ini\n(.*?)^```")
+_TIME = re.compile(r"(?:[0-9]{4}-[0-9]{2}-[0-9]{2} )?[0-9]{2}:[0-9]{2}:[0-9]{2}")
+_PICTURE = "╭"
+# What dbus.service does when it is reloaded
+_SYSTEMCTL = """\
+#!/bin/sh
+[ "$*" = "reload dbus" ] && exec dbus-send --system --print-reply=literal \\
+    --dest=org.freedesktop.DBus / org.freedesktop.DBus.ReloadConfig
+"""
+IN_GUEST = ("shell", "c", "asyncio", "trio", "control-files")
+"""The pages of which the last piece of code is run in a guest as well."""
+_LOOKS = 20
+"""So often in a row, 2 ms apart, a process is found waiting that waits for memory to move."""
+
+
+class Example(NamedTuple):
+    """A piece of code, and what it prints."""
+
+    page: str
+    language: str
+    code: str
+    printed: str
+
+    @property
+    def is_picture(self) -> bool:
+        """Whether it takes over the terminal."""
+        return self.printed.startswith(_PICTURE)
+
+
+EXAMPLES = [Example(page, *found) for page, text in TEXT.items() for found in _CODE.findall(text)]
+
+
+@pytest.mark.parametrize("page", TEXT)
+def test_every_block_is_run(page: str) -> None:
+    """What has a language is an example; all other blocks are what one prints, or control files."""
+    blocks = re.findall(r"^ *(?:```|~~~)(.*)$", TEXT[page], re.MULTILINE)
+    assert blocks[1::2] == [""] * (len(blocks) // 2)
+    examples = [example for example in EXAMPLES if example.page == page]
+    told = [word for example in examples for word in (example.language, "text")[: 1 + bool(example.printed)]]
+    assert [block for block in blocks[::2] if block != "ini"] == told
+    assert blocks[::2].count("ini") == len(_CONTROL_FILE.findall(TEXT[page]))
+
+
+def test_every_page_is_listed() -> None:
+    linked = re.findall(r"\]\(clients/(.*?)\)", TEXT["clients"])
+    assert sorted(linked) == [page.name for page in PAGES[1:]]
+
+
+@pytest.fixture(scope="module")
+def _memory(tmp_path_factory: pytest.TempPathFactory) -> FakeMemory:
+    return FakeMemory(tmp_path_factory.mktemp("memory"))
+
+
+@pytest.fixture(scope="module")
+def daemon(_can_serve: None, _memory: FakeMemory) -> Iterator[Daemon]:
+    """Return a daemon of that memory, where examples look for it."""
+    with Daemon(*QUICK, *_memory.ARGUMENTS, name="memnotify", program=_memory.program) as daemon:
+        yield daemon
+
+
+@pytest.fixture
+def memory(_memory: FakeMemory, daemon: Daemon) -> FakeMemory:
+    """Return the memory of the daemon, half of it used, which it has noticed."""
+    _memory.use(50)
+    with Memnotify(daemon.path) as device:
+        eventually(lambda: device.read().used.percent == 50, "it is noticed")
+    return _memory
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """Return an environment with the commands, and with the control files of the pages."""
+    for name, text in _CONTROL_FILE.findall("".join(TEXT.values())):
+        (tmp_path / name).write_text(text)
+    return os.environ | {
+        "PATH": os.pathsep.join((str(tmp_path), os.path.dirname(sys.executable), os.environ["PATH"])),
+        "PYTHONUNBUFFERED": "1",
+        "MEMNOTIFY": f"config={tmp_path}",
+    }
+
+
+@pytest.fixture
+def bus(tmp_path: Path) -> Iterator[Bus]:
+    """Return a bus that is as it is before anybody has copied the policy."""
+    (tmp_path / "systemctl").write_text(_SYSTEMCTL)
+    (tmp_path / "systemctl").chmod(0o755)
+    bus = Bus(tmp_path / "bus")
+    with bus.program:
+        yield bus
+
+
+def _command(example: Example, folder: Path) -> list[str]:
+    if example.language == "python":
+        return [sys.executable, "-c", example.code]
+    if example.language == "sh":
+        return ["sh", "-euc", example.code]
+    if shutil.which("gcc") is None:
+        unavailable("gcc is not installed: apt install gcc libc6-dev")
+    (folder / "example.c").write_text(example.code)
+    program = str(folder / "example")
+    subprocess.run(["gcc", "-Wall", "-Wextra", "-Werror", "-o", program, f"{program}.c"], check=True)
+    return [program]
+
+
+def _prints(
+    command: list[str], environment: dict[str, str], daemon: Daemon, memory: FakeMemory, folder: Path
+) -> str:
+    """Return what a command prints while memory is moved, whenever it waits, and until it waits again."""
+    with open(folder / "printed", "w+") as printed, Memnotify(daemon.path) as witness:
+        witness.subscribe(used="80%")
+        process = subprocess.Popen(
+            command,
+            cwd=REPOSITORY,
+            stdin=subprocess.DEVNULL,
+            stdout=printed,
+            stderr=printed,
+            env=environment,
+            start_new_session=True,
+        )
+        looks = 0
+
+        def settled() -> bool:
+            nonlocal looks
+            looks = looks + 1 if _waits(process.pid) else 0
+            return process.poll() is not None or looks >= _LOOKS
+
+        try:
+            for used_percent in (90, 50):
+                eventually(settled, "it waits or has ended")
+                memory.use(used_percent)
+                # Whoever waits is woken by the same call, and waits no longer.
+                assert witness.wait(DEADLINE_S) is not None
+                looks = 0
+            eventually(settled, "it waits or has ended")
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGTERM)
+            process.wait(DEADLINE_S)
+        assert process.returncode in (0, -signal.SIGTERM)
+        printed.seek(0)
+        return printed.read()
+
+
+def _timeless(text: str) -> str:
+    return _TIME.sub("TIME", text)
+
+
+def _parameters() -> Iterator[pytest.ParameterSet]:
+    last = {example.page: example for example in EXAMPLES}
+    for example in EXAMPLES:
+        if example.page != "desktop" and not example.is_picture:
+            in_guest = example.page in IN_GUEST and example is last[example.page]
+            marks = [pytest.mark.representative] if in_guest else []
+            yield pytest.param(example, marks=marks, id=f"{example.page} in {example.language}")
+
+
+@pytest.mark.parametrize("example", list(_parameters()))
+def test_it_prints_what_stands_there(
+    daemon: Daemon, memory: FakeMemory, environment: dict[str, str], tmp_path: Path, example: Example
+) -> None:
+    printed = _prints(_command(example, tmp_path), environment, daemon, memory, tmp_path)
+    assert _timeless(printed) == _timeless(example.printed)
+
+
+@pytest.mark.parametrize(
+    "example", [each for each in EXAMPLES if each.is_picture], ids=lambda each: each.page
+)
+def test_it_shows_what_stands_there(
+    daemon: Daemon, memory: FakeMemory, environment: dict[str, str], example: Example
+) -> None:
+    """But for how long memory was where it was."""
+
+    def drawn(picture: str) -> str:
+        return re.sub(r"(.)\1+", r"\1", _timeless(picture))
+
+    with Terminal("sh", "-euc", example.code, environment=environment) as terminal:
+        terminal.shows("50.0 %    4.8 GiB")
+        terminal.shows("none yet")
+        for used in ("90.0 %    8.6 GiB", "50.0 %    4.8 GiB"):
+            memory.use(int(used[:2]))
+            terminal.shows(used)
+        eventually(lambda: drawn("\n".join(terminal.frame) + "\n") == drawn(example.printed), example.printed)
+        terminal.press(b"q")
+        assert terminal.end() == 0
+
+
+def test_the_service_on_the_bus(
+    daemon: Daemon, memory: FakeMemory, environment: dict[str, str], bus: Bus, tmp_path: Path
+) -> None:
+    """The page's commands in their order, the first of which lets the others have the name."""
+    page = [example for example in EXAMPLES if example.page == "desktop"]
+    assert len(page) > 1
+    for example in page:
+        assert example.language == "sh"
+        code = example.code.replace("/etc/dbus-1", str(tmp_path / "bus"))
+        command = ["sh", "-euc", code]
+        printed = _prints(command, environment | bus.environment, daemon, memory, tmp_path)
+        assert printed == example.printed
+
+
+def _waits(pid: int) -> bool:
+    """Whether a thread of the process, or of one that it has started, waits for a descriptor."""
+    children: list[str] = []
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+        if any((task / "syscall").read_text().split()[0] in WAITS for task in tasks):
+            return True
+        children = [child for task in tasks for child in (task / "children").read_text().split()]
+    return any(_waits(int(child)) for child in children)

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: MIT
+"""A system bus of the test's own."""
+
+import shutil
+from pathlib import Path
+
+from support.program import Program
+from support.require import unavailable
+
+# Like Debian's system bus: whose name may be owned is said in a file of its own.
+_BUS = """\
+<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
+ "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig>
+  <type>system</type>
+  <auth>EXTERNAL</auth>
+  <listen>unix:path={folder}/bus</listen>
+  <policy context="default">
+    <allow user="*"/>
+    <deny own="*"/>
+    <deny send_type="method_call"/>
+    <allow send_type="signal"/>
+    <allow send_requested_reply="true" send_type="method_return"/>
+    <allow send_requested_reply="true" send_type="error"/>
+    <allow receive_type="method_call"/>
+    <allow receive_type="method_return"/>
+    <allow receive_type="error"/>
+    <allow receive_type="signal"/>
+    <allow send_destination="org.freedesktop.DBus" send_interface="org.freedesktop.DBus"/>
+  </policy>
+  <includedir>{folder}/system.d</includedir>
+</busconfig>
+"""
+
+
+class Bus:
+    """A dbus-daemon, and how a program finds it."""
+
+    def __init__(self, folder: Path, *policies: Path) -> None:
+        if shutil.which("dbus-daemon") is None:
+            unavailable("dbus-daemon is not installed: apt install dbus")
+        (folder / "system.d").mkdir(parents=True)
+        for policy in policies:
+            shutil.copy(policy, folder / "system.d")
+        (folder / "bus.conf").write_text(_BUS.format(folder=folder))
+        self.environment = {"DBUS_SYSTEM_BUS_ADDRESS": f"unix:path={folder}/bus"}
+        self.program = Program(
+            "dbus-daemon", f"--config-file={folder}/bus.conf", "--nofork", "--print-address"
+        )
+        self.program.hear("unix:")

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: MIT
+"""The links of the documentation lead to what is there."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+PAGES = [
+    *REPOSITORY.glob("*.md"),
+    *(page for folder in ("docs", "examples", "benchmarks") for page in REPOSITORY.glob(f"{folder}/**/*.md")),
+]
+_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]*)\)")
+
+
+def _anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    headings: list[str] = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
+def test_links(page: Path) -> None:
+    for link in _LINK.findall(page.read_text()):
+        path, _, anchor = link.partition("#")
+        if "://" in path:
+            continue
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in _anchors(target), link
