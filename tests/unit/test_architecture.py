@@ -16,6 +16,7 @@ PACKAGE = Path(memnotify.__file__).parent
 LAYERS: dict[str, set[str]] = {
     "figures": set(),
     "config": set(),
+    "further": {"figures"},
     "pressure": set(),
     "_shim": set(),
     "system": {"_shim"},
@@ -50,11 +51,12 @@ LAYERS: dict[str, set[str]] = {
 # What a pure room may import of the standard library: nothing that has to do with time or the world.
 PURE = {
     "config": {"typing"},
-    "thresholds": {"re"},
+    "thresholds": {"collections.abc", "re"},
     "observers": {"heapq", "math", "array", "collections.abc", "threading.Lock", "typing"},
-    "pace": {"math"},
+    "pace": {"collections.abc", "math"},
+    "further": {"collections.abc", "difflib"},
     # The one that reads: files by descriptor, and no time
-    "figures": {"os", "re", "struct", "threading.Lock", "typing"},
+    "figures": {"collections.abc", "os", "re", "struct", "threading.Lock", "typing"},
 }
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").rstrip("."): path
