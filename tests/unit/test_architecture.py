@@ -16,6 +16,7 @@ PACKAGE = Path(memnotify.__file__).parent
 LAYERS: dict[str, set[str]] = {
     "figures": set(),
     "config": set(),
+    "mounts": set(),
     "pressure": set(),
     "_shim": set(),
     "system": {"_shim"},
@@ -27,7 +28,7 @@ LAYERS: dict[str, set[str]] = {
     "device": {"observers", "sampler", "thresholds"},
     "session": {"_shim"},
     "sockets": {"device", "thresholds"},
-    "transports": {"session"},
+    "transports": {"mounts", "session"},
     "daemon": {
         "config",
         "device",
@@ -42,7 +43,7 @@ LAYERS: dict[str, set[str]] = {
         "system",
         "transports",
     },
-    "cli": {"client", "config", "daemon", "figures", "transports"},
+    "cli": {"client", "config", "daemon", "figures", "mounts", "transports"},
     "client": set(),
     "__main__": {"cli"},
     "": set(),
