@@ -104,8 +104,11 @@ class Daemon:
 
 
 def start(*arguments: str, program: Sequence[str] = PROGRAM) -> subprocess.Popen[str]:
-    """Start ``memnotify serve`` with arguments of any kind; its stderr is a pipe."""
-    command = [*program, "serve", *arguments]
+    """Start ``memnotify serve`` with arguments of any kind; its stderr is a pipe.
+
+    The machine's own configuration is left out.
+    """
+    command = [*program, "serve", "--config", "/dev/null", *arguments]
     return subprocess.Popen(command, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
 
 
