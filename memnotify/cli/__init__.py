@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from memnotify import __version__
 
-_COMMANDS = ("serve", "check-config", "read", "wait", "run", "watch", "env", "lowmem-bus")
+_COMMANDS = ("serve", "check-config", "read", "wait", "run", "watch", "env", "lowmem-bus", "doctor")
 
 _DESCRIPTION = """\
 A memory meter that programs can poll: /dev/memnotify in userspace.
@@ -23,6 +23,7 @@ A memory meter that programs can poll: /dev/memnotify in userspace.
   memnotify env --when 'used 80%'    the variables of systemd's memory-pressure protocol
   memnotify watch              show the figures live
   memnotify lowmem-bus         warn desktop programs over D-Bus
+  memnotify doctor             check everything that the device depends on
 """
 
 

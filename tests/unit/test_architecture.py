@@ -16,6 +16,7 @@ PACKAGE = Path(memnotify.__file__).parent
 LAYERS: dict[str, set[str]] = {
     "figures": set(),
     "config": set(),
+    "mounts": set(),
     "config_file": {"config"},
     "pressure": set(),
     "service": set(),
@@ -29,7 +30,7 @@ LAYERS: dict[str, set[str]] = {
     "device": {"observers", "sampler", "thresholds"},
     "session": {"_shim"},
     "sockets": {"device", "thresholds"},
-    "transports": {"session"},
+    "transports": {"mounts", "session"},
     "daemon": {
         "config",
         "device",
@@ -45,7 +46,7 @@ LAYERS: dict[str, set[str]] = {
         "system",
         "transports",
     },
-    "cli": {"client", "config", "config_file", "daemon", "figures", "transports"},
+    "cli": {"client", "config", "config_file", "daemon", "figures", "mounts", "transports"},
     "client": set(),
     "__main__": {"cli"},
     "": set(),
