@@ -6,7 +6,7 @@ import logging
 import signal
 import threading
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from memnotify.observers import Table
 from memnotify.pace import Pace
 from memnotify.pressure import open_trigger
 from memnotify.sampler import Sampler
+from memnotify.service import Manager, Service
 from memnotify.session import Session
 from memnotify.system import lock_memory, raise_fd_limit
 from memnotify.transports import Transport, TransportError
@@ -29,21 +30,26 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_STOP = frozenset({signal.SIGTERM, signal.SIGINT})
 # nohup has its way.
-_STOP = {signal.SIGTERM, signal.SIGINT} | (
-    set() if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else {signal.SIGHUP}
-)
+_HANGUP = frozenset(() if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else {signal.SIGHUP})
 
 
-def serve(transport: Transport, settings: Settings, listener: "socket.socket | None" = None) -> bool:
+def serve(
+    transport: Transport,
+    settings: Settings,
+    listener: "socket.socket | None" = None,
+    reload: Callable[[], str] | None = None,
+) -> bool:
     """Serve until a signal asks to stop (True), or until the device is lost (False).
 
-    The clients that connect to ``listener``, if there is one, are served as well. Main thread only, and
-    once in a process. Closes ``transport``. Raises TransportError if the device cannot be registered,
-    MeterError or OSError if the kernel's memory files cannot be read.
+    The clients that connect to ``listener``, if there is one, are served as well. SIGHUP calls ``reload``,
+    which returns what became of it in a few words; without one SIGHUP ends. Main thread only, and once in
+    a process. Closes ``transport``. Raises TransportError if the device cannot be registered, MeterError
+    or OSError if the kernel's memory files cannot be read.
     """
     # Until the session can take them and what was made is cleaned up after them.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP | _HANGUP)
     # A dozen counters and more for each CPU, a connection for each client of the socket: 1,024 do not last.
     raise_fd_limit()
     table = Table()
@@ -83,7 +89,8 @@ def serve(transport: Transport, settings: Settings, listener: "socket.socket | N
         undo.callback(sampler.stop)
         if sockets is not None:
             undo.callback(sockets.stop)
-        return _live(session, transport, [sampler] if sockets is None else [sampler, sockets])
+        threads: list[Sampler | SocketServer] = [sampler] if sockets is None else [sampler, sockets]
+        return _live(session, transport, table, threads, reload)
 
 
 def _socket_server(device: Device, listener: "socket.socket") -> "SocketServer":
@@ -93,18 +100,16 @@ def _socket_server(device: Device, listener: "socket.socket") -> "SocketServer":
     return SocketServer(device, listener)
 
 
-def _live(session: Session, transport: Transport, threads: "Sequence[Sampler | SocketServer]") -> bool:
-    session.catch(*_STOP)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP)
-    try:
-        session.handshake()
-    except InterruptedError:
+def _live(
+    session: Session,
+    transport: Transport,
+    table: Table,
+    threads: "Sequence[Sampler | SocketServer]",
+    reload: Callable[[], str] | None,
+) -> bool:
+    stop = _STOP if reload else _STOP | _HANGUP
+    if not _registered(session, transport, stop):
         return True
-    except ConnectionRefusedError as error:
-        raise TransportError(
-            f"the kernel did not register {transport.path}: another process has just taken that name"
-        ) from error
-    transport.verify()
     main = threading.get_ident()
     failed = threading.Event()
 
@@ -117,12 +122,55 @@ def _live(session: Session, transport: Transport, threads: "Sequence[Sampler | S
     gc.freeze()
     for thread in threads:
         thread.start(fail)
-    log.info("ready: %s, a %s", transport.path, transport.kind)
-    if session.serve():
-        names = ", ".join(signal.Signals(number).name for number in session.caught())
-        if failed.is_set():
-            return False
-        log.info("%s: ending", names)
+    manager = Manager()
+    what = f"{transport.path}, a {transport.kind}"
+    service = Service(manager, what, table.__len__, settled=transport.settled, threads=threads)
+    if manager.listens:
+        table.changed = service.changed
+    session.catch(*_HANGUP, signal.SIGALRM)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANGUP)
+    service.begin()
+    ended_by = _loop(session, service, stop, reload)
+    table.changed = None
+    service.end()
+    if failed.is_set():
+        return False
+    if ended_by:
+        log.info("%s: ending", ", ".join(sorted(number.name for number in ended_by)))
         return True
     log.error("%s is gone: the connection was ended from outside (umount, or abort in sysfs)", transport.path)
     return False
+
+
+def _registered(session: Session, transport: Transport, stop: Collection[signal.Signals]) -> bool:
+    """Make the device; False if a signal has come meanwhile. Raises TransportError."""
+    session.catch(*stop)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, stop)
+    try:
+        session.handshake()
+    except InterruptedError:
+        return False
+    except ConnectionRefusedError as error:
+        raise TransportError(
+            f"the kernel did not register {transport.path}: another process has just taken that name"
+        ) from error
+    transport.verify()
+    return True
+
+
+def _loop(
+    session: Session,
+    service: Service,
+    stop: Collection[signal.Signals],
+    reload: Callable[[], str] | None,
+) -> Collection[signal.Signals]:
+    """Serve until signals of ``stop`` have come, and return them, or until the device is gone: none."""
+    while session.serve():
+        caught = {signal.Signals(number) for number in session.caught()}
+        if ends := caught.intersection(stop):
+            return ends
+        if reload and signal.SIGHUP in caught:
+            service.reload(reload)
+        if signal.SIGALRM in caught:
+            service.alarm()
+    return ()

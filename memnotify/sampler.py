@@ -69,6 +69,8 @@ class Sampler:
     Whichever comes second sees the other.
     """
 
+    name = "sampler"
+
     def __init__(
         self,
         table: Table,
@@ -96,6 +98,7 @@ class Sampler:
         self._due_s = math.inf
         self._fresh = False
         self._stopping = False
+        self._answered = False
         self._thread: threading.Thread | None = None
 
     def current(self) -> Sample:
@@ -120,6 +123,12 @@ class Sampler:
             wake = self._due_s < math.inf
         if wake:
             os.eventfd_write(self._wake_fd, 1)
+
+    def answered(self) -> bool:
+        """Whether the thread has come round since the last call; ask it to do so again."""
+        answered, self._answered = self._answered, False
+        os.eventfd_write(self._wake_fd, 1)
+        return answered
 
     def look(self, *, kicked: bool = False) -> None:
         """Sample once and wake whoever crossed. ``kicked`` if it is because of a kick. Raises MeterError."""
@@ -182,7 +191,7 @@ class Sampler:
 
         It takes no signals: they are the main thread's.
         """
-        thread = threading.Thread(target=self._run, args=(on_failure,), name="sampler", daemon=True)
+        thread = threading.Thread(target=self._run, args=(on_failure,), name=self.name, daemon=True)
         # A thread inherits the mask of the one that starts it.
         mask = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
         try:
@@ -221,6 +230,7 @@ class Sampler:
             sampling.register(kick, select.POLLIN)
         due_s, kicked = math.inf, False
         while not self._stopping:
+            self._answered = True
             self._due_s = math.inf
             if self._table.watching:
                 due_s, kicked = self._sample_when_due(sampling, due_s, kicked=kicked)

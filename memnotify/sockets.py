@@ -82,6 +82,8 @@ class SocketServer:
     that was sent before, so it fits, and a client's writes are done a few at a time.
     """
 
+    name = "sockets"
+
     def __init__(
         self, device: Device, listener: socket.socket, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
@@ -100,6 +102,7 @@ class SocketServer:
         self._again_s = math.inf
         self._full = False
         self._stopping = False
+        self._answered = False
         self._thread: threading.Thread | None = None
         listener.settimeout(0)
         self._epoll = select.epoll()
@@ -111,12 +114,18 @@ class SocketServer:
         self._woken.extend(handles)
         os.eventfd_write(self._wake_fd, 1)
 
+    def answered(self) -> bool:
+        """Whether the thread has come round since the last call; ask it to do so again."""
+        answered, self._answered = self._answered, False
+        os.eventfd_write(self._wake_fd, 1)
+        return answered
+
     def start(self, on_failure: Callable[[], None]) -> None:
         """Start the thread; ``on_failure`` is called from it if it ends by an exception.
 
         It takes no signals: they are the main thread's.
         """
-        thread = threading.Thread(target=self._run, args=(on_failure,), name="sockets", daemon=True)
+        thread = threading.Thread(target=self._run, args=(on_failure,), name=self.name, daemon=True)
         # A thread inherits the mask of the one that starts it.
         mask = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
         try:
@@ -143,6 +152,7 @@ class SocketServer:
     def _run(self, on_failure: Callable[[], None]) -> None:
         try:
             while not self._stopping:
+                self._answered = True
                 self._turn()
         except Exception:
             log.exception("the socket's server failed")

@@ -15,7 +15,7 @@ class TransportUnavailableError(TransportError):
 
 
 class Transport(Protocol):
-    """A way to serve. Life: ``connect``, the session's handshake, ``verify``, ..., ``close``."""
+    """A way to serve. Life: ``connect``, the session's handshake, ``verify``, ``settled``, ..., ``close``."""
 
     path: str
     """Where clients open the device."""
@@ -27,6 +27,9 @@ class Transport(Protocol):
 
     def verify(self) -> None:
         """Make sure that clients reach this daemon at ``path``. Raises TransportError if not."""
+
+    def settled(self) -> bool:
+        """Whether nobody will change any more who may open the device; to be asked until it is so."""
 
     def close(self) -> None:
         """Remove what was created. The session, if any, is closed already."""

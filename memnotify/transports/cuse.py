@@ -2,6 +2,7 @@
 """A character device of our own, registered through /dev/cuse."""
 
 import errno
+import logging
 import os
 import stat
 
@@ -9,7 +10,11 @@ from memnotify.session import Operations, Session
 from memnotify.transports import TransportError, TransportUnavailableError
 from memnotify.transports.file import remove_leftover
 
+log = logging.getLogger(__name__)
+
 CUSE = "/dev/cuse"
+_UDEV = "/run/udev/control"
+_UDEV_RECORDS = "/run/udev/data"
 _NO_CUSE = (errno.ENOENT, errno.ENODEV, errno.ENXIO)
 
 
@@ -71,6 +76,23 @@ class CuseTransport:
                 f"{self.path} is not the device that the kernel registered ({ours}):"
                 " remove it and start again"
             )
+
+    def settled(self) -> bool:
+        """Whether udev has done with the node, which is born with mode 0600, what its rules say."""
+        if not os.path.exists(_UDEV):
+            log.info("udev is not running: %s has the mode that the kernel gave it", self.path)
+            return True
+        try:
+            node = os.stat(self.path)
+            # Written when the node has its final mode (udev-event.c:udev_event_execute_rules).
+            record = f"{_UDEV_RECORDS}/c{os.major(node.st_rdev)}:{os.minor(node.st_rdev)}"
+            with open(record, encoding="utf-8", errors="replace") as opened:
+                # The record of an earlier device of that number is older than the node, whose time udev sets
+                # when it sets the mode.
+                done = os.fstat(opened.fileno()).st_mtime_ns >= node.st_mtime_ns
+                return done and "E:ID_PROCESSING=1" not in opened.read().splitlines()
+        except FileNotFoundError:
+            return False
 
     def close(self) -> None:
         """Close /dev/cuse if no session has taken it; the kernel removes the node."""

@@ -72,6 +72,10 @@ class FileTransport:
         if FUSE_FILE not in mounts_at(self.path):
             raise TransportError(f"nothing is mounted at {self.path}: was it unmounted at once?")
 
+    def settled(self) -> bool:
+        """Return True: it is born with its mode."""
+        return True
+
     def close(self) -> None:
         """Remove the mount point if it is ours, and the mount if it is dead: libfuse leaves that one."""
         if self._mount_point < 0:

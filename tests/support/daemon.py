@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -33,10 +33,11 @@ class Daemon:
         transport: str = TRANSPORT,
         name: str = "memnotify-test",
         program: Sequence[str] = PROGRAM,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.path = f"/dev/{name}"
         place = ("--name", name, "--transport", transport)
-        self.process = start(*place, *arguments, program=program)
+        self.process = start(*place, *arguments, program=program, environment=environment)
         self._lines: list[str] = []
         self._reader = threading.Thread(target=self._follow, daemon=True)
         self._reader.start()
@@ -103,13 +104,20 @@ class Daemon:
                 self._lines.append(line)
 
 
-def start(*arguments: str, program: Sequence[str] = PROGRAM) -> subprocess.Popen[str]:
+def start(
+    *arguments: str, program: Sequence[str] = PROGRAM, environment: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
     """Start ``memnotify serve`` with arguments of any kind; its stderr is a pipe.
 
     The machine's own configuration is left out.
     """
-    command = [*program, "serve", "--config", "/dev/null", *arguments]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
+    return subprocess.Popen(
+        [*program, "serve", "--config", "/dev/null", *arguments],
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        env=os.environ | (environment or {}),
+    )
 
 
 def status(path: Path, field: str) -> int:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.daemon import Daemon, start
+from support.daemon import PROGRAM, Daemon, start
+from support.program import Program
 from support.waiting import DEADLINE_S, eventually
 
 from memnotify.session import Session
@@ -148,10 +149,26 @@ def udev() -> Iterator[None]:
     process.wait()
 
 
-def test_udev_opens_the_device_for_everybody(udev: None) -> None:
-    # The rule is for the device of this name alone.
-    with Daemon(name="memnotify") as daemon:
-        eventually(lambda: stat.S_IMODE(os.stat(daemon.path).st_mode) == 0o666, "the rule has been applied")
-        read = ["head", "-n", "1", daemon.path]
-        done = subprocess.run(read, user="nobody", capture_output=True, text=True, check=True)
-        assert done.stdout.startswith("total ")
+def test_ready_is_said_when_udev_has_opened_the_device_for_everybody(udev: None) -> None:
+    # The rule is for the device of this name alone. From the second time on udev has a record of the number,
+    # of a device that is gone.
+    for _ in range(3):
+        with Daemon(name="memnotify") as daemon:
+            assert stat.S_IMODE(os.stat(daemon.path).st_mode) == 0o666
+            read = ["head", "-n", "1", daemon.path]
+            done = subprocess.run(read, user="nobody", capture_output=True, text=True, check=True)
+            assert done.stdout.startswith("total ")
+
+
+def test_who_may_open_it_is_served_while_udev_is_waited_for(udev: None) -> None:
+    # The kernel's events are queued, and udev does nothing about them.
+    subprocess.run(["udevadm", "control", "--stop-exec-queue"], check=True)
+    program = Program(*PROGRAM, "serve", "--transport", "cuse", "--name", "memnotify")
+    eventually(lambda: os.path.exists("/dev/memnotify"), "the node is there")
+    with open("/dev/memnotify", "rb", buffering=0) as device:
+        assert device.read(256).startswith(b"total ")
+    assert "ready: " not in "".join(program.lines)
+    subprocess.run(["udevadm", "control", "--start-exec-queue"], check=True)
+    program.hear("ready: ")
+    assert stat.S_IMODE(os.stat("/dev/memnotify").st_mode) == 0o666
+    assert program.end() == 0
