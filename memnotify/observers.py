@@ -157,17 +157,18 @@ class Levels:
 class Table:
     """All observers by fh, their thresholds by level, the newest sample, and who crossed with it.
 
-    ``advance`` and ``rearm`` belong to one thread, the sampler's; all others may be called from any.
+    ``figures`` is how many there are in a sample. ``advance`` and ``rearm`` belong to one thread, the
+    sampler's; all others may be called from any.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, figures: int = len(NAMES)) -> None:
         self.changed: Callable[[], object] | None = None
         """Called when an observer has come or gone, by whoever serves it, without the lock."""
         self._lock = Lock()
         self._observers: dict[int, Observer] = {}
         self._opened = 0
-        self._up = tuple(Levels(figure, 1) for figure in range(len(NAMES)))
-        self._down = tuple(Levels(figure, -1) for figure in range(len(NAMES)))
+        self._up = tuple(Levels(figure, 1) for figure in range(figures))
+        self._down = tuple(Levels(figure, -1) for figure in range(figures))
         self.latest = Sample(-math.inf, Figures(0, 0, 0), exact=False)
         """The newest sample that was recorded or advanced to. Any thread may read it."""
         self._not_before_s = -math.inf

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from memnotify import __version__
 
-_COMMANDS = ("serve", "check-config", "read", "wait", "run", "watch", "env", "lowmem-bus", "doctor")
+COMMANDS = ("serve", "check-config", "read", "wait", "run", "watch", "env", "lowmem-bus", "doctor")
+"""The names of the commands, in the order of --help."""
 
 _DESCRIPTION = """\
 A memory meter that programs can poll: /dev/memnotify in userspace.
@@ -50,14 +51,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def _run(arguments: Sequence[str]) -> int:
+def make_parser(*names: str) -> argparse.ArgumentParser:
+    """Return the parser that knows the commands of these names."""
     parser = argparse.ArgumentParser(
         prog="memnotify", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--version", action="version", version=f"memnotify {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    # The daemon, which stays in memory for good, has no use for what the others import.
-    for name in arguments[:1] if arguments and arguments[0] in _COMMANDS else _COMMANDS:
+    for name in names:
         importlib.import_module(f"memnotify.cli.{name.replace('-', '_')}").add_to(commands)
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def _run(arguments: Sequence[str]) -> int:
+    # The daemon, which stays in memory for good, has no use for what the others import.
+    names = arguments[:1] if arguments and arguments[0] in COMMANDS else COMMANDS
+    options = make_parser(*names).parse_args(arguments)
     return int(options.run(options))

@@ -13,8 +13,10 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
-from memnotify.cli.machine import UNIT, Machine, Node
+from memnotify import config_file
+from memnotify.cli.machine import UNIT, Machine, Node, option
 from memnotify.cli.trial import Attempt, Step, attempt, round_trip
+from memnotify.config import ConfigError
 
 OK = "ok"
 WARNING = "warning"
@@ -300,6 +302,23 @@ def _given(rule: str, name: str, path: str) -> dict[str, str]:
 # The daemon
 
 
+def config(machine: Machine) -> Finding:
+    """Whether the configuration is good: that of the daemon, or what the next one would read."""
+    given = option(machine.servers[0].words, "--config") if machine.servers else ""
+    path = given or config_file.DEFAULT_FILE
+    try:
+        settings, origins = config_file.load(given or None, {})
+    except ConfigError as error:
+        return Finding(
+            FAILED, "; ".join(str(error).splitlines()), "mend it; 'memnotify check-config' tells more"
+        )
+    served = settings.path or f"/dev/{settings.name}"
+    if not machine.servers and machine.is_default and served != machine.path:
+        return Finding(WARNING, f"it has another device, {served}", f"memnotify doctor --path {served}")
+    files = sorted({origin.rpartition(":")[0] for origin in origins.values()} - {""})
+    return Finding(OK, f"{', '.join(files)}: good" if files else f"nothing in {path}: the defaults")
+
+
 def unit(machine: Machine) -> Finding:  # noqa: PLR0911 - one for each state of it
     """Whether systemd starts the daemon."""
     if not machine.is_default or machine.name != "memnotify":
@@ -424,6 +443,7 @@ CHECKS: Mapping[str, Callable[[Machine], Finding]] = {
     "node": node,
     "permissions": permissions,
     "udev rule": udev_rule,
+    "config": config,
     "unit": unit,
     "daemon": daemon,
     "privileges": privileges,

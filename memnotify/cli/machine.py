@@ -40,6 +40,8 @@ class Server(NamedTuple):
     """/proc/PID/status"""
     fds: Sequence[str] | None
     """What its descriptors are; None if this user may not see them."""
+    words: Sequence[str] = ()
+    """Its command line."""
 
 
 class Machine:
@@ -128,12 +130,13 @@ class Machine:
                 fds = self._fds(f"/proc/{pid}/fd")
                 if fds is not None and not wanted <= set(fds):
                     continue
-                is_told = self._is_told(self.text(f"/proc/{pid}/cmdline").split("\0"))
+                words = self.text(f"/proc/{pid}/cmdline").split("\0")
+                is_told = self._is_told(words)
                 if fds is None and not is_told:
                     self.unseen = True
                     continue
                 lines = self.text(f"/proc/{pid}/status").splitlines()
-                server = Server(pid, dict(line.split(":\t", 1) for line in lines), fds)
+                server = Server(pid, dict(line.split(":\t", 1) for line in lines), fds, words)
                 (guessed if fds is None else told if is_told else holding).append(server)
         # Several may hold /dev/cuse, each for a name of its own.
         return told or holding or guessed
@@ -150,16 +153,7 @@ class Machine:
 
     def _is_told(self, words: Sequence[str]) -> bool:
         """Return whether a command line is that of a process that serves the device."""
-
-        def option(name: str, default: str) -> str:
-            for word, following in zip(words, [*words[1:], ""], strict=True):
-                if word == name:
-                    return following
-                if word.startswith(f"{name}="):
-                    return word.partition("=")[2]
-            return default
-
-        path = option("--path", f"/dev/{option('--name', 'memnotify')}")
+        path = option(words, "--path") or f"/dev/{option(words, '--name') or 'memnotify'}"
         return "serve" in words and os.path.abspath(path) == self.path
 
     @cached_property
@@ -181,3 +175,13 @@ class Machine:
         if done.returncode:
             raise OSError(errno.EIO, done.stderr.strip() or f"it ended with {done.returncode}", "systemctl")
         return dict(line.split("=", 1) for line in done.stdout.splitlines())
+
+
+def option(words: Sequence[str], name: str) -> str:
+    """Return the value of an option on a command line, or nothing."""
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word == name:
+            return following
+        if word.startswith(f"{name}="):
+            return word.partition("=")[2]
+    return ""

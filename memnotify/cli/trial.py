@@ -65,12 +65,17 @@ def attempt(work: Callable[[Step], Any], timeout_s: float) -> Attempt:
             more = os.read(heard, 65536)
             if not more:
                 if result is None:
-                    raise RuntimeError(f"the process that tries it ended in step {step!r}")
+                    raise ChildProcessError(f"the process that asks it was ended in step {step!r}")
                 break
             text += more
             *lines, text = text.split(b"\n")
             for kind, value in map(json.loads, lines):
-                step, result = (value, result) if kind == "step" else (step, value)
+                if kind == "step":
+                    step = value
+                elif kind == "result":
+                    result = value
+                else:
+                    raise RuntimeError(f"in step {step!r}: {value}")
     finally:
         os.close(heard)
         left = not _killed(pid)
@@ -87,7 +92,10 @@ def _work(work: Callable[[Step], Any], heard: int, told: int) -> None:
     def tell(kind: str, value: Any) -> None:
         os.write(told, json.dumps([kind, value]).encode() + b"\n")
 
-    tell("result", work(lambda step: tell("step", step)))
+    try:
+        tell("result", work(lambda step: tell("step", step)))
+    except Exception as error:  # noqa: BLE001 - a defect, raised again where it can be seen
+        tell("defect", repr(error))
 
 
 def _killed(pid: int) -> bool:
@@ -147,7 +155,7 @@ def round_trip(path: str, meminfo: str, timeout_s: float, step: Step) -> tuple[s
 
 
 def _check_figures(figures: Figures, meminfo: str) -> None:
-    with open(meminfo, encoding="ascii") as file:
+    with open(meminfo, encoding="utf-8") as file:
         pages = {name: int(kib) * 1024 // PAGE_SIZE for name, kib in _KIB.findall(file.read())}
     total = pages["MemTotal"] + pages["SwapTotal"]
     near = int(total * _NEAR)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """``memnotify doctor`` where what is at the path is a dead mount, or is no device at all."""
 
+import os
 import signal
 import subprocess
 from pathlib import Path
@@ -79,5 +80,14 @@ def test_an_attempt_that_fails_by_itself_is_a_defect() -> None:
         step("divide")
         raise ZeroDivisionError
 
-    with pytest.raises(RuntimeError, match="in step 'divide'"):
+    with pytest.raises(RuntimeError, match=r"in step 'divide': ZeroDivisionError\(\)"):
         attempt(fail, 60)
+
+
+def test_an_attempt_that_is_killed() -> None:
+    def die(step: Step) -> None:
+        step("die")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(ChildProcessError, match="in step 'die'"):
+        attempt(die, 60)

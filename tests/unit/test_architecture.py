@@ -15,7 +15,8 @@ PACKAGE = Path(memnotify.__file__).parent
 # Each room, and the rooms it may know. Everything that is not named here may know nothing.
 LAYERS: dict[str, set[str]] = {
     "figures": set(),
-    "config": set(),
+    "further": {"figures"},
+    "config": {"further"},
     "mounts": set(),
     "config_file": {"config"},
     "pressure": set(),
@@ -35,6 +36,7 @@ LAYERS: dict[str, set[str]] = {
         "config",
         "device",
         "figures",
+        "further",
         "kick",
         "observers",
         "pace",
@@ -54,11 +56,12 @@ LAYERS: dict[str, set[str]] = {
 # What a pure room may import of the standard library: nothing that has to do with time or the world.
 PURE = {
     "config": {"re", "collections.abc", "typing"},
-    "thresholds": {"re"},
+    "thresholds": {"collections.abc", "re"},
     "observers": {"heapq", "math", "array", "collections.abc", "threading.Lock", "typing"},
-    "pace": {"math"},
+    "pace": {"collections.abc", "math"},
+    "further": {"collections.abc", "difflib"},
     # The one that reads: files by descriptor, and no time
-    "figures": {"os", "re", "struct", "threading.Lock", "typing"},
+    "figures": {"collections.abc", "os", "re", "struct", "threading.Lock", "typing"},
 }
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").rstrip("."): path

@@ -34,6 +34,7 @@ def test_an_sdist_becomes_a_wheel_that_installs_and_runs(tmp_path: Path) -> None
         "tools/mn_test.py",
         "benchmarks/peer.c",
         "docs/clients.md",
+        "docs/man/memnotify.toml.5",
         "examples/epoll.c",
         "README.md",
     } <= names

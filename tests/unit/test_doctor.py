@@ -297,6 +297,23 @@ def test_udev_has_no_say_in_a_mount(machine: Made) -> None:
 # The daemon
 
 
+def test_config(machine: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "memnotify.toml"
+    monkeypatch.setattr("memnotify.config_file.DEFAULT_FILE", str(file))
+    assert f"nothing in {file}: the defaults" in said(machine, "config", OK)
+    file.write_text("fill_rate = 5\n")
+    assert f"{file}: good" in said(machine, "config", OK)
+    file.write_text("# m\nfill_rat = 5\n")
+    assert f"{file}:2: unknown key" in said(machine, "config", FAILED)
+    file.write_text('name = "other"\n')
+    assert "doctor --path /dev/other" in said(machine, "config", WARNING)
+    # A daemon that runs has told what it reads.
+    machine.servers = [Server(7, STATUS, None, ["memnotify", "serve", "--config", str(tmp_path / "own")])]
+    assert "own: No such file" in said(machine, "config", FAILED)
+    (tmp_path / "own").touch()
+    assert "own: the defaults" in said(machine, "config", OK)
+
+
 @pytest.mark.parametrize(
     ("changed", "state", "found"),
     [
