@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from memnotify.config import Parameters
+from memnotify.config import Settings
 from memnotify.device import Device
 from memnotify.figures import PAGE_SIZE, Meter
 from memnotify.kick import open_kicks
@@ -37,7 +37,7 @@ _HANGUP = frozenset(() if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else
 
 def serve(
     transport: Transport,
-    parameters: Parameters,
+    settings: Settings,
     listener: "socket.socket | None" = None,
     reload: Callable[[], str] | None = None,
 ) -> bool:
@@ -62,23 +62,23 @@ def serve(
 
     with ExitStack() as undo:
         undo.callback(transport.close)
-        meter = undo.enter_context(Meter(pcp_is_free=parameters.pcp_is_free))
+        meter = undo.enter_context(Meter(pcp_is_free=settings.pcp_is_free))
         meter.exact()  # if it cannot be read, say so before anybody is served
         sampler = Sampler(
             table,
             meter,
             Pace(
-                parameters.update_period_ms / 1000,
-                parameters.max_update_period_ms / 1000,
-                min_update_period_s=parameters.min_update_period_ms / 1000,
-                fill_rate_pages_s=parameters.fill_rate_mib_s * 2**20 / PAGE_SIZE,
+                settings.update_period_ms / 1000,
+                settings.max_update_period_ms / 1000,
+                min_update_period_s=settings.min_update_period_ms / 1000,
+                fill_rate_pages_s=settings.fill_rate_mib_s * 2**20 / PAGE_SIZE,
             ),
             notify,
-            update_space_kib=parameters.update_space_kib,
+            update_space_kib=settings.update_space_kib,
             pressure_fd=open_trigger(),
-            kicks=open_kicks(pcp_is_free=parameters.pcp_is_free) if parameters.count_pages else None,
+            kicks=open_kicks(pcp_is_free=settings.pcp_is_free) if settings.count_pages else None,
         )
-        session = transport.connect(Device(table, sampler, poll_acknowledges=parameters.poll_acknowledges))
+        session = transport.connect(Device(table, sampler, poll_acknowledges=settings.poll_acknowledges))
         # From the last to the first: no socket's client asks for anything, nobody notifies any more, nobody
         # holds a handle, the clients are let go.
         undo.callback(session.close)

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 
 from memnotify import __version__
 
-_COMMANDS = ("serve", "read", "wait", "run", "watch", "env", "lowmem-bus")
+_COMMANDS = ("serve", "check-config", "read", "wait", "run", "watch", "env", "lowmem-bus")
 
 _DESCRIPTION = """\
 A memory meter that programs can poll: /dev/memnotify in userspace.
 
   memnotify serve              serve /dev/memnotify, in the foreground
+  memnotify check-config       check its configuration, and print it
   memnotify read               print the memory figures
   memnotify wait 'used 80%'    wait until use crosses 80 % of RAM + swap, up or down
   memnotify run --when 'used 80%' -- COMMAND    run a command each time it does, up

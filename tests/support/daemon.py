@@ -107,9 +107,12 @@ class Daemon:
 def start(
     *arguments: str, program: Sequence[str] = PROGRAM, environment: Mapping[str, str] | None = None
 ) -> subprocess.Popen[str]:
-    """Start ``memnotify serve`` with arguments of any kind; its stderr is a pipe."""
+    """Start ``memnotify serve`` with arguments of any kind; its stderr is a pipe.
+
+    The machine's own configuration is left out.
+    """
     return subprocess.Popen(
-        [*program, "serve", *arguments],
+        [*program, "serve", "--config", "/dev/null", *arguments],
         stderr=subprocess.PIPE,
         stdin=subprocess.DEVNULL,
         text=True,

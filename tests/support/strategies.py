@@ -203,3 +203,43 @@ def level_moves(levels: tuple[int, ...]) -> st.SearchStrategy[list[tuple[float, 
     """Draw after which pauses, in seconds, which level is reached or left."""
     pauses_s = st.sampled_from((0.0, 1.0, 7.0, 14.0, 15.0, 16.0, 40.0))
     return st.lists(st.tuples(pauses_s, st.sampled_from(levels)), max_size=30)
+
+
+_filling = st.lists(st.sampled_from(("\n", "\r\n", "# name = 1\n", "  \t\n", "#[name]\n")), max_size=3).map(
+    "".join
+)
+# What looks like settings, comments and ends, in a text of several lines.
+_lookalike = st.sampled_from(("", "a", "name = 1", "[name]", "# x", "'", ' " ', "]"))
+_lookalikes = st.lists(_lookalike, min_size=1, max_size=4)
+
+
+@st.composite
+def toml_texts(draw: st.DrawFn) -> str:
+    """Draw a value of a text, in any of TOML's ways, over one line or several."""
+    lines = draw(_lookalikes)
+    kind = draw(st.sampled_from(("basic", "literal", "lines", "literal lines", "folded")))
+    if kind == "basic":
+        return '"' + "\\n".join(lines).replace('"', '\\"') + '"'
+    if kind == "literal":
+        return "'" + lines[0].replace("'", "") + "'"
+    if kind == "literal lines":
+        return "'''\n" + "\n".join(lines).replace("'", "") + "\n'''"
+    end = "\\\n" if kind == "folded" else "\n"
+    return '"""' + end.join(lines) + '\n"""'
+
+
+@st.composite
+def toml_files(draw: st.DrawFn) -> tuple[str, dict[str, int]]:
+    """Draw a configuration file, and on which line of it each setting begins."""
+    lines = {}
+    text = draw(_filling)
+    for name in draw(st.lists(st.sampled_from(("path", "socket", "fill_rate", "count_pages")), unique=True)):
+        lines[name] = text.count("\n") + 1
+        key = draw(st.sampled_from((name, f'"{name}"', f"'{name}'", f'"\\u{ord(name[0]):04x}{name[1:]}"')))
+        value = {
+            "fill_rate": st.sampled_from(("1", "6_144", "0x10")),
+            "count_pages": st.sampled_from(("true", "false")),
+        }.get(name, toml_texts())
+        text += draw(st.sampled_from(("", " ", "\t"))) + key + draw(st.sampled_from(("=", " = ")))
+        text += draw(value) + draw(st.sampled_from(("\n", " # path = 2\n", "\r\n"))) + draw(_filling)
+    return (text if draw(st.booleans()) else text.removesuffix("\n").removesuffix("\r")), lines

@@ -56,9 +56,9 @@ LINE = b"total 1000 used 250 active 7\n"
         ["serve", "--log-level", "loud"],
         ["serve", "/dev/memnotify"],
         ["serve", "--socket"],
-        ["serve", "--socket-mode", "rw"],
-        ["serve", "--socket-mode", "888"],
-        ["serve", "--socket-mode", "7777"],
+        ["serve", "--config"],
+        ["check-config", "memnotify.toml"],
+        ["check-config", "--fill-rate", "fast"],
         ["env"],
         ["env", "--when", "used 5", "--path", "memnotify"],
         ["env", "--when", "used 5", "--path", "/dev/../memnotify"],
@@ -85,16 +85,16 @@ def test_wrong_arguments(arguments: list[str], capsys: pytest.CaptureFixture[str
         (["--update-period", "0"], "update_period is 0 ms"),
         (["--update-period", "20000"], "15000 ms"),
         (["--max-update-period", "100"], "update_period is 250 ms"),
-        (["--max-update-period", "86400001"], "a day"),
+        (["--max-update-period", "86400001"], "command line: max_update_period is 86400001 ms"),
         (["--min-update-period", "0"], "min_update_period is 0 ms"),
         (["--fill-rate", "0"], "fill_rate is 0 MiB/s"),
         (["--update-space", "-1"], "update_space is -1 kB"),
+        (["--name", "a/b"], 'name is "a/b"'),
+        (["--socket-mode", "rw"], "such as 660"),
     ],
 )
-def test_parameters_out_of_bounds(
-    arguments: list[str], message: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A parameter out of its bounds is a wrong argument too, said in one line of the log."""
+def test_settings_out_of_bounds(arguments: list[str], message: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A setting out of its bounds is a wrong argument too, said in one line of the log."""
     assert main(["serve", *arguments]) == 2
     assert message in caplog.text
     assert "Traceback" not in caplog.text
@@ -107,6 +107,10 @@ def test_parameters_out_of_bounds(
         (
             ["serve"],
             ["CUSE", "FUSE", "/dev/NAME", "250 ms", "15000 ms", "SIGTERM", "0 asked", "1 the", "2 wrong"],
+        ),
+        (
+            ["check-config"],
+            ["250 ms", "/etc/memnotify/memnotify.toml", "FILE.d", "KEY = VALUE", "line", "0 good", "2 wrong"],
         ),
         (
             ["run"],
@@ -192,7 +196,8 @@ def test_the_daemon_is_not_burdened_with_the_other_commands() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     imported = done.stdout.split()
     assert "memnotify.cli.serve" in imported
-    assert not [name for name in imported if name.startswith("memnotify.client") or name == "json"]
+    burdens = ("memnotify.client", "json", "tomllib", "difflib")
+    assert not [name for name in imported if name.startswith(burdens)]
 
 
 # read
