@@ -74,7 +74,7 @@ for unit in getty.target timers.target systemd-ask-password-console.path systemd
     sys-kernel-debug.mount; do
     $b ln -s /dev/null system/$unit
 done
-for generator in ../../lib/systemd/system-generators/*; do
+for generator in ../../lib/systemd/system-generators/systemd-*; do
     $b ln -s /dev/null "system-generators/${generator##*/}"
 done
 $b cat >system/guest.service <<'END'
