@@ -29,6 +29,8 @@ def test_an_sdist_becomes_a_wheel_that_installs_and_runs(tmp_path: Path) -> None
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {"cffi_build/shim.c", "cffi_build/shim.h", "cffi_build/callbacks.h", "LICENSE"} <= names
     assert {
+        "Makefile",
+        "debian/rules",
         "udev/99-memnotify.rules",
         "dbus/org.freedesktop.LowMemoryMonitor.conf",
         "tools/mn_test.py",
