@@ -31,16 +31,25 @@ class Manager:
     """
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
-        self._address = _address(environment.get("NOTIFY_SOCKET", ""))
         self._socket: socket.socket | None = None
         self._unsent: deque[bytes] = deque(maxlen=_UNSENT_MAX)
         self._refused = False
         self.watchdog_s = 0.0
         """Within how much time it wants to hear WATCHDOG=1 again; 0 is never."""
-        if self._address:
-            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-            self._socket.settimeout(0)
-            self.watchdog_s = _watchdog_s(environment)
+        address = _address(environment.get("NOTIFY_SOCKET", ""))
+        if not address:
+            return
+        notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        notify.settimeout(0)
+        try:
+            # Now: another user, who this process may become, may not have access to it.
+            notify.connect(address)
+        except OSError as error:
+            log.warning("NOTIFY_SOCKET cannot be written to: %s", error.strerror)
+            notify.close()
+            return
+        self._socket = notify
+        self.watchdog_s = _watchdog_s(environment)
 
     @property
     def listens(self) -> bool:
@@ -62,7 +71,7 @@ class Manager:
         """Send what there was no room for."""
         while self._unsent and self._socket is not None:
             try:
-                self._socket.sendto(self._unsent[0], socket.MSG_NOSIGNAL, self._address)
+                self._socket.send(self._unsent[0], socket.MSG_NOSIGNAL)
             except OSError as error:
                 if error.errno in _NO_ROOM:
                     return

@@ -93,23 +93,28 @@ def run(options: argparse.Namespace) -> int:
     # Here, so that the other commands neither load libfuse nor need it.
     from memnotify import daemon  # noqa: PLC0415
     from memnotify.figures import MeterError  # noqa: PLC0415
+    from memnotify.privileges import PrivilegesError, find_user  # noqa: PLC0415
     from memnotify.transports import TransportError  # noqa: PLC0415
     from memnotify.transports.choice import choose  # noqa: PLC0415
 
     try:
+        user = find_user(settings.user) if settings.user else None
+    except PrivilegesError as error:
+        log.error("%s", error)  # noqa: TRY400 - the user's mistake, too
+        return 2
+    try:
         with ExitStack() as undo:
-            listening = None
+            listener = None
             if settings.socket:
                 # The daemon keeps in memory what it imports.
                 from memnotify.transports.listener import Listener  # noqa: PLC0415
 
                 listener = Listener(settings.socket, int(settings.socket_mode, 8))
                 undo.callback(listener.close)
-                listening = listener.socket
                 log.info("clients may connect to %s too", listener.path)
             transport = choose(settings.transport, settings.name, settings.path or None)
-            return 0 if daemon.serve(transport, settings, listening) else 1
-    except (TransportError, MeterError, OSError) as error:
+            return 0 if daemon.serve(transport, settings, listener, user=user) else 1
+    except (TransportError, MeterError, PrivilegesError, OSError) as error:
         log.error("%s", error)  # noqa: TRY400 - says what to do; a traceback would not
         return 1
 

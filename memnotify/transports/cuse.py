@@ -7,7 +7,7 @@ import os
 import stat
 
 from memnotify.session import Operations, Session
-from memnotify.transports import TransportError, TransportUnavailableError
+from memnotify.transports import Removal, TransportError, TransportUnavailableError
 from memnotify.transports.file import remove_leftover
 
 log = logging.getLogger(__name__)
@@ -93,6 +93,10 @@ class CuseTransport:
                 return done and "E:ID_PROCESSING=1" not in opened.read().splitlines()
         except FileNotFoundError:
             return False
+
+    def hand_over(self) -> Removal | None:
+        """Leave nothing to others: the kernel removes the node."""
+        return None
 
     def close(self) -> None:
         """Close /dev/cuse if no session has taken it; the kernel removes the node."""
