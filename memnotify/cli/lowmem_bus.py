@@ -68,7 +68,9 @@ def run(options: argparse.Namespace) -> int:
         if error.name != "dbus_fast":
             raise
         print(
-            "memnotify lowmem-bus: dbus-fast is not installed: pip install 'memnotify[dbus]'", file=sys.stderr
+            "memnotify lowmem-bus: dbus-fast is not installed: apt install python3-dbus-fast,"
+            " or pip install 'memnotify[dbus]'",
+            file=sys.stderr,
         )
         return EXTRA_MISSING
     thresholds = {number: getattr(options, level) for level, number in LEVELS.items()}

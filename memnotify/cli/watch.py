@@ -85,7 +85,8 @@ def run(options: argparse.Namespace) -> int:
             if error.name is None or error.name.partition(".")[0] != "rich":
                 raise
             print(
-                "memnotify watch: rich is not installed: pip install 'memnotify[watch]', or use --plain",
+                "memnotify watch: rich is not installed: apt install python3-rich,"
+                " or pip install 'memnotify[watch]', or use --plain",
                 file=sys.stderr,
             )
             return EXTRA_MISSING

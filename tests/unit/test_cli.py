@@ -608,7 +608,10 @@ def test_watch_without_its_library(
     assert main(["watch", "--plain", *nowhere]) == 2
     capsys.readouterr()
     assert main(["watch", *nowhere]) == 4
-    said = "memnotify watch: rich is not installed: pip install 'memnotify[watch]', or use --plain\n"
+    said = (
+        "memnotify watch: rich is not installed: apt install python3-rich, or pip install 'memnotify[watch]',"
+        " or use --plain\n"
+    )
     assert capsys.readouterr() == ("", said)
 
 
@@ -635,7 +638,10 @@ def test_lowmem_bus_without_its_library(
     monkeypatch.delattr("memnotify.cli.bus", raising=False)
     monkeypatch.setitem(sys.modules, "dbus_fast", None)
     assert main(["lowmem-bus"]) == 4
-    said = "memnotify lowmem-bus: dbus-fast is not installed: pip install 'memnotify[dbus]'\n"
+    said = (
+        "memnotify lowmem-bus: dbus-fast is not installed: apt install python3-dbus-fast,"
+        " or pip install 'memnotify[dbus]'\n"
+    )
     assert capsys.readouterr() == ("", said)
 
 
