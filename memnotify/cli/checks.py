@@ -283,13 +283,14 @@ def udev_rule(machine: Machine) -> Finding:
 def _given(rule: str, name: str, path: str) -> dict[str, str]:
     """Return what a udev rule gives the device of that name; nothing if it is for others."""
     parts = [] if rule.lstrip().startswith("#") else _RULE.findall(rule)
-    values = {"SUBSYSTEM": "cuse", "KERNEL": name, "ACTION": "add"}
+    device = {"SUBSYSTEM": "cuse", "KERNEL": name, "ACTION": "add"}
+    asked = {key for key, operator, _ in parts if operator in ("==", "!=")}
     for key, operator, pattern in parts:
-        if operator in ("==", "!=") and key in values:
-            matches = any(fnmatch.fnmatchcase(values.pop(key), each) for each in pattern.split("|"))
+        if key in device and key in asked:
+            matches = any(fnmatch.fnmatchcase(device[key], each) for each in pattern.split("|"))
             if matches != (operator == "=="):
                 return {}
-    if "SUBSYSTEM" in values or "KERNEL" in values:
+    if not asked >= {"SUBSYSTEM", "KERNEL"}:
         return {}
     given = {
         key: value

@@ -244,10 +244,12 @@ OURS = 'SUBSYSTEM=="cuse", KERNEL=="memnotify", MODE="0666"'
             "MODE=0666, and the device has it",
         ),
         ({"/etc/udev/rules.d/99-memnotify.rules": OURS.replace(", MODE", ", \\\n  MODE")}, OK, "/etc/udev"),
-        ({"/etc/udev/rules.d/50-m.rules": OURS.replace("memnotify", "mem*|other")}, OK, "50-m.rules"),
+        ({"/etc/udev/rules.d/50-m.rules": OURS.replace("memnotify", "other|mem*")}, OK, "50-m.rules"),
         ({"/etc/udev/rules.d/50-m.rules": OURS.replace("0666", "666")}, OK, "and the device has it"),
         ({"/etc/udev/rules.d/50-m.rules": 'ACTION!="remove", ' + OURS}, OK, "and the device has it"),
+        ({"/etc/udev/rules.d/50-m.rules": 'KERNEL!="other", ' + OURS}, OK, "and the device has it"),
         # Of others, or of nobody
+        ({"/etc/udev/rules.d/50-m.rules": OURS.replace("cuse", "usb|net")}, WARNING, "no rule"),
         ({"/etc/udev/rules.d/50-m.rules": f"# {OURS}"}, WARNING, "no rule is for /dev/memnotify"),
         ({"/etc/udev/rules.d/50-m.rules": OURS.replace("memnotify", "other")}, WARNING, "no rule"),
         ({"/etc/udev/rules.d/50-m.rules": OURS.replace("==", "!=", 1)}, WARNING, "no rule"),
