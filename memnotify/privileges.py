@@ -156,7 +156,9 @@ def _remove_at(end: int, removals: Collection[Removal]) -> NoReturn:
         # Above all the connection's own: as long as that is open somewhere, clients wait for an answer.
         for fd, following in zip(keep, [*keep[1:], _FDS], strict=True):
             os.closerange(fd + 1, following)
-        limit_capabilities(_TO_REMOVE)
+        # The daemon, if it may not do that either, is about to end.
+        with suppress(PermissionError):
+            limit_capabilities(_TO_REMOVE)
         keep_capabilities(_TO_REMOVE)
         forbid_new_privileges()
         with open("/proc/self/comm", "w", encoding="utf-8") as name:

@@ -286,7 +286,7 @@ def _given(rule: str, name: str, path: str) -> dict[str, str]:
     device = {"SUBSYSTEM": "cuse", "KERNEL": name, "ACTION": "add"}
     asked = {key for key, operator, _ in parts if operator in ("==", "!=")}
     for key, operator, pattern in parts:
-        if key in device and key in asked:
+        if operator in ("==", "!=") and key in device:
             matches = any(fnmatch.fnmatchcase(device[key], each) for each in pattern.split("|"))
             if matches != (operator == "=="):
                 return {}
