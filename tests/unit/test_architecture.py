@@ -50,7 +50,17 @@ LAYERS: dict[str, set[str]] = {
         "system",
         "transports",
     },
-    "cli": {"client", "config", "config_file", "daemon", "figures", "mounts", "privileges", "transports"},
+    "cli": {
+        "client",
+        "config",
+        "config_file",
+        "daemon",
+        "figures",
+        "further",
+        "mounts",
+        "privileges",
+        "transports",
+    },
     "client": set(),
     "__main__": {"cli"},
     "": set(),
@@ -61,6 +71,7 @@ PURE = {
     "thresholds": {"collections.abc", "re"},
     "observers": {"heapq", "math", "array", "collections.abc", "threading.Lock", "typing"},
     "pace": {"collections.abc", "math"},
+    # difflib for what is misspelled
     "further": {"collections.abc", "difflib"},
     # The one that reads: files by descriptor, and no time
     "figures": {"collections.abc", "os", "re", "struct", "threading.Lock", "typing"},

@@ -16,6 +16,7 @@ from support.require import unavailable
 from memnotify.cli import COMMANDS, make_parser
 from memnotify.cli.checks import CHECKS
 from memnotify.config import SETTINGS
+from memnotify.further import FURTHER
 
 REPOSITORY = Path(__file__).parents[2]
 MAN = REPOSITORY / "docs/man"
@@ -163,6 +164,18 @@ def test_keys_are_the_settings() -> None:
         (default,) = re.findall(r"\(default: (.*)\)$", setting.help)
         expected[name] = (_KINDS.get(type(setting.default), setting.unit), default)
     assert found == expected
+
+
+def test_what_takes_a_restart() -> None:
+    restart = re.findall(r"(?m)^\.It Ic (\w+)", _section("memnotify.toml.5", "Where it is served"))
+    assert restart == [name for name, setting in SETTINGS.items() if not setting.about.reloads]
+
+
+def test_the_further_figures_are_there() -> None:
+    section = _section("memnotify.toml.5", "FIGURES")
+    made = {head.removeprefix("Ic "): body.strip().replace("\\-", "-") for head, body in _items(section)}
+    same = dict.fromkeys(re.findall(r"(?m)^\.Ic (\w+)", section))
+    assert made | {name: name for name in same} == FURTHER
 
 
 def test_the_choices_of_a_key_are_there() -> None:
