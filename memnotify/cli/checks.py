@@ -336,12 +336,11 @@ def unit(machine: Machine) -> Finding:  # noqa: PLR0911 - one for each state of 
             else "install the package, or 'make install'",
         )
     shown = f"{UNIT} is {says['ActiveState']} ({says['SubState']}), {says['UnitFileState']}"
-    if says["ActiveState"] == "failed":
-        return Finding(
-            FAILED, f"{shown}, Result={says['Result']}", f"journalctl -u {UNIT} -b; systemctl restart {UNIT}"
-        )
-    if says["ActiveState"] != "active":
+    if says["ActiveState"] == "inactive":
         return Finding(WARNING, shown, f"systemctl enable --now {UNIT}")
+    if says["ActiveState"] not in ("active", "reloading"):
+        advice = f"journalctl -u {UNIT} -b; systemctl restart {UNIT}"
+        return Finding(FAILED, f"{shown}, Result={says['Result']}", advice)
     if says["UnitFileState"] == "disabled":
         return Finding(WARNING, f"{shown}: it does not start at boot", f"systemctl enable {UNIT}")
     pids = [server.pid for server in machine.servers]

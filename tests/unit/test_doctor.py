@@ -323,6 +323,8 @@ def test_config(machine: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         ({"LoadState": "not-found"}, WARNING, "not-found -> install"),
         ({"LoadState": "masked"}, WARNING, "systemctl unmask"),
         ({"ActiveState": "failed", "Result": "watchdog"}, FAILED, "watchdog -> journalctl"),
+        ({"ActiveState": "activating", "SubState": "auto-restart"}, FAILED, "auto-restart"),
+        ({"ActiveState": "reloading", "SubState": "reload"}, OK, "reloading"),
         ({"ActiveState": "inactive", "SubState": "dead"}, WARNING, "systemctl enable --now"),
         ({"UnitFileState": "disabled"}, WARNING, "at boot -> systemctl enable"),
         ({"MainPID": "8"}, WARNING, "process 7 serves the device, and not its process 8"),

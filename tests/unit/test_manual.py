@@ -15,7 +15,8 @@ from support.require import unavailable
 
 from memnotify.cli import COMMANDS, make_parser
 from memnotify.cli.checks import CHECKS
-from memnotify.config import SETTINGS
+from memnotify.config import SETTINGS, configure
+from memnotify.config_file import parse
 from memnotify.further import FURTHER
 
 REPOSITORY = Path(__file__).parents[2]
@@ -169,6 +170,11 @@ def test_keys_are_the_settings() -> None:
 def test_what_takes_a_restart() -> None:
     restart = re.findall(r"(?m)^\.It Ic (\w+)", _section("memnotify.toml.5", "Where it is served"))
     assert restart == [name for name, setting in SETTINGS.items() if not setting.about.reloads]
+
+
+def test_the_example_of_a_configuration_is_one() -> None:
+    (example,) = re.findall(r"(?ms)^\.Bd -literal.*?\n(.*?)^\.Ed", _section("memnotify.toml.5", "EXAMPLES"))
+    assert configure(parse(example, "example")).settings.figures == ("available", "swap_taken")
 
 
 def test_the_further_figures_are_there() -> None:
