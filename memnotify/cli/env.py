@@ -58,7 +58,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         "--format",
         choices=("shell", "unit"),
         default="shell",
-        help="export commands for a shell (default), or a drop-in for a systemd unit",
+        help="export commands for a shell, or a drop-in for a systemd unit (default: %(default)s)",
     )
     parser.set_defaults(run=run)
 

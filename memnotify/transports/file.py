@@ -5,18 +5,17 @@ import errno
 import fcntl
 import logging
 import os
-import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 
+from memnotify.mounts import FUSE_FILE, mounts_at
 from memnotify.session import Operations, Session
 from memnotify.transports import Removal, TransportError, TransportUnavailableError
 
 log = logging.getLogger(__name__)
 
-_TYPE = "fuse.memnotify"
 # A mount point of our own has this mode, by which a later run knows it, and which keeps others than root
 # from opening it, in the belief that it is the device, while nothing is mounted.
 _MOUNT_POINT_MODE = 0o200
@@ -71,7 +70,7 @@ class FileTransport:
 
     def verify(self) -> None:
         """Check that the mount is there. By the table of mounts: a stat would wait for ourselves."""
-        if _TYPE not in _mounts_at(self.path):
+        if FUSE_FILE not in mounts_at(self.path):
             raise TransportError(f"nothing is mounted at {self.path}: was it unmounted at once?")
 
     def settled(self) -> bool:
@@ -131,8 +130,8 @@ def _detach_dead(path: str, level: int = logging.INFO) -> None:
 
     Raises TransportError if there is any other.
     """
-    while mounts := _mounts_at(path):
-        if mounts[-1] != _TYPE:
+    while mounts := mounts_at(path):
+        if mounts[-1] != FUSE_FILE:
             raise TransportError(f"a file system ({mounts[-1]}) is mounted at {path}: choose another --path")
         try:
             # Not stat: the kernel would answer it from its cache. A living daemon answers open at once.
@@ -193,19 +192,6 @@ def _unlink_same(path: str, fd: int) -> None:
             os.unlink(path)
     except OSError as error:
         log.warning("the mount point %s could not be removed: %s", path, error.strerror)
-
-
-def _mounts_at(path: str) -> list[str]:
-    """Return the types of what is mounted at ``path``, the topmost last."""
-    found = []
-    # Bytes: a path may have any but the blank, tab, newline and backslash, which stand in octal (proc(5)).
-    with open("/proc/self/mountinfo", "rb") as mounts:
-        for line in mounts:
-            fields, _, rest = line.partition(b" - ")
-            place = re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), fields.split(b" ")[4])
-            if place == os.fsencode(path):
-                found.append(os.fsdecode(rest.split(b" ")[0]))
-    return found
 
 
 def _mount_id(fd: int) -> bytes:

@@ -50,6 +50,8 @@ LINE = b"total 1000 used 250 active 7\n"
         ["watch", "--interval", "often"],
         ["lowmem-bus", "used 80%"],
         ["lowmem-bus", "--interval", "-1"],
+        ["doctor", "/dev/memnotify"],
+        ["doctor", "--timeout", "-1"],
         ["serve", "--transport", "pigeon"],
         ["serve", "--update-period", "fast"],
         ["serve", "--update-period", "1.5"],
@@ -146,6 +148,19 @@ def test_settings_out_of_bounds(arguments: list[str], message: str, caplog: pyte
                 "1 no bus",
                 "2 thresholds",
                 "4 dbus-fast",
+            ],
+        ),
+        (
+            ["doctor"],
+            [
+                "round trip",
+                "/proc/meminfo",
+                "4 MiB",
+                "--timeout",
+                "JSON",
+                '"healthy"',
+                "0 no check",
+                "1 one has",
             ],
         ),
         (["read"], ["pages", "percent", "JSON", "/dev/memnotify", "0 figures", "2 no device"]),
@@ -633,7 +648,10 @@ def test_watch_without_its_library(
     assert main(["watch", "--plain", *nowhere]) == 2
     capsys.readouterr()
     assert main(["watch", *nowhere]) == 4
-    said = "memnotify watch: rich is not installed: pip install 'memnotify[watch]', or use --plain\n"
+    said = (
+        "memnotify watch: rich is not installed: apt install python3-rich, or pip install 'memnotify[watch]',"
+        " or use --plain\n"
+    )
     assert capsys.readouterr() == ("", said)
 
 
@@ -660,5 +678,8 @@ def test_lowmem_bus_without_its_library(
     monkeypatch.delattr("memnotify.cli.bus", raising=False)
     monkeypatch.setitem(sys.modules, "dbus_fast", None)
     assert main(["lowmem-bus"]) == 4
-    said = "memnotify lowmem-bus: dbus-fast is not installed: pip install 'memnotify[dbus]'\n"
+    said = (
+        "memnotify lowmem-bus: dbus-fast is not installed: apt install python3-dbus-fast,"
+        " or pip install 'memnotify[dbus]'\n"
+    )
     assert capsys.readouterr() == ("", said)
