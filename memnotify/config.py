@@ -79,6 +79,12 @@ class Settings(NamedTuple):
             rule="it has three octal digits, such as 660",
         ),
     ] = "666"
+    user: Annotated[
+        str,
+        _About(
+            "the user that root becomes, for good, once the device is open", "USER", default="none: stay root"
+        ),
+    ] = ""
     update_period_ms: Annotated[
         int,
         _About(

@@ -22,6 +22,9 @@ character device /dev/NAME (its mode is udev's business: 0600 without a rule).
 Elsewhere it is a FUSE file mounted at the same path, with the same behaviour;
 an ordinary user can serve one at a --path of his own.
 
+With --user, root becomes that user, for good, once it has the device and what
+else takes root: nobody is served with any rights beyond that user's.
+
 With --socket, programs that cannot open the device (in a sandbox, or systemd's
 services where there is no CUSE) connect to an AF_UNIX stream socket instead:
 they write thresholds, a line each, and get a line of figures for each event.
@@ -81,6 +84,13 @@ def run(options: argparse.Namespace) -> int:
     _occupy_standard_fds()
     # From before the configuration is read: it is read again as soon as the device is served.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        return _serve(options)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _serve(options: argparse.Namespace) -> int:
     logging.basicConfig(
         level="INFO",
         handlers=[_Stderr(sys.stderr)],
@@ -92,29 +102,36 @@ def run(options: argparse.Namespace) -> int:
     except ConfigError as error:
         for problem in str(error).splitlines():
             log.error("%s", problem)  # noqa: TRY400 - the user's mistake, not a traceback's
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         return 2
     logging.getLogger().setLevel(settings.log_level.upper())
     # Here, so that the other commands neither load libfuse nor need it.
     from memnotify import daemon  # noqa: PLC0415
     from memnotify.figures import MeterError  # noqa: PLC0415
+    from memnotify.privileges import PrivilegesError, find_user  # noqa: PLC0415
     from memnotify.transports import TransportError  # noqa: PLC0415
     from memnotify.transports.choice import choose  # noqa: PLC0415
 
     try:
+        user = find_user(settings.user) if settings.user else None
+    except PrivilegesError as error:
+        log.error("%s", error)  # noqa: TRY400 - the user's mistake, too
+        return 2
+    try:
         with ExitStack() as undo:
-            listening = None
+            listener = None
             if settings.socket:
                 # The daemon keeps in memory what it imports.
                 from memnotify.transports.listener import Listener  # noqa: PLC0415
 
                 listener = Listener(settings.socket, int(settings.socket_mode, 8))
                 undo.callback(listener.close)
-                listening = listener.socket
                 log.info("clients may connect to %s too", listener.path)
             transport = choose(settings.transport, settings.name, settings.path or None)
-            return 0 if daemon.serve(transport, settings, listening, lambda: load(options).settings) else 1
-    except (TransportError, MeterError, OSError) as error:
+            serving = daemon.serve(
+                transport, settings, listener, user=user, read=lambda: load(options).settings
+            )
+            return 0 if serving else 1
+    except (TransportError, MeterError, PrivilegesError, OSError) as error:
         log.error("%s", error)  # noqa: TRY400 - says what to do; a traceback would not
         return 1
 
