@@ -93,6 +93,12 @@ class Settings(NamedTuple):
             default="none",
         ),
     ] = ()
+    user: Annotated[
+        str,
+        _About(
+            "the user that root becomes, for good, once the device is open", "USER", default="none: stay root"
+        ),
+    ] = ""
     update_period_ms: Annotated[
         int,
         _About(

@@ -18,6 +18,8 @@ from memnotify.kick import open_kicks
 from memnotify.observers import Table
 from memnotify.pace import Pace
 from memnotify.pressure import open_trigger
+from memnotify.privileges import Remover, User, become
+from memnotify.reload import Reload
 from memnotify.sampler import Sampler
 from memnotify.service import Manager, Service
 from memnotify.session import Session
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     import socket
 
     from memnotify.sockets import SocketServer
+    from memnotify.transports.listener import Listener
 
 log = logging.getLogger(__name__)
 
@@ -39,22 +42,25 @@ _HANGUP = frozenset(() if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else
 def serve(
     transport: Transport,
     settings: Settings,
-    listener: "socket.socket | None" = None,
-    reload: Callable[[], str] | None = None,
+    listener: "Listener | None" = None,
+    *,
+    user: User | None = None,
+    read: Callable[[], Settings] | None = None,
 ) -> bool:
     """Serve until a signal asks to stop (True), or until the device is lost (False).
 
-    The clients that connect to ``listener``, if there is one, are served as well. SIGHUP calls ``reload``,
-    which returns what became of it in a few words; without one SIGHUP ends. Main thread only, and once in
-    a process. Closes ``transport``. Raises TransportError if the device cannot be registered, MeterError
-    or OSError if the kernel's memory files cannot be read.
+    The clients that connect to ``listener``, if there is one, are served as well. ``user`` is who root
+    becomes before anybody is served. On SIGHUP the settings that ``read`` returns hold, as far as they
+    can, see Reload; without it SIGHUP ends. Main thread only, and once in a process. Closes
+    ``transport``. Raises TransportError if the device cannot be registered, PrivilegesError if root cannot
+    be given up, MeterError or OSError if the kernel's memory files cannot be read.
     """
     # Until the session can take them and what was made is cleaned up after them.
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOP | _HANGUP)
     # A dozen counters and more for each CPU, a connection for each client of the socket: 1,024 do not last.
     raise_fd_limit()
     further = chosen(settings.figures)
-    table = Table(len(NAMES) + len(further))
+    table = Table(len(NAMES) + len(further), pcp_is_free=settings.pcp_is_free)
     sockets: SocketServer | None = None
 
     def notify(handles: "array[int]", count: int) -> None:
@@ -63,8 +69,9 @@ def serve(
             sockets.wake(handles[:others])
 
     with ExitStack() as undo:
+        last = undo.enter_context(ExitStack())
         undo.callback(transport.close)
-        meter = undo.enter_context(Meter(pcp_is_free=settings.pcp_is_free, further=further))
+        meter = undo.enter_context(Meter(further=further))
         meter.exact()  # if it cannot be read, say so before anybody is served
         sampler = Sampler(
             table,
@@ -80,19 +87,33 @@ def serve(
             pressure_fd=open_trigger(),
             kicks=open_kicks(pcp_is_free=settings.pcp_is_free) if settings.count_pages else None,
         )
-        session = transport.connect(Device(table, sampler, poll_acknowledges=settings.poll_acknowledges))
+        device = Device(table, sampler, poll_acknowledges=settings.poll_acknowledges)
+        session = transport.connect(device)
         # From the last to the first: no socket's client asks for anything, nobody notifies any more, nobody
         # holds a handle, the clients are let go.
         undo.callback(session.close)
         undo.callback(lambda: Session.discard(table.close_all()))
         if listener is not None:
-            sockets = _socket_server(Device(table, sampler), listener)
+            sockets = _socket_server(Device(table, sampler), listener.socket)
             undo.callback(sockets.close)
         undo.callback(sampler.stop)
         if sockets is not None:
             undo.callback(sockets.stop)
         threads: list[Sampler | SocketServer] = [sampler] if sockets is None else [sampler, sockets]
-        return _live(session, transport, table, threads, reload)
+
+        def settle_in() -> None:
+            if not lock_memory(stays_root=user is None):
+                log.info("memory is not locked: that takes RLIMIT_MEMLOCK without a limit")
+            gc.freeze()
+            if user is not None:
+                made: list[Transport | Listener] = [transport] if listener is None else [transport, listener]
+                removals = [removal for maker in made if (removal := maker.hand_over())]
+                if removals:
+                    last.callback(Remover(removals).close)
+                become(user)
+
+        reload = Reload(settings, read, sampler, device) if read else None
+        return _live(session, transport, table, threads, settle_in=settle_in, reload=reload)
 
 
 def _socket_server(device: Device, listener: "socket.socket") -> "SocketServer":
@@ -107,6 +128,8 @@ def _live(
     transport: Transport,
     table: Table,
     threads: "Sequence[Sampler | SocketServer]",
+    *,
+    settle_in: Callable[[], None],
     reload: Callable[[], str] | None,
 ) -> bool:
     stop = _STOP if reload else _STOP | _HANGUP
@@ -119,12 +142,11 @@ def _live(
         failed.set()
         signal.pthread_kill(main, signal.SIGTERM)
 
-    if not lock_memory():
-        log.info("memory is not locked: run as root, or raise RLIMIT_MEMLOCK")
-    gc.freeze()
+    manager = Manager()
+    # All else that takes rights is in hand, and there is no other thread yet.
+    settle_in()
     for thread in threads:
         thread.start(fail)
-    manager = Manager()
     what = f"{transport.path}, a {transport.kind}"
     service = Service(manager, what, table.__len__, settled=transport.settled, threads=threads)
     if manager.listens:

@@ -31,16 +31,25 @@ class Manager:
     """
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
-        self._address = _address(environment.get("NOTIFY_SOCKET", ""))
         self._socket: socket.socket | None = None
         self._unsent: deque[bytes] = deque(maxlen=_UNSENT_MAX)
         self._refused = False
         self.watchdog_s = 0.0
         """Within how much time it wants to hear WATCHDOG=1 again; 0 is never."""
-        if self._address:
-            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-            self._socket.settimeout(0)
-            self.watchdog_s = _watchdog_s(environment)
+        address = _address(environment.get("NOTIFY_SOCKET", ""))
+        if not address:
+            return
+        notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        notify.settimeout(0)
+        try:
+            # Now: another user, who this process may become, may not have access to it.
+            notify.connect(address)
+        except OSError as error:
+            log.warning("NOTIFY_SOCKET cannot be written to: %s", error.strerror)
+            notify.close()
+            return
+        self._socket = notify
+        self.watchdog_s = _watchdog_s(environment)
 
     @property
     def listens(self) -> bool:
@@ -62,7 +71,7 @@ class Manager:
         """Send what there was no room for."""
         while self._unsent and self._socket is not None:
             try:
-                self._socket.sendto(self._unsent[0], socket.MSG_NOSIGNAL, self._address)
+                self._socket.send(self._unsent[0], socket.MSG_NOSIGNAL)
             except OSError as error:
                 if error.errno in _NO_ROOM:
                     return
@@ -87,6 +96,11 @@ class Answering(Protocol):
         """Whether the thread has come round since the last call; ask it to do so again."""
 
 
+def _set_timer(delay_s: float) -> None:
+    """Have SIGALRM sent after so long, or not at all: 0."""
+    signal.setitimer(signal.ITIMER_REAL, delay_s)
+
+
 class Service:
     """The life of a daemon that serves ``what``, in the main thread's loop; SIGALRM ends its serving.
 
@@ -104,6 +118,7 @@ class Service:
         settled: Callable[[], bool],
         threads: Sequence[Answering],
         clock: Callable[[], float] = time.monotonic,
+        set_timer: Callable[[float], object] = _set_timer,
     ) -> None:
         self._manager = manager
         self._what = what
@@ -111,6 +126,8 @@ class Service:
         self._settled = settled
         self._threads = threads
         self._clock = clock
+        self._set_timer = set_timer
+        self._alarm_due_s = math.inf
         self._ready = False
         self._changed = False
         self._note = ""
@@ -141,8 +158,7 @@ class Service:
         """Take note that a client has come or gone. Any thread."""
         if self._manager.listens and not self._changed:
             self._changed = True
-            if not 0 < signal.getitimer(signal.ITIMER_REAL)[0] <= _STATUS_S:
-                signal.setitimer(signal.ITIMER_REAL, _STATUS_S)
+            self._alarm_by(_STATUS_S)
 
     def reload(self, reload: Callable[[], str]) -> None:
         """Call ``reload``; the text that it returns is shown with the status."""
@@ -154,9 +170,10 @@ class Service:
             self._manager.tell("READY=1", self._status())
 
     def end(self) -> None:
-        """Call for no further alarm; the daemon ends."""
+        """Call for no further alarm, tell that the daemon ends, and nothing after that."""
+        self._set_timer(0)
         self._manager.tell("STOPPING=1")
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        self._manager.close()
 
     def _settle(self) -> None:
         waited_s = self._clock() - self._begun_s
@@ -188,15 +205,22 @@ class Service:
         self._beat_due_s = self._clock() + pause_s
 
     def _set_alarm(self) -> None:
-        delay_s = self._beat_due_s - self._clock()
+        self._alarm_due_s = math.inf
+        self._alarm_by(self._beat_due_s - self._clock())
         if not self._ready:
-            delay_s = _SETTLE_LOOK_S
-        elif self._manager.unsent:
-            delay_s = min(delay_s, _RETRY_S)
-        signal.setitimer(signal.ITIMER_REAL, 0 if delay_s == math.inf else max(delay_s, 0.001))
-        # ``changed`` in another thread takes note first and sets the alarm then: this may have undone it.
+            self._alarm_by(_SETTLE_LOOK_S)
+        if self._manager.unsent:
+            self._alarm_by(_RETRY_S)
+        # ``changed`` takes note first and sets the alarm then, which may just have been undone.
         if self._changed:
-            signal.setitimer(signal.ITIMER_REAL, max(0.001, min(delay_s, _STATUS_S)))
+            self._alarm_by(_STATUS_S)
+
+    def _alarm_by(self, delay_s: float) -> None:
+        """Set the alarm, unless it comes sooner."""
+        due_s = self._clock() + delay_s
+        if due_s < self._alarm_due_s:
+            self._alarm_due_s = due_s
+            self._set_timer(max(delay_s, 0.001))
 
     def _status(self) -> str:
         note = f"; {self._note}" if self._note else ""

@@ -9,9 +9,10 @@ import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 
 from memnotify.session import Operations, Session
-from memnotify.transports import TransportError, TransportUnavailableError
+from memnotify.transports import Removal, TransportError, TransportUnavailableError
 
 log = logging.getLogger(__name__)
 
@@ -77,16 +78,23 @@ class FileTransport:
         """Return True: it is born with its mode."""
         return True
 
+    def hand_over(self) -> Removal | None:
+        """Leave mount and mount point to others. The mount point stays open, and so locked, here too."""
+        mount_point, self._mount_point = self._mount_point, -1
+        return Removal(partial(self._remove, mount_point), (mount_point,))
+
     def close(self) -> None:
         """Remove the mount point if it is ours, and the mount if it is dead: libfuse leaves that one."""
-        if self._mount_point < 0:
-            return
+        if self._mount_point >= 0:
+            self._remove(self._mount_point)
+            self._mount_point = -1
+
+    def _remove(self, mount_point: int) -> None:
         with suppress(TransportError), folder_locked(self.path):
-            _detach_dead(self.path)
+            _detach_dead(self.path, logging.DEBUG)
             if self._ours:
-                _unlink_same(self.path, self._mount_point)
-        os.close(self._mount_point)
-        self._mount_point = -1
+                _unlink_same(self.path, mount_point)
+        os.close(mount_point)
 
 
 @contextmanager
@@ -118,7 +126,7 @@ def remove_leftover(path: str) -> None:
         os.close(mount_point)
 
 
-def _detach_dead(path: str) -> None:
+def _detach_dead(path: str, level: int = logging.INFO) -> None:
     """Unmount, as often as it is there, a mount whose daemon has died.
 
     Raises TransportError if there is any other.
@@ -135,7 +143,7 @@ def _detach_dead(path: str) -> None:
         else:
             raise TransportError(f"{path} is served by another process already; stop that one first")
         command = ("umount", "-l") if os.geteuid() == 0 else ("fusermount3", "-u", "-z")
-        log.info("%s is the mount of a daemon that died: %s", path, " ".join(command))
+        log.log(level, "%s is the mount of a daemon that died: %s", path, " ".join(command))
         status = os.spawnlp(os.P_WAIT, command[0], *command, "--", path)  # noqa: S606
         if status != 0:
             raise TransportError(
