@@ -32,14 +32,11 @@ class FakeMeter(Meter):
     has looked at the clock already), and one of ``after``, when they are and nobody has them yet.
     """
 
-    def __init__(
-        self, used: int = 100, *, total: int = 10_000, active: int = 50, pcp_is_free: bool = True
-    ) -> None:
+    def __init__(self, used: int = 100, *, total: int = 10_000, active: int = 50) -> None:
         """Without files, so without what Meter does here."""
         self.figures = Figures(total, used, active)
-        self.pcp_is_free = pcp_is_free
         self.pcp_pages = 0
-        self.pcp_limit_pages = total if pcp_is_free else 0
+        self.pcp_limit_pages = total
         self.plain_reads = 0
         self.exact_reads = 0
         self.before: list[Callable[[], None]] = []
@@ -59,8 +56,6 @@ class FakeMeter(Meter):
 
     def exact(self) -> tuple[Figures, int]:
         """Return the figures as the contract defines them, and the pages on the per-CPU lists."""
-        if not self.pcp_is_free:
-            return self.plain(), 0
         self.exact_reads += 1
         return self._take()
 

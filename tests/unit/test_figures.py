@@ -82,11 +82,11 @@ def meter_of(tmp_path: Path) -> Iterator[MeterOf]:
     """Return what makes a meter of two texts."""
     made = []
 
-    def make(meminfo_text: str, zoneinfo_text: str = ZONEINFO, *, pcp_is_free: bool = True) -> Meter:
+    def make(meminfo_text: str, zoneinfo_text: str = ZONEINFO) -> Meter:
         paths = (tmp_path / "meminfo", tmp_path / "zoneinfo")
         for path, text in zip(paths, (meminfo_text, zoneinfo_text), strict=True):
             path.write_text(text)
-        made.append(Meter(pcp_is_free=pcp_is_free, meminfo=str(paths[0]), zoneinfo=str(paths[1])))
+        made.append(Meter(meminfo=str(paths[0]), zoneinfo=str(paths[1])))
         return made[-1]
 
     yield make
@@ -99,12 +99,6 @@ def test_the_formula(meter_of: MeterOf) -> None:
     meter = meter_of(meminfo())
     assert meter.plain() == FIGURES
     assert meter.exact() == (FIGURES._replace(used=FIGURES.used - PCP), PCP)
-
-
-def test_the_original_formula(meter_of: MeterOf) -> None:
-    """Without pcp_is_free the per-CPU lists count as used."""
-    meter = meter_of(meminfo(), pcp_is_free=False)
-    assert (meter.exact(), meter.pcp_limit_pages) == ((FIGURES, 0), 0)
 
 
 @pytest.mark.parametrize(
@@ -378,5 +372,3 @@ def test_this_machine() -> None:
     assert 0 < exact.active < exact.total
     # Others may allocate between two readings, if not a fiftieth of the machine.
     assert 0 < exact.used < max(before.used, after.used) + exact.total // 50
-    with Meter(pcp_is_free=False) as meter:
-        assert abs(meter.exact()[0].used - after.used) < exact.total // 50
