@@ -4,13 +4,11 @@
 import argparse
 import logging
 import os
-import select
 import signal
 import sys
 from contextlib import ExitStack
-from typing import TextIO
 
-from memnotify import config_file
+from memnotify import config_file, logs
 from memnotify.config import COMMAND_LINE, SETTINGS, ConfigError, Configuration, Given
 
 _DESCRIPTION = """\
@@ -91,11 +89,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    logging.basicConfig(
-        level="INFO",
-        handlers=[_Stderr(sys.stderr)],
-        format="memnotify: %(levelname)s: %(message)s",
-    )
+    logs.begin(sys.stderr)
     log = logging.getLogger(__name__)
     try:
         settings = load(options).settings
@@ -139,17 +133,6 @@ def _serve(options: argparse.Namespace) -> int:
 def _texts(text: str) -> tuple[str, ...]:
     """Convert an argument: a list, with commas between."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-class _Stderr(logging.StreamHandler[TextIO]):
-    """Logs to stderr and never waits for its reader, as clients would wait too; drops what does not fit."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write the record if there is room; a line fits into what a pipe then has, PIPE_BUF."""
-        poller = select.poll()
-        poller.register(2, select.POLLOUT)
-        if poller.poll(0) == [(2, select.POLLOUT)]:
-            super().emit(record)
 
 
 def _occupy_standard_fds() -> None:

@@ -399,7 +399,7 @@ def test_a_write_while_used_comes_to_mean_something_else(bench: Bench) -> None:
     bench.meter.use(400)
     bench.meter.pcp_pages = 200
     bench.clock.tick(1)
-    device = Device(bench.table, bench.sampler, clock=bench.clock)
+    device = Device(bench.table, bench.sampler)
 
     def change() -> None:
         # The writer has read its figures, 400, and not yet subscribed.
@@ -415,7 +415,7 @@ def test_a_write_while_used_comes_to_mean_something_else(bench: Bench) -> None:
 def test_a_client_s_newer_figures_while_used_comes_to_mean_something_else(bench: Bench) -> None:
     """The reading that both meanings are taken from is taken again: going back in time invents a crossing."""
     bench.meter.use(400)
-    device = Device(bench.table, bench.sampler, clock=bench.clock)
+    device = Device(bench.table, bench.sampler)
 
     def client_writes() -> None:
         bench.clock.tick(1)
