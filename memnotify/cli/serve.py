@@ -20,6 +20,9 @@ character device /dev/NAME (its mode is udev's business: 0600 without a rule).
 Elsewhere it is a FUSE file mounted at the same path, with the same behaviour;
 an ordinary user can serve one at a --path of his own.
 
+With --user, root becomes that user, for good, once it has the device and what
+else takes root: nobody is served with any rights beyond that user's.
+
 With --socket, programs that cannot open the device (in a sandbox, or systemd's
 services where there is no CUSE) connect to an AF_UNIX stream socket instead:
 they write thresholds, a line each, and get a line of figures for each event.
