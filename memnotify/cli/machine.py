@@ -140,7 +140,7 @@ class Machine:
                 (guessed if fds is None else told if is_told else holding).append(server)
         # Several may hold /dev/cuse, each for a name of its own.
         found = told or holding or guessed
-        # Containers may have mounts at the same path. A unit may have mounts of its own, and serve all the same.
+        # A container may have a mount at the same path. A unit may have mounts of its own, and serve here.
         ours = self._namespace("self")
         return [server for server in found if self._namespace(server.pid) == ours] or found
 
