@@ -489,6 +489,7 @@ def test_wait_ends_with_the_daemon(daemon: FakeDaemon, capsys: pytest.CaptureFix
         ["run", "--when", "", "--", "true"],
         ["run", "--when", "used 5", "--when-below", "used 0", "--", "true"],
         ["watch", "--plain", "--when", "used 5", "--when", "used 0"],
+        ["lowmem-bus", "--low", "used 0", "--medium", "", "--critical", "used 0"],
     ],
 )
 def test_what_would_never_happen_is_not_waited_for(
