@@ -39,6 +39,7 @@ struct shim {
 	struct fuse_buf request;
 	bool is_cuse;
 	bool initialised;
+	uid_t owner; /* who mounted */
 	struct stat attributes; /* of the file; the attributes of a device node are devtmpfs's */
 	char reply[SHIM_REPLY_MAX];
 };
@@ -302,6 +303,7 @@ char *shim_reply(struct shim *shim)
 
 int shim_attach(struct shim *shim, const char *where)
 {
+	shim->owner = geteuid();
 	if (fuse_session_mount(shim->fuse, where) != 0)
 		return -1;
 	/* A copy of the descriptor in a child would keep the device alive with nobody to answer. */
@@ -481,7 +483,9 @@ void shim_destroy(struct shim *shim)
 {
 	if (caught_fd == fuse_session_fd(shim->fuse))
 		caught_fd = -1;
-	fuse_session_unmount(shim->fuse);
+	/* Another user may not; what fusermount3 said of that would be the last line on stderr. */
+	if (geteuid() == shim->owner)
+		fuse_session_unmount(shim->fuse);
 	fuse_session_destroy(shim->fuse);
 	free(shim->request.mem);
 	free(shim);

@@ -34,5 +34,5 @@ uint64_t shim_caught(struct shim *shim);
 size_t shim_notify(uint64_t *handles, size_t count);
 void shim_free_handles(const uint64_t *handles, size_t count);
 
-/* Unmount, if this connection mounted, close the descriptor and free everything. All handles must be freed before. */
+/* Unmount, if this connection mounted and the process is still the same user, close the descriptor and free everything. All handles must be freed before. */
 void shim_destroy(struct shim *shim);

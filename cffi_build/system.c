@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <linux/perf_event.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -27,6 +28,34 @@ int system_lock_memory(void)
 int system_timer_slack(unsigned long slack_ns)
 {
 	return prctl(PR_SET_TIMERSLACK, slack_ns) == 0 ? 0 : -errno;
+}
+
+int system_limit_capabilities(uint64_t kept)
+{
+	/* The kernel knows of no more from the first one on of which it says so. */
+	for (int capability = 0; prctl(PR_CAPBSET_READ, capability) >= 0; capability++) {
+		if (kept >> capability & 1 || prctl(PR_CAPBSET_READ, capability) == 0)
+			continue;
+		if (prctl(PR_CAPBSET_DROP, capability) != 0)
+			return -errno;
+	}
+	return prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) == 0 ? 0 : -errno;
+}
+
+int system_keep_capabilities(uint64_t kept)
+{
+	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct sets[2] = {
+		{ .effective = (uint32_t)kept, .permitted = (uint32_t)kept },
+		{ .effective = (uint32_t)(kept >> 32), .permitted = (uint32_t)(kept >> 32) },
+	};
+
+	return syscall(SYS_capset, &header, sets) == 0 ? 0 : -errno;
+}
+
+int system_no_new_privileges(void)
+{
+	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 ? 0 : -errno;
 }
 
 #ifdef SYS_fsopen

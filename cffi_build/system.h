@@ -8,6 +8,17 @@ int system_lock_memory(void);
    0 or a negative errno. */
 int system_timer_slack(unsigned long slack_ns);
 
+/* Let nobody in this thread, or what it starts, ever have another capability than those in `kept`, bits
+   (1 << capability); what it has already it keeps. 0 or a negative errno. */
+int system_limit_capabilities(uint64_t kept);
+
+/* Give up all of this thread's capabilities but those in `kept`. 0 or a negative errno. */
+int system_keep_capabilities(uint64_t kept);
+
+/* Let no program that is executed from now on give this thread privileges, by its mode or otherwise;
+   0 or a negative errno. */
+int system_no_new_privileges(void);
+
 /* A descriptor of the root of tracefs, mounted nowhere; or a negative errno. */
 int system_tracefs(void);
 

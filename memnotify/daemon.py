@@ -6,18 +6,21 @@ import logging
 import signal
 import threading
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from memnotify.config import Parameters
+from memnotify.config import Settings
 from memnotify.device import Device
-from memnotify.figures import PAGE_SIZE, Meter
+from memnotify.figures import NAMES, PAGE_SIZE, Meter
+from memnotify.further import chosen
 from memnotify.kick import open_kicks
 from memnotify.observers import Table
 from memnotify.pace import Pace
 from memnotify.pressure import open_trigger
+from memnotify.privileges import Remover, User, become
 from memnotify.sampler import Sampler
+from memnotify.service import Manager, Service
 from memnotify.session import Session
 from memnotify.system import lock_memory, raise_fd_limit
 from memnotify.transports import Transport, TransportError
@@ -26,27 +29,37 @@ if TYPE_CHECKING:
     import socket
 
     from memnotify.sockets import SocketServer
+    from memnotify.transports.listener import Listener
 
 log = logging.getLogger(__name__)
 
+_STOP = frozenset({signal.SIGTERM, signal.SIGINT})
 # nohup has its way.
-_STOP = {signal.SIGTERM, signal.SIGINT} | (
-    set() if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else {signal.SIGHUP}
-)
+_HANGUP = frozenset(() if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else {signal.SIGHUP})
 
 
-def serve(transport: Transport, parameters: Parameters, listener: "socket.socket | None" = None) -> bool:
+def serve(
+    transport: Transport,
+    settings: Settings,
+    listener: "Listener | None" = None,
+    *,
+    user: User | None = None,
+    reload: Callable[[], str] | None = None,
+) -> bool:
     """Serve until a signal asks to stop (True), or until the device is lost (False).
 
-    The clients that connect to ``listener``, if there is one, are served as well. Main thread only, and
-    once in a process. Closes ``transport``. Raises TransportError if the device cannot be registered,
+    The clients that connect to ``listener``, if there is one, are served as well. ``user`` is who root
+    becomes before anybody is served. SIGHUP calls ``reload``, which returns what became of it in a few
+    words; without one SIGHUP ends. Main thread only, and once in a process. Closes ``transport``. Raises
+    TransportError if the device cannot be registered, PrivilegesError if root cannot be given up,
     MeterError or OSError if the kernel's memory files cannot be read.
     """
     # Until the session can take them and what was made is cleaned up after them.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP | _HANGUP)
     # A dozen counters and more for each CPU, a connection for each client of the socket: 1,024 do not last.
     raise_fd_limit()
-    table = Table()
+    further = chosen(settings.figures)
+    table = Table(len(NAMES) + len(further))
     sockets: SocketServer | None = None
 
     def notify(handles: "array[int]", count: int) -> None:
@@ -55,35 +68,49 @@ def serve(transport: Transport, parameters: Parameters, listener: "socket.socket
             sockets.wake(handles[:others])
 
     with ExitStack() as undo:
+        last = undo.enter_context(ExitStack())
         undo.callback(transport.close)
-        meter = undo.enter_context(Meter(pcp_is_free=parameters.pcp_is_free))
+        meter = undo.enter_context(Meter(pcp_is_free=settings.pcp_is_free, further=further))
         meter.exact()  # if it cannot be read, say so before anybody is served
         sampler = Sampler(
             table,
             meter,
             Pace(
-                parameters.update_period_ms / 1000,
-                parameters.max_update_period_ms / 1000,
-                min_update_period_s=parameters.min_update_period_ms / 1000,
-                fill_rate_pages_s=parameters.fill_rate_mib_s * 2**20 / PAGE_SIZE,
+                settings.update_period_ms / 1000,
+                settings.max_update_period_ms / 1000,
+                min_update_period_s=settings.min_update_period_ms / 1000,
+                fill_rate_pages_s=settings.fill_rate_mib_s * 2**20 / PAGE_SIZE,
             ),
             notify,
-            update_space_kib=parameters.update_space_kib,
+            update_space_kib=settings.update_space_kib,
             pressure_fd=open_trigger(),
-            kicks=open_kicks(pcp_is_free=parameters.pcp_is_free) if parameters.count_pages else None,
+            kicks=open_kicks(pcp_is_free=settings.pcp_is_free) if settings.count_pages else None,
         )
-        session = transport.connect(Device(table, sampler, poll_acknowledges=parameters.poll_acknowledges))
+        session = transport.connect(Device(table, sampler, poll_acknowledges=settings.poll_acknowledges))
         # From the last to the first: no socket's client asks for anything, nobody notifies any more, nobody
         # holds a handle, the clients are let go.
         undo.callback(session.close)
         undo.callback(lambda: Session.discard(table.close_all()))
         if listener is not None:
-            sockets = _socket_server(Device(table, sampler), listener)
+            sockets = _socket_server(Device(table, sampler), listener.socket)
             undo.callback(sockets.close)
         undo.callback(sampler.stop)
         if sockets is not None:
             undo.callback(sockets.stop)
-        return _live(session, transport, [sampler] if sockets is None else [sampler, sockets])
+        threads: list[Sampler | SocketServer] = [sampler] if sockets is None else [sampler, sockets]
+
+        def settle_in() -> None:
+            if not lock_memory(stays_root=user is None):
+                log.info("memory is not locked: that takes RLIMIT_MEMLOCK without a limit")
+            gc.freeze()
+            if user is not None:
+                made: list[Transport | Listener] = [transport] if listener is None else [transport, listener]
+                removals = [removal for maker in made if (removal := maker.hand_over())]
+                if removals:
+                    last.callback(Remover(removals).close)
+                become(user)
+
+        return _live(session, transport, table, threads, settle_in=settle_in, reload=reload)
 
 
 def _socket_server(device: Device, listener: "socket.socket") -> "SocketServer":
@@ -93,18 +120,18 @@ def _socket_server(device: Device, listener: "socket.socket") -> "SocketServer":
     return SocketServer(device, listener)
 
 
-def _live(session: Session, transport: Transport, threads: "Sequence[Sampler | SocketServer]") -> bool:
-    session.catch(*_STOP)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP)
-    try:
-        session.handshake()
-    except InterruptedError:
+def _live(
+    session: Session,
+    transport: Transport,
+    table: Table,
+    threads: "Sequence[Sampler | SocketServer]",
+    *,
+    settle_in: Callable[[], None],
+    reload: Callable[[], str] | None,
+) -> bool:
+    stop = _STOP if reload else _STOP | _HANGUP
+    if not _registered(session, transport, stop):
         return True
-    except ConnectionRefusedError as error:
-        raise TransportError(
-            f"the kernel did not register {transport.path}: another process has just taken that name"
-        ) from error
-    transport.verify()
     main = threading.get_ident()
     failed = threading.Event()
 
@@ -112,17 +139,59 @@ def _live(session: Session, transport: Transport, threads: "Sequence[Sampler | S
         failed.set()
         signal.pthread_kill(main, signal.SIGTERM)
 
-    if not lock_memory():
-        log.info("memory is not locked: run as root, or raise RLIMIT_MEMLOCK")
-    gc.freeze()
+    manager = Manager()
+    # All else that takes rights is in hand, and there is no other thread yet.
+    settle_in()
     for thread in threads:
         thread.start(fail)
-    log.info("ready: %s, a %s", transport.path, transport.kind)
-    if session.serve():
-        names = ", ".join(signal.Signals(number).name for number in session.caught())
-        if failed.is_set():
-            return False
-        log.info("%s: ending", names)
+    what = f"{transport.path}, a {transport.kind}"
+    service = Service(manager, what, table.__len__, settled=transport.settled, threads=threads)
+    if manager.listens:
+        table.changed = service.changed
+    session.catch(*_HANGUP, signal.SIGALRM)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANGUP)
+    service.begin()
+    ended_by = _loop(session, service, stop, reload)
+    table.changed = None
+    service.end()
+    if failed.is_set():
+        return False
+    if ended_by:
+        log.info("%s: ending", ", ".join(sorted(number.name for number in ended_by)))
         return True
     log.error("%s is gone: the connection was ended from outside (umount, or abort in sysfs)", transport.path)
     return False
+
+
+def _registered(session: Session, transport: Transport, stop: Collection[signal.Signals]) -> bool:
+    """Make the device; False if a signal has come meanwhile. Raises TransportError."""
+    session.catch(*stop)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, stop)
+    try:
+        session.handshake()
+    except InterruptedError:
+        return False
+    except ConnectionRefusedError as error:
+        raise TransportError(
+            f"the kernel did not register {transport.path}: another process has just taken that name"
+        ) from error
+    transport.verify()
+    return True
+
+
+def _loop(
+    session: Session,
+    service: Service,
+    stop: Collection[signal.Signals],
+    reload: Callable[[], str] | None,
+) -> Collection[signal.Signals]:
+    """Serve until signals of ``stop`` have come, and return them, or until the device is gone: none."""
+    while session.serve():
+        caught = {signal.Signals(number) for number in session.caught()}
+        if ends := caught.intersection(stop):
+            return ends
+        if reload and signal.SIGHUP in caught:
+            service.reload(reload)
+        if signal.SIGALRM in caught:
+            service.alarm()
+    return ()

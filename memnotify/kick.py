@@ -96,8 +96,14 @@ class Kick:
             self._follow_cpus()
             return self._arm(pages)
         except OSError as error:
-            log.warning("CPUs have come or gone, and pages cannot be counted any more: %s", error)
+            log.warning(
+                "CPUs have come or gone (a suspend does that), and pages cannot be counted any more: %s",
+                error,
+            )
             self._close_counters()
+            if isinstance(error, PermissionError):
+                # Root was given up since, and will not be had again: nothing is tried, or said, once more.
+                self._events = []
             return 0
 
     def rest(self) -> None:

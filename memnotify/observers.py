@@ -14,7 +14,7 @@ then be neither lost nor doubled:
 import heapq
 import math
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from threading import Lock
 from typing import NamedTuple
 
@@ -157,15 +157,18 @@ class Levels:
 class Table:
     """All observers by fh, their thresholds by level, the newest sample, and who crossed with it.
 
-    ``advance`` and ``rearm`` belong to one thread, the sampler's; all others may be called from any.
+    ``figures`` is how many there are in a sample. ``advance`` and ``rearm`` belong to one thread, the
+    sampler's; all others may be called from any.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, figures: int = len(NAMES)) -> None:
+        self.changed: Callable[[], object] | None = None
+        """Called when an observer has come or gone, by whoever serves it, without the lock."""
         self._lock = Lock()
         self._observers: dict[int, Observer] = {}
         self._opened = 0
-        self._up = tuple(Levels(figure, 1) for figure in range(len(NAMES)))
-        self._down = tuple(Levels(figure, -1) for figure in range(len(NAMES)))
+        self._up = tuple(Levels(figure, 1) for figure in range(figures))
+        self._down = tuple(Levels(figure, -1) for figure in range(figures))
         self.latest = Sample(-math.inf, Figures(0, 0, 0), exact=False)
         """The newest sample that was recorded or advanced to. Any thread may read it."""
         self._not_before_s = -math.inf
@@ -191,14 +194,19 @@ class Table:
             if len(self._observers) > len(self._woken):
                 # Another array: the sampler may be notifying by this one.
                 self._woken = array("Q", bytes(8 * (len(self._observers) * 5 // 4 + 8)))
-            return self._opened
+            fh = self._opened
+        if self.changed is not None:
+            self.changed()
+        return fh
 
     def close(self, fh: int) -> int:
         """Forget an observer; its handle goes to the caller. Raises KeyError for an unknown fh."""
         with self._lock:
             observer = self._observers.pop(fh)
             self._disarm(observer)
-            return observer.handle
+        if self.changed is not None:
+            self.changed()
+        return observer.handle
 
     def close_all(self) -> "array[int]":
         """Forget every observer; their handles go to the caller."""

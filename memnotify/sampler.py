@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Callable
 from typing import Protocol
 
-from memnotify.figures import Meter
+from memnotify.figures import NAMES, Meter
 from memnotify.observers import Distances, Sample, Table
 from memnotify.pace import Pace, granularity_pages
 from memnotify.system import set_timer_slack
@@ -25,9 +25,9 @@ log = logging.getLogger(__name__)
 _SLACK_SHARE = 1 / 8
 _SLACK_FROM_S = 1.0
 _SLACK_MAX_S = 4.0
-# What the per-CPU lists can hold grows with memory, CPUs and a sysctl; an exact reading tells, of which one a
-# minute costs 1 us a second.
-_LIMIT_AGE_S = 60.0
+# What the per-CPU lists can hold grows with memory, CPUs and a sysctl; an exact reading tells. After a long
+# sleep one costs half as much as the whole wake-up, so this is not done with every few of them.
+_LIMIT_AGE_S = 600.0
 
 
 class Kick(Protocol):
@@ -69,6 +69,8 @@ class Sampler:
     Whichever comes second sees the other.
     """
 
+    name = "sampler"
+
     def __init__(
         self,
         table: Table,
@@ -92,10 +94,12 @@ class Sampler:
         self._kicks = kicks or ()
         self._sampled_s = -math.inf
         self._exact_s = -math.inf
+        self._exact_total_pages = 0
         self._slack_s = 0.0
         self._due_s = math.inf
         self._fresh = False
         self._stopping = False
+        self._answered = False
         self._thread: threading.Thread | None = None
 
     def current(self) -> Sample:
@@ -121,15 +125,20 @@ class Sampler:
         if wake:
             os.eventfd_write(self._wake_fd, 1)
 
+    def answered(self) -> bool:
+        """Whether the thread has come round since the last call; ask it to do so again."""
+        answered, self._answered = self._answered, False
+        os.eventfd_write(self._wake_fd, 1)
+        return answered
+
     def look(self, *, kicked: bool = False) -> None:
         """Sample once and wake whoever crossed. ``kicked`` if it is because of a kick. Raises MeterError."""
-        for kick in self._kicks:
-            kick.drain()
         crossed = None
         while crossed is None:
             sample = Sample(self._clock(), self._meter.plain(), exact=not self._meter.pcp_is_free)
             if not sample.exact and (
                 sample.taken_s - self._exact_s > _LIMIT_AGE_S
+                or sample.figures.total != self._exact_total_pages
                 or self._table.undecided(sample.figures, self._meter.pcp_limit_pages)
             ):
                 sample = self._exact()
@@ -142,7 +151,9 @@ class Sampler:
         distances = self._table.distances(sample, self._meter.pcp_limit_pages)
         self._pace.see(
             sample.taken_s,
-            sample.figures,
+            # Further ones bound the interval by their distance alone: what moves all the time, like the page
+            # cache, or is no memory, like what is only promised, would keep it short for nobody.
+            sample.figures[: len(NAMES)],
             granularity,
             distances.nearest,
             unannounced_pages=self._unannounced(distances, sample.taken_s),
@@ -174,12 +185,12 @@ class Sampler:
     def _exact(self) -> Sample:
         taken_s = self._clock()
         figures, pcp_pages = self._meter.exact()
-        self._exact_s = taken_s
+        self._exact_s, self._exact_total_pages = taken_s, figures.total
         return Sample(taken_s, figures, exact=True, pcp_pages=pcp_pages)
 
     def start(self, on_failure: Callable[[], None]) -> None:
         """Start the thread; ``on_failure`` is called from it if it ends by an exception."""
-        self._thread = start_thread("sampler", self._loop, on_failure)
+        self._thread = start_thread(self.name, self._loop, on_failure)
 
     def stop(self) -> None:
         """End the thread. When this returns, ``notify`` is not running and is not called again."""
@@ -204,6 +215,7 @@ class Sampler:
             sampling.register(kick, select.POLLIN)
         due_s, kicked = math.inf, False
         while not self._stopping:
+            self._answered = True
             self._due_s = math.inf
             if self._table.watching:
                 due_s, kicked = self._sample_when_due(sampling, due_s, kicked=kicked)

@@ -137,7 +137,10 @@ class Session:
         lib.shim_free_handles(ffi.from_buffer("uint64_t[]", handles), len(handles))
 
     def close(self) -> None:
-        """End the connection; unmount what ``attach`` mounted. Every kept handle must be freed before."""
+        """End the connection; unmount what ``attach`` mounted, if this process is still the same user.
+
+        Every kept handle must be freed before.
+        """
         if self._shim != ffi.NULL:
             lib.shim_destroy(self._shim)
             self._shim = ffi.NULL

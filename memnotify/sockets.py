@@ -82,6 +82,8 @@ class SocketServer:
     that was sent before, so it fits, and a client's writes are done a few at a time.
     """
 
+    name = "sockets"
+
     def __init__(
         self, device: Device, listener: socket.socket, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
@@ -100,6 +102,7 @@ class SocketServer:
         self._again_s = math.inf
         self._full = False
         self._stopping = False
+        self._answered = False
         self._thread: threading.Thread | None = None
         listener.settimeout(0)
         self._epoll = select.epoll()
@@ -111,9 +114,15 @@ class SocketServer:
         self._woken.extend(handles)
         os.eventfd_write(self._wake_fd, 1)
 
+    def answered(self) -> bool:
+        """Whether the thread has come round since the last call; ask it to do so again."""
+        answered, self._answered = self._answered, False
+        os.eventfd_write(self._wake_fd, 1)
+        return answered
+
     def start(self, on_failure: Callable[[], None]) -> None:
         """Start the thread; ``on_failure`` is called from it if it ends by an exception."""
-        self._thread = start_thread("sockets", self._loop, on_failure)
+        self._thread = start_thread(self.name, self._loop, on_failure)
 
     def stop(self) -> None:
         """End the thread, then every connection and its observer. ``wake`` does nothing from then on."""
@@ -132,6 +141,7 @@ class SocketServer:
 
     def _loop(self) -> None:
         while not self._stopping:
+            self._answered = True
             self._turn()
 
     def _turn(self) -> None:

@@ -3,28 +3,59 @@
 
 import os
 import resource
+from contextlib import suppress
 from typing import NamedTuple
 
 from memnotify._shim import ffi, lib
 
-_CAP_IPC_LOCK = 14  # linux/capability.h
+CAP_DAC_OVERRIDE = 1  # linux/capability.h
+_CAP_IPC_LOCK = 14
+CAP_SYS_ADMIN = 21
 # Where more were allowed, one user alone could make the daemon use up memory, by connections to its socket.
 _DESCRIPTORS_MAX = 16_384
 _TRACEFS = "/sys/kernel/tracing"
 
 
-def lock_memory() -> bool:
+def lock_memory(*, stays_root: bool = True) -> bool:
     """Keep what this process has touched, or will, in memory, so that it can answer when there is none.
 
     False if it may not: below a limit (RLIMIT_MEMLOCK) each later mmap could fail, so without
-    CAP_IPC_LOCK it takes an unlimited one.
+    CAP_IPC_LOCK, or if the process will not keep it (``stays_root``), it takes an unlimited one.
     """
-    if resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] != resource.RLIM_INFINITY:
-        with open("/proc/self/status", "rb") as status:
-            (capabilities,) = (int(line.split()[1], 16) for line in status if line.startswith(b"CapEff:"))
-        if not capabilities >> _CAP_IPC_LOCK & 1:
-            return False
+    unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, unlimited)
+    if resource.getrlimit(resource.RLIMIT_MEMLOCK) != unlimited and not (
+        stays_root and int(process_status()["CapEff"], 16) >> _CAP_IPC_LOCK & 1
+    ):
+        return False
     return lib.system_lock_memory() == 0  # type: ignore[no-any-return]
+
+
+def process_status() -> dict[str, str]:
+    """Return what /proc/self/status says of this process, by its names (proc_pid_status(5))."""
+    with open("/proc/self/status", encoding="utf-8", errors="replace") as status:
+        pairs = (line.split(":", 1) for line in status)
+        return {name: value.strip() for name, value in pairs}
+
+
+def limit_capabilities(kept: int = 0) -> None:
+    """Let this thread, and what it starts, have no other capabilities in the future than ``kept``.
+
+    Those are bits, 1 << CAP_...; what it has already it keeps. Raises OSError: PermissionError without
+    CAP_SETPCAP.
+    """
+    _checked(lib.system_limit_capabilities(kept))
+
+
+def keep_capabilities(kept: int = 0) -> None:
+    """Give up all of this thread's capabilities but ``kept``. Raises OSError."""
+    _checked(lib.system_keep_capabilities(kept))
+
+
+def forbid_new_privileges() -> None:
+    """Let no program that this thread executes, as of now, give it more rights. Raises OSError."""
+    _checked(lib.system_no_new_privileges())
 
 
 def set_timer_slack(slack_s: float) -> None:

@@ -11,18 +11,21 @@ from typing import TextIO
 
 from memnotify import __version__
 
-_COMMANDS = ("serve", "read", "wait", "run", "watch", "env", "lowmem-bus")
+COMMANDS = ("serve", "check-config", "read", "wait", "run", "watch", "env", "lowmem-bus", "doctor")
+"""The names of the commands, in the order of --help."""
 
 _DESCRIPTION = """\
 A memory meter that programs can poll: /dev/memnotify in userspace.
 
   memnotify serve              serve /dev/memnotify, in the foreground
+  memnotify check-config       check its configuration, and print it
   memnotify read               print the memory figures
   memnotify wait 'used 80%'    wait until use crosses 80 % of RAM + swap, up or down
   memnotify run --when 'used 80%' -- COMMAND    run a command each time it does, up
   memnotify env --when 'used 80%'    the variables of systemd's memory-pressure protocol
   memnotify watch              show the figures live
   memnotify lowmem-bus         warn desktop programs over D-Bus
+  memnotify doctor             check everything that the device depends on
 """
 
 
@@ -63,14 +66,20 @@ def _discard(stream: TextIO) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def _run(arguments: Sequence[str]) -> int:
+def make_parser(*names: str) -> argparse.ArgumentParser:
+    """Return the parser that knows the commands of these names."""
     parser = argparse.ArgumentParser(
         prog="memnotify", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--version", action="version", version=f"memnotify {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    # The daemon, which stays in memory for good, has no use for what the others import.
-    for name in arguments[:1] if arguments and arguments[0] in _COMMANDS else _COMMANDS:
+    for name in names:
         importlib.import_module(f"memnotify.cli.{name.replace('-', '_')}").add_to(commands)
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def _run(arguments: Sequence[str]) -> int:
+    # The daemon, which stays in memory for good, has no use for what the others import.
+    names = arguments[:1] if arguments and arguments[0] in COMMANDS else COMMANDS
+    options = make_parser(*names).parse_args(arguments)
     return int(options.run(options))

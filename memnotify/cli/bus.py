@@ -8,9 +8,9 @@ from collections.abc import Mapping
 
 from dbus_fast import BusType, ErrorType, Message, MessageType, RequestNameReply
 from dbus_fast.aio import MessageBus
-from dbus_fast.annotations import DBusByte
 from dbus_fast.errors import AuthError, DBusError, InvalidAddressError
-from dbus_fast.service import ServiceInterface, dbus_signal
+from dbus_fast.service import ServiceInterface
+from dbus_fast.service import signal as dbus_signal  # its older name, which Debian's releases know
 
 from memnotify.cli.lowmem_bus import LEVELS, Limiter
 from memnotify.cli.tell import explain, tell
@@ -29,7 +29,7 @@ class LowMemoryMonitor(ServiceInterface):
         super().__init__(NAME)
 
     @dbus_signal(name="LowMemoryWarning")
-    def warn(self, level: int) -> DBusByte:
+    def warn(self, level: int) -> "y":  # type: ignore[name-defined] # noqa: F821 - D-Bus's byte, for old releases
         """Send the signal."""
         return level
 

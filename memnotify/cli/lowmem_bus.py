@@ -67,7 +67,10 @@ def run(options: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         if error.name != "dbus_fast":
             raise
-        tell("lowmem-bus", "dbus-fast is not installed: pip install 'memnotify[dbus]'")
+        tell(
+            "lowmem-bus",
+            "dbus-fast is not installed: apt install python3-dbus-fast, or pip install 'memnotify[dbus]'",
+        )
         return EXTRA_MISSING
     thresholds = {number: getattr(options, level) for level, number in LEVELS.items()}
     return bus.serve(options.path, thresholds, Limiter(options.interval))

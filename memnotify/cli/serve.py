@@ -4,13 +4,13 @@
 import argparse
 import logging
 import os
-import re
 import select
 import sys
 from contextlib import ExitStack
 from typing import TextIO
 
-from memnotify.config import ConfigError, Parameters
+from memnotify import config_file
+from memnotify.config import COMMAND_LINE, SETTINGS, ConfigError, Configuration, Given
 
 _DESCRIPTION = """\
 Serve the memnotify device until SIGTERM, SIGINT or SIGHUP.
@@ -20,18 +20,20 @@ character device /dev/NAME (its mode is udev's business: 0600 without a rule).
 Elsewhere it is a FUSE file mounted at the same path, with the same behaviour;
 an ordinary user can serve one at a --path of his own.
 
+With --user, root becomes that user, for good, once it has the device and what
+else takes root: nobody is served with any rights beyond that user's.
+
 With --socket, programs that cannot open the device (in a sandbox, or systemd's
 services where there is no CUSE) connect to an AF_UNIX stream socket instead:
 they write thresholds, a line each, and get a line of figures for each event.
 """
 _EPILOG = """\
-exit codes: 0 asked to end; 1 the device cannot be served, or was lost; 2 wrong arguments
+exit codes: 0 asked to end; 1 the device cannot be served, or was lost; 2 wrong settings
 """
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the subcommand to the parser."""
-    defaults = Parameters()
     parser = commands.add_parser(
         "serve",
         help="serve /dev/memnotify",
@@ -39,139 +41,90 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--transport",
-        choices=("auto", "cuse", "fuse"),
-        default="auto",
-        help="how to serve: a CUSE device, a FUSE file, or the first of them that works (default)",
-    )
-    parser.add_argument("--name", default="memnotify", help="the device's name in /dev (default: memnotify)")
-    parser.add_argument("--path", help="where to mount the FUSE file (default: /dev/NAME)")
-    parser.add_argument("--socket", metavar="PATH", help="serve on an AF_UNIX stream socket too")
-    parser.add_argument(
-        "--socket-mode",
-        type=_mode,
-        metavar="MODE",
-        default=0o666,
-        help="the socket's permissions, in octal (default: 666)",
-    )
-    parser.add_argument(
-        "--update-period",
-        type=int,
-        metavar="MS",
-        default=defaults.update_period_ms,
-        help="base sampling interval, greatest age of what is read (default: %(default)s ms)",
-    )
-    parser.add_argument(
-        "--max-update-period",
-        type=int,
-        metavar="MS",
-        default=defaults.max_update_period_ms,
-        help="longest interval between samples (default: %(default)s ms)",
-    )
-    parser.add_argument(
-        "--min-update-period",
-        type=int,
-        metavar="MS",
-        default=defaults.min_update_period_ms,
-        help="shortest interval while memory would reach a threshold within the update period"
-        " (default: %(default)s ms)",
-    )
-    parser.add_argument(
-        "--fill-rate",
-        type=int,
-        metavar="MIB",
-        default=defaults.fill_rate_mib_s,
-        help="how fast memory is expected to fill, in MiB/s: the next sample comes before the nearest"
-        " threshold can be reached (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--update-space",
-        type=int,
-        metavar="KB",
-        default=defaults.update_space_kib,
-        help="a figure counts as moved when it moved by half of this (default: 0, which is 1/64 of total)",
-    )
-    parser.add_argument(
-        "--poll-acknowledges",
-        action=argparse.BooleanOptionalAction,
-        default=defaults.poll_acknowledges,
-        help="a poll that reports an event clears it, for clients that never read (default: off)",
-    )
-    parser.add_argument(
-        "--pcp-is-free",
-        action=argparse.BooleanOptionalAction,
-        default=defaults.pcp_is_free,
-        help="count pages on the kernel's per-CPU free lists as free (default: on)",
-    )
-    parser.add_argument(
-        "--count-pages",
-        action=argparse.BooleanOptionalAction,
-        default=defaults.count_pages,
-        help="sample when as many pages were allocated or freed as the nearest threshold is away, where the"
-        " kernel lets this process count them; otherwise by time alone (default: on)",
-    )
-    parser.add_argument(
-        "--log-level",
-        choices=("debug", "info", "warning", "error"),
-        default="info",
-        help="what is logged to stderr (default: info)",
-    )
+    add_settings(parser)
     parser.set_defaults(run=run)
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Add an option for the file and one for each setting; of these what is not given is not parsed."""
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="read FILE and FILE.d/*.toml, where options stand as KEY = VALUE"
+        f" (default: {config_file.DEFAULT_FILE})",
+    )
+    for setting in SETTINGS.values():
+        option = f"--{setting.name.replace('_', '-')}"
+        text = setting.help.replace("%", "%%")
+        if isinstance(setting.default, bool):
+            parser.add_argument(
+                option, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text
+            )
+            continue
+        parser.add_argument(
+            option,
+            type=_texts if isinstance(setting.default, tuple) else type(setting.default),
+            choices=setting.about.choices,
+            metavar=setting.about.metavar,
+            default=argparse.SUPPRESS,
+            help=text,
+        )
+
+
+def load(options: argparse.Namespace) -> Configuration:
+    """Return the configuration by the parsed options and the files. Raises ConfigError."""
+    given = {name: Given(value, COMMAND_LINE) for name, value in vars(options).items() if name in SETTINGS}
+    return config_file.load(options.config, given)
 
 
 def run(options: argparse.Namespace) -> int:
     """Serve; return the exit code."""
     _occupy_standard_fds()
     logging.basicConfig(
-        level=options.log_level.upper(),
+        level="INFO",
         handlers=[_Stderr(sys.stderr)],
         format="memnotify: %(levelname)s: %(message)s",
     )
     log = logging.getLogger(__name__)
     try:
-        parameters = Parameters(
-            update_period_ms=options.update_period,
-            max_update_period_ms=options.max_update_period,
-            min_update_period_ms=options.min_update_period,
-            fill_rate_mib_s=options.fill_rate,
-            update_space_kib=options.update_space,
-            poll_acknowledges=options.poll_acknowledges,
-            pcp_is_free=options.pcp_is_free,
-            count_pages=options.count_pages,
-        ).checked()
+        settings = load(options).settings
     except ConfigError as error:
-        log.error("%s", error)  # noqa: TRY400 - the user's mistake, not a traceback's
+        for problem in str(error).splitlines():
+            log.error("%s", problem)  # noqa: TRY400 - the user's mistake, not a traceback's
         return 2
+    logging.getLogger().setLevel(settings.log_level.upper())
     # Here, so that the other commands neither load libfuse nor need it.
     from memnotify import daemon  # noqa: PLC0415
     from memnotify.figures import MeterError  # noqa: PLC0415
+    from memnotify.privileges import PrivilegesError, find_user  # noqa: PLC0415
     from memnotify.transports import TransportError  # noqa: PLC0415
     from memnotify.transports.choice import choose  # noqa: PLC0415
 
     try:
+        user = find_user(settings.user) if settings.user else None
+    except PrivilegesError as error:
+        log.error("%s", error)  # noqa: TRY400 - the user's mistake, too
+        return 2
+    try:
         with ExitStack() as undo:
-            listening = None
-            if options.socket is not None:
+            listener = None
+            if settings.socket:
                 # The daemon keeps in memory what it imports.
                 from memnotify.transports.listener import Listener  # noqa: PLC0415
 
-                listener = Listener(options.socket, options.socket_mode)
+                listener = Listener(settings.socket, int(settings.socket_mode, 8))
                 undo.callback(listener.close)
-                listening = listener.socket
                 log.info("clients may connect to %s too", listener.path)
-            transport = choose(options.transport, options.name, options.path)
-            return 0 if daemon.serve(transport, parameters, listening) else 1
-    except (TransportError, MeterError, OSError) as error:
+            transport = choose(settings.transport, settings.name, settings.path or None)
+            return 0 if daemon.serve(transport, settings, listener, user=user) else 1
+    except (TransportError, MeterError, PrivilegesError, OSError) as error:
         log.error("%s", error)  # noqa: TRY400 - says what to do; a traceback would not
         return 1
 
 
-def _mode(text: str) -> int:
-    """Convert an argument."""
-    if not re.fullmatch("0?[0-7]{3}", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no mode: give three octal digits, such as 660")
-    return int(text, 8)
+def _texts(text: str) -> tuple[str, ...]:
+    """Convert an argument: a list, with commas between."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 class _Stderr(logging.StreamHandler[TextIO]):

@@ -85,7 +85,11 @@ def run(options: argparse.Namespace) -> int:
         except ModuleNotFoundError as error:
             if error.name is None or error.name.partition(".")[0] != "rich":
                 raise
-            tell("watch", "rich is not installed: pip install 'memnotify[watch]', or use --plain")
+            tell(
+                "watch",
+                "rich is not installed: apt install python3-rich, or pip install 'memnotify[watch]',"
+                " or use --plain",
+            )
             return EXTRA_MISSING
         if view.can_draw():
             output = view.Terminal()

@@ -9,8 +9,6 @@ from memnotify.transports.file import FileTransport
 
 log = logging.getLogger(__name__)
 
-KINDS = ("auto", "cuse", "fuse")
-
 
 def choose(kind: str, name: str, path: str | None) -> Transport:
     """Return the transport that ``kind`` asks for, at /dev/NAME unless a path is given.

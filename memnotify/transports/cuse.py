@@ -2,22 +2,26 @@
 """A character device of our own, registered through /dev/cuse."""
 
 import errno
+import logging
 import os
-import re
 import stat
 
 from memnotify.session import Operations, Session
-from memnotify.transports import TransportError, TransportUnavailableError
+from memnotify.transports import Removal, TransportError, TransportUnavailableError
 from memnotify.transports.file import remove_leftover
 
+log = logging.getLogger(__name__)
+
 CUSE = "/dev/cuse"
+_UDEV = "/run/udev/control"
+_UDEV_RECORDS = "/run/udev/data"
 _NO_CUSE = (errno.ENOENT, errno.ENODEV, errno.ENXIO)
-# The kernel takes nearly anything: "a/b" makes a folder, "../x" a device without a node.
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 
 
 class CuseTransport:
     """The character device /dev/NAME, class ``cuse``, with a major number of the kernel's choice.
+
+    ``name`` is one that the configuration allows.
 
     Raises TransportUnavailableError without CUSE or without the right to open /dev/cuse, else
     TransportError.
@@ -26,10 +30,6 @@ class CuseTransport:
     kind = "CUSE character device"
 
     def __init__(self, name: str) -> None:
-        if not _NAME.fullmatch(name):
-            raise TransportError(
-                f"{name!r} is no name for a device: letters, digits, '_', '.' and '-', 64 at the most"
-            )
         self.path = f"/dev/{name}"
         self._sysfs = f"/sys/class/cuse/{name}/dev"
         fd = _open_cuse()
@@ -64,7 +64,7 @@ class CuseTransport:
         """
         try:
             node = os.stat(self.path)
-            with open(self._sysfs, encoding="ascii") as dev:
+            with open(self._sysfs, encoding="utf-8") as dev:
                 ours = dev.read().strip()
         except OSError as error:
             raise TransportError(
@@ -76,6 +76,27 @@ class CuseTransport:
                 f"{self.path} is not the device that the kernel registered ({ours}):"
                 " remove it and start again"
             )
+
+    def settled(self) -> bool:
+        """Whether udev has done with the node, which is born with mode 0600, what its rules say."""
+        if not os.path.exists(_UDEV):
+            log.info("udev is not running: %s has the mode that the kernel gave it", self.path)
+            return True
+        try:
+            node = os.stat(self.path)
+            # Written when the node has its final mode (udev-event.c:udev_event_execute_rules).
+            record = f"{_UDEV_RECORDS}/c{os.major(node.st_rdev)}:{os.minor(node.st_rdev)}"
+            with open(record, encoding="utf-8", errors="replace") as opened:
+                # The record of an earlier device of that number is older than the node, whose time udev sets
+                # when it sets the mode.
+                done = os.fstat(opened.fileno()).st_mtime_ns >= node.st_mtime_ns
+                return done and "E:ID_PROCESSING=1" not in opened.read().splitlines()
+        except FileNotFoundError:
+            return False
+
+    def hand_over(self) -> Removal | None:
+        """Leave nothing to others: the kernel removes the node."""
+        return None
 
     def close(self) -> None:
         """Close /dev/cuse if no session has taken it; the kernel removes the node."""

@@ -5,17 +5,17 @@ import errno
 import fcntl
 import logging
 import os
-import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 
+from memnotify.mounts import FUSE_FILE, mounts_at
 from memnotify.session import Operations, Session
-from memnotify.transports import TransportError, TransportUnavailableError
+from memnotify.transports import Removal, TransportError, TransportUnavailableError
 
 log = logging.getLogger(__name__)
 
-_TYPE = "fuse.memnotify"
 # A mount point of our own has this mode, by which a later run knows it, and which keeps others than root
 # from opening it, in the belief that it is the device, while nothing is mounted.
 _MOUNT_POINT_MODE = 0o200
@@ -70,19 +70,30 @@ class FileTransport:
 
     def verify(self) -> None:
         """Check that the mount is there. By the table of mounts: a stat would wait for ourselves."""
-        if _TYPE not in _mounts_at(self.path):
+        if FUSE_FILE not in mounts_at(self.path):
             raise TransportError(f"nothing is mounted at {self.path}: was it unmounted at once?")
+
+    def settled(self) -> bool:
+        """Return True: it is born with its mode."""
+        return True
+
+    def hand_over(self) -> Removal | None:
+        """Leave mount and mount point to others. The mount point stays open, and so locked, here too."""
+        mount_point, self._mount_point = self._mount_point, -1
+        return Removal(partial(self._remove, mount_point), (mount_point,))
 
     def close(self) -> None:
         """Remove the mount point if it is ours, and the mount if it is dead: libfuse leaves that one."""
-        if self._mount_point < 0:
-            return
+        if self._mount_point >= 0:
+            self._remove(self._mount_point)
+            self._mount_point = -1
+
+    def _remove(self, mount_point: int) -> None:
         with suppress(TransportError), folder_locked(self.path):
-            _detach_dead(self.path)
+            _detach_dead(self.path, logging.DEBUG)
             if self._ours:
-                _unlink_same(self.path, self._mount_point)
-        os.close(self._mount_point)
-        self._mount_point = -1
+                _unlink_same(self.path, mount_point)
+        os.close(mount_point)
 
 
 @contextmanager
@@ -114,13 +125,13 @@ def remove_leftover(path: str) -> None:
         os.close(mount_point)
 
 
-def _detach_dead(path: str) -> None:
+def _detach_dead(path: str, level: int = logging.INFO) -> None:
     """Unmount, as often as it is there, a mount whose daemon has died.
 
     Raises TransportError if there is any other.
     """
-    while mounts := _mounts_at(path):
-        if mounts[-1] != _TYPE:
+    while mounts := mounts_at(path):
+        if mounts[-1] != FUSE_FILE:
             raise TransportError(f"a file system ({mounts[-1]}) is mounted at {path}: choose another --path")
         try:
             # Not stat: the kernel would answer it from its cache. A living daemon answers open at once.
@@ -131,7 +142,7 @@ def _detach_dead(path: str) -> None:
         else:
             raise TransportError(f"{path} is served by another process already; stop that one first")
         command = ("umount", "-l") if os.geteuid() == 0 else ("fusermount3", "-u", "-z")
-        log.info("%s is the mount of a daemon that died: %s", path, " ".join(command))
+        log.log(level, "%s is the mount of a daemon that died: %s", path, " ".join(command))
         status = os.spawnlp(os.P_WAIT, command[0], *command, "--", path)  # noqa: S606
         if status != 0:
             raise TransportError(
@@ -181,19 +192,6 @@ def _unlink_same(path: str, fd: int) -> None:
             os.unlink(path)
     except OSError as error:
         log.warning("the mount point %s could not be removed: %s", path, error.strerror)
-
-
-def _mounts_at(path: str) -> list[str]:
-    """Return the types of what is mounted at ``path``, the topmost last."""
-    found = []
-    # Bytes: a path may have any but the blank, tab, newline and backslash, which stand in octal (proc(5)).
-    with open("/proc/self/mountinfo", "rb") as mounts:
-        for line in mounts:
-            fields, _, rest = line.partition(b" - ")
-            place = re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), fields.split(b" ")[4])
-            if place == os.fsencode(path):
-                found.append(os.fsdecode(rest.split(b" ")[0]))
-    return found
 
 
 def _mount_id(fd: int) -> bytes:

@@ -5,8 +5,9 @@ import logging
 import os
 import socket
 import stat
+from functools import partial
 
-from memnotify.transports import TransportError
+from memnotify.transports import Removal, TransportError
 from memnotify.transports.file import folder_locked
 
 log = logging.getLogger(__name__)
@@ -40,13 +41,20 @@ class Listener:
             self.close()
             raise TransportError(f"cannot make the socket {path}: {error.strerror or error}") from error
 
+    def hand_over(self) -> Removal | None:
+        """Leave it to others to remove the socket: ``close`` does not."""
+        made, self._made = self._made, None
+        return None if made is None else Removal(partial(self._remove, made))
+
     def close(self) -> None:
         """Close the socket, and remove it if it is still the one at ``path``."""
         self.socket.close()
-        if self._made is None:
-            return
+        if self._made is not None:
+            self._remove(self._made)
+
+    def _remove(self, made: os.stat_result) -> None:
         try:
-            if os.path.samestat(os.lstat(self.path), self._made):
+            if os.path.samestat(os.lstat(self.path), made):
                 os.unlink(self.path)
         except OSError as error:
             log.warning("the socket %s could not be removed: %s", self.path, error.strerror)

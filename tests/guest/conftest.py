@@ -3,9 +3,11 @@
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from guest import kernel, vm
+from guest import root as root_directory
 from support.require import unavailable
 
 # What runs inside of a guest is collected there only: test_in_guest.py boots it.
@@ -20,6 +22,15 @@ def guest() -> Callable[..., vm.GuestResult]:
     except kernel.GuestUnavailable as missing:
         unavailable(str(missing))
     return vm.run
+
+
+@pytest.fixture(scope="session")
+def debian(guest: Callable[..., vm.GuestResult]) -> Path:
+    """Return the root directory of a Debian with systemd, for vm.run's `system`."""
+    try:
+        return root_directory.debian()
+    except kernel.GuestUnavailable as missing:
+        unavailable(str(missing))
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
 #!/bin/busybox sh
 # SPDX-License-Identifier: MIT
 # The guest's first program, run by the kernel from the initramfs that vm.py packs: it makes the host's root
-# directory the guest's own, then runs /run/guest/script there and resets the machine.
+# directory the guest's own, then runs /run/guest/script there and resets the machine. With $layers the root is
+# made of so many other folders, and its systemd runs the script.
 set -e
 b=/bin/busybox
 
@@ -11,14 +12,21 @@ for module in /modules/*; do # numbered by vm.py so that each comes after those 
     $b insmod "$module"
 done
 
-# The host's root cannot be written from here: writes land in an overlay in the guest's memory and vanish with it.
+# The root cannot be written from here: writes land in an overlay in the guest's memory and vanish with it.
 # cache=loose, since nothing in the guest depends on seeing the host change a file meanwhile: importing pytest takes
 # 3.4 s, not 4.1. msize is the largest request that virtio carries, four times the default.
 p9=trans=virtio,version=9p2000.L,msize=512000
-$b mount -t 9p -o "ro,cache=loose,$p9" root /host
+$b mount -t 9p -o "ro,cache=loose,$p9" host /host
+lower=/host
+[ -z "$layers" ] || lower=
+for number in $($b seq 0 $((layers - 1))); do
+    $b mkdir /system$number
+    $b mount -t 9p -o "ro,cache=loose,$p9" system$number /system$number
+    lower=$lower${lower:+:}/system$number
+done
 $b mount -t tmpfs overlay /overlay
 $b mkdir /overlay/upper /overlay/work
-$b mount -t overlay -o lowerdir=/host,upperdir=/overlay/upper,workdir=/overlay/work root /root.new
+$b mount -t overlay -o "lowerdir=$lower,upperdir=/overlay/upper,workdir=/overlay/work" root /root.new
 
 cd /root.new
 $b mount -t proc proc proc
@@ -36,13 +44,51 @@ $b mount -t tmpfs -o mode=755 run run
 $b mkdir run/guest
 # Not cached: what the guest has written, the host has, even if the guest dies in the next instant.
 $b mount -t 9p -o "rw,$p9" guest run/guest
+$b mkdir -p lib/modules
+$b ln -sfn "$($b cat run/guest/modules)" lib/modules/
 
 # The script's output goes to a file, not to the console: no kernel message can cut into it. Its exit status is
 # written after it; a file without one tells the host that the guest died. "b" resets at once, and QEMU, started with
 # -no-reboot, takes a reset as its end. bash, as process 1, also reaps what daemons leave behind.
-exec $b switch_root /root.new /bin/bash -c '
-    . /run/guest/environment || exit
-    bash /run/guest/script </dev/null >>/run/guest/output 2>&1
-    echo $? >/run/guest/status
-    echo b >/proc/sysrq-trigger
-'
+$b cat >run/guest/run <<'END'
+. /run/guest/environment || exit
+bash /run/guest/script </dev/null >>/run/guest/output 2>&1
+echo $? >/run/guest/status
+echo b >/proc/sysrq-trigger
+END
+[ "$layers" ] || exec $b switch_root /root.new /bin/bash /run/guest/run
+
+# A system that boots for the script alone: nothing that another boot would need, nobody who logs in, no timers,
+# no events for the hardware that is there already (each costs an emulated processor what a test does).
+$b mkdir -p host run/systemd/system run/systemd/system-generators run/systemd/journald.conf.d
+$b mount --move /host host
+cd run/systemd
+printf '[Journal]\nStorage=volatile\n' >journald.conf.d/guest.conf
+for unit in systemd-udev-trigger systemd-logind systemd-random-seed systemd-update-utmp systemd-update-utmp-runlevel \
+    systemd-user-sessions systemd-journal-flush systemd-machine-id-commit systemd-firstboot systemd-binfmt \
+    systemd-pstore systemd-repart e2scrub_reap; do
+    $b ln -s /dev/null system/$unit.service
+done
+for unit in getty.target timers.target systemd-ask-password-console.path systemd-ask-password-wall.path \
+    proc-sys-fs-binfmt_misc.automount dev-hugepages.mount dev-mqueue.mount sys-kernel-config.mount \
+    sys-kernel-debug.mount; do
+    $b ln -s /dev/null system/$unit
+done
+for generator in ../../lib/systemd/system-generators/systemd-*; do
+    $b ln -s /dev/null "system-generators/${generator##*/}"
+done
+$b cat >system/guest.service <<'END'
+[Unit]
+After=multi-user.target
+[Service]
+ExecStart=/bin/bash /run/guest/run
+TasksMax=infinity
+END
+$b cat >system/guest.target <<'END'
+[Unit]
+Requires=guest.service
+Wants=multi-user.target
+END
+$b ln -s guest.target system/default.target
+unset layers
+exec $b switch_root /root.new /lib/systemd/systemd

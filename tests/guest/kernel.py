@@ -14,6 +14,7 @@ import re
 import shutil
 import struct
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,37 +91,42 @@ def stale_fuse_mounts() -> list[str]:
 
 @functools.cache  # apt-cache takes 0.6 s, and its answer does not change between two boots of one run
 def _kernel() -> Kernel:
-    cache = Path(os.environ.get("MEMNOTIFY_GUEST_CACHE") or Path.home() / ".cache/memnotify/guest")
-    found = re.search(r"Depends: (linux-image-\S+)", _output("apt-cache", "depends", META_PACKAGE))
+    found = re.search(r"Depends: (linux-image-\S+)", output("apt-cache", "depends", META_PACKAGE))
     if found is None:
         raise GuestUnavailable(f"apt-cache names no kernel for {META_PACKAGE}: run apt-get update")
-    folder = cache / found[1]
-    if not folder.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        with (cache / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # a second run waits here, then finds the first one's kernel
-            if not folder.exists():
-                partial = cache / "partial"
-                shutil.rmtree(
-                    partial, ignore_errors=True
-                )  # of a run that died: the lock says nobody works there
-                _unpack(found[1], partial)
-                partial.rename(folder)
+    folder = cached(found[1], functools.partial(_unpack, found[1]))
     modules = next((folder / "lib/modules").iterdir())
     return Kernel(image=folder / "kernel", modules=modules)
 
 
+def cached(name: str, make: Callable[[Path], None]) -> Path:
+    """Return the folder of that name in the cache, which `make` fills where it is not there yet."""
+    cache = Path(os.environ.get("MEMNOTIFY_GUEST_CACHE") or Path.home() / ".cache/memnotify/guest")
+    folder = cache / name
+    if not folder.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        with (cache / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # a second run waits here, then finds what the first one made
+            if not folder.exists():
+                partial = cache / "partial"
+                # Of a run that died: the lock says nobody works there.
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir()
+                make(partial)
+                partial.rename(folder)
+    return folder
+
+
 def _unpack(package: str, folder: Path) -> None:
     """Download `package` and make `folder` hold what a boot needs of it."""
-    folder.mkdir()
-    _output("apt-get", "download", package, cwd=folder)
+    output("apt-get", "download", package, cwd=folder)
     (archive,) = folder.glob("*.deb")
-    _output("dpkg", "-x", str(archive), str(folder))
+    output("dpkg", "-x", str(archive), str(folder))
     archive.unlink()
     if not (folder / "lib").exists():  # newer packages ship /usr/lib/modules; depmod -b looks in /lib
         (folder / "lib").symlink_to("usr/lib")
     (modules,) = (folder / "lib/modules").iterdir()
-    _output("depmod", "-b", str(folder), modules.name)
+    output("depmod", "-b", str(folder), modules.name)
     (image,) = (folder / "boot").glob("vmlinuz-*")
     (folder / "kernel").write_bytes(_decompressed(image.read_bytes()))
 
@@ -140,7 +146,7 @@ def _decompressed(image: bytes) -> bytes:
     return lzma.LZMADecompressor().decompress(payload)  # not lzma.decompress: the payload ends with its size
 
 
-def _output(*command: str, cwd: Path | None = None) -> str:
+def output(*command: str, cwd: Path | None = None) -> str:
     """Return what a command prints. Raises GuestUnavailable with its complaint where it fails."""
     done = subprocess.run(command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     if done.returncode != 0:

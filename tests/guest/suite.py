@@ -1,13 +1,19 @@
 # SPDX-License-Identifier: MIT
-"""Run pytest inside of a guest, with the python that runs here, and read its outcomes."""
+"""Run pytest inside of a guest, and read its outcomes.
+
+It runs with the python that runs here, or, in a guest with a root of its own, with the python3 of that root,
+which needs this one's pytest and this repository only to be read.
+"""
 
 import shlex
 import sys
+import sysconfig
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from guest.vm import RESULTS, run
+from guest.vm import HOST, REPOSITORY, RESULTS, run
 
 REPORT = "junit.xml"
 OPTIONS = (
@@ -41,14 +47,23 @@ class SuiteResult:
     output: str
 
 
-def run_pytest(args: Sequence[str], env: Mapping[str, str], *, timeout_s: float = 900) -> SuiteResult:
+def run_pytest(
+    args: Sequence[str], env: Mapping[str, str], *, timeout_s: float = 900, system: Sequence[Path] = ()
+) -> SuiteResult:
     """Boot one guest, run pytest with `args` in the repository's folder there, and return every case.
+
+    `system` is that of vm.run.
 
     No case at all means that pytest did not get as far as to write its report: see its output.
     Raises GuestLost and GuestUnavailable as vm.run does.
     """
-    command = shlex.join([sys.executable, "-m", "pytest", *args, *OPTIONS])
-    result = run(command, timeout_s=timeout_s, env={**ENVIRONMENT, **env})
+    python, cwd = sys.executable, REPOSITORY
+    env = {**ENVIRONMENT, **env}
+    if system:
+        python, cwd = "/usr/bin/python3", Path(f"{HOST}{REPOSITORY}")
+        env["PYTHONPATH"] = HOST + sysconfig.get_path("purelib")
+    command = shlex.join([python, "-m", "pytest", *args, *OPTIONS])
+    result = run(command, timeout_s=timeout_s, env=env, cwd=cwd, system=system)
     return SuiteResult(result.status, cases(result.files.get(REPORT, b"")), result.output)
 
 

@@ -67,6 +67,24 @@ def test_a_guest_that_hangs_is_ended(guest: Run) -> None:
     assert children(os.getpid()) == before
 
 
+def test_a_system_of_its_own(guest: Run, debian: Path, tmp_path: Path) -> None:
+    """With a root of its own a guest has systemd as process 1, and nothing of it has failed to start."""
+    (tmp_path / "opt").mkdir()
+    (tmp_path / "opt/layer").write_text("on top\n")
+    script = """
+    cat /proc/1/comm /opt/layer
+    systemctl is-active udev multi-user.target
+    systemctl --failed --no-legend
+    modprobe --show-depends cuse | tail -1 | grep -c /cuse.ko
+    echo kept >"$RESULTS/file"
+    exit 7
+    """
+    result = guest(script, timeout_s=180, system=[tmp_path, debian], cwd=Path("/opt"))
+    assert result.status == 7
+    assert result.output == "systemd\non top\nactive\nactive\n1\n"
+    assert result.files == {"file": b"kept\n"}
+
+
 def test_no_guest_outlives_a_killed_run(guest: Run, tmp_path: Path) -> None:
     """Not even SIGKILL, which leaves nobody to clean up, leaves a guest behind."""
     code = "from guest import vm; vm.run('sleep infinity', timeout_s=600)"

@@ -4,6 +4,9 @@
 The guest's root directory is the host's, at the same paths, so the host's python, its venv and this
 repository work inside as they are. All of it can be written, and nothing of it lasts: see init.sh. The one
 folder that does last is $RESULTS, whose files the host reads when the guest has ended.
+
+With a root of its own (see root.py) the guest is a whole system: systemd is its process 1, the script one of
+its services, and the host's files are below HOST.
 """
 
 import itertools
@@ -13,7 +16,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +24,7 @@ from guest.kernel import ENVIRONMENT, Kernel, busybox, kernel
 
 REPOSITORY = Path(__file__).parents[2]
 RESULTS = "/run/guest/results"  # in the guest; $RESULTS there
+HOST = "/host"  # in a guest with a root of its own: the host's root, which cannot be written there
 IN_GUEST = "MEMNOTIFY_IN_GUEST"  # set to 1 in every guest, and nowhere else
 # What it takes to mount the host's root; all else is loaded by name once that is done.
 MODULES = ("virtio_pci", "9p", "9pnet_virtio", "overlay")
@@ -56,10 +60,13 @@ def run(
     cwd: Path = REPOSITORY,
     memory: str = "1G",
     cpus: int = 2,
+    system: Sequence[Path] = (),
 ) -> GuestResult:
     """Run a bash script in a guest of its own, which is up after 2 to 3 s, and return what it left.
 
     `env` is added to the guest's own few variables; nothing else of the host's environment gets in.
+    `system` is the root directory to boot instead of the host's, with its systemd as process 1: folders laid
+    one over the other, the topmost first; the script runs when that system is up, after 8 s.
     `timeout_s` counts from the start of the boot; emulated processors are some 10 times slower than real.
     Raises GuestLost, and GuestUnavailable where this host cannot run guests. No process outlives the call,
     nor the caller, should that be killed.
@@ -70,9 +77,10 @@ def run(
         results = shared / "results"
         results.mkdir(parents=True)
         (shared / "script").write_text(script)
-        (shared / "environment").write_text(_environment(booted, env or {}, cwd))
+        (shared / "environment").write_text(_environment(env or {}, cwd))
+        (shared / "modules").write_text(f"{HOST if system else ''}{booted.modules}\n")
         initramfs.write_bytes(_initramfs(booted, Path(folder, "unpacked")))
-        command = _qemu(booted, initramfs, shared, memory, cpus)
+        command = _qemu(booted, initramfs, shared, system, memory=memory, cpus=cpus)
         why = _boot(command, console, timeout_s)
         status, output = (_text(shared / name) for name in ("status", "output"))
         if why or not status.endswith("\n"):
@@ -100,7 +108,9 @@ def _boot(command: list[str], console: Path, timeout_s: float) -> str:
     return ""
 
 
-def _qemu(booted: Kernel, initramfs: Path, shared: Path, memory: str, cpus: int) -> list[str]:
+def _qemu(
+    booted: Kernel, initramfs: Path, shared: Path, system: Sequence[Path], *, memory: str, cpus: int
+) -> list[str]:
     """Return the command that boots a guest. setpriv becomes QEMU, and has it killed if this process dies."""
     # fmt: off
     command = [
@@ -109,23 +119,25 @@ def _qemu(booted: Kernel, initramfs: Path, shared: Path, memory: str, cpus: int)
         "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio",
         "-machine", "q35", "-accel", ACCELERATOR, "-cpu", "host" if ACCELERATOR == "kvm" else "max",
         "-smp", str(cpus), "-m", memory,
-        "-kernel", str(booted.image), "-initrd", str(initramfs), "-append", KERNEL_ARGUMENTS,
+        "-kernel", str(booted.image), "-initrd", str(initramfs),
+        # What the kernel does not know becomes a variable of init.sh's.
+        "-append", KERNEL_ARGUMENTS + (f" layers={len(system)}" if system else ""),
     ]
     # fmt: on
     # remap: inode numbers stay unique although the host's root is several file systems.
-    for tag, options in ("root", "path=/,readonly=on,multidevs=remap"), ("guest", f"path={shared}"):
+    shares = {"host": "path=/,readonly=on,multidevs=remap", "guest": f"path={shared}"}
+    shares |= {f"system{number}": f"path={folder},readonly=on" for number, folder in enumerate(system)}
+    for tag, options in shares.items():
         command += ["-fsdev", f"local,id={tag},security_model=none,{options}"]
         command += ["-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag}"]
     return command
 
 
-def _environment(booted: Kernel, env: Mapping[str, str], cwd: Path) -> str:
+def _environment(env: Mapping[str, str], cwd: Path) -> str:
     """Return the lines that process 1 reads before it starts the script."""
     path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     variables = {"PATH": path, "HOME": "/root", "LANG": "C.UTF-8", "RESULTS": RESULTS, IN_GUEST: "1", **env}
     lines = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
-    modules = shlex.quote(str(booted.modules))
-    lines += ["mkdir -p /lib/modules", f"ln -sfn {modules} /lib/modules/"]
     lines += [f"cd {shlex.quote(str(cwd))}"]
     return "\n".join(lines)
 

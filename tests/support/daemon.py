@@ -2,12 +2,13 @@
 """A daemon of its own for a test: started, watched, and looked at when it has ended."""
 
 import os
+import pwd
 import select
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -17,6 +18,24 @@ from support.waiting import DEADLINE_S, eventually
 TRANSPORT = os.environ.get("MEMNOTIFY_TEST_TRANSPORT", "fuse")
 """What serves the tests in tests/clients: cuse in a guest, fuse on this kernel."""
 PROGRAM = (sys.executable, "-m", "memnotify")
+NOBODY = pwd.getpwnam("nobody")
+AS_NOBODY = (
+    sys.executable,
+    "-c",
+    # Everything is imported before the rights are dropped: Python itself may lie where only root may read.
+    f"""
+import contextlib, io, os, sys, tomllib
+import memnotify.daemon, memnotify.transports.choice
+from memnotify.cli import main
+with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
+    main(["--version"])
+os.setgroups([])
+os.setgid({NOBODY.pw_gid})
+os.setuid({NOBODY.pw_uid})
+sys.exit(main(sys.argv[1:]))
+""",
+)
+"""The program, of an ordinary user who has started it himself."""
 # So that a threshold answers to a few MiB at once: the default granularity is 1/128 of memory.
 QUICK = ("--update-period", "20", "--max-update-period", "100", "--update-space", "64")
 
@@ -33,10 +52,11 @@ class Daemon:
         transport: str = TRANSPORT,
         name: str = "memnotify-test",
         program: Sequence[str] = PROGRAM,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.path = f"/dev/{name}"
         place = ("--name", name, "--transport", transport)
-        self.process = start(*place, *arguments, program=program)
+        self.process = start(*place, *arguments, program=program, environment=environment)
         self._lines: list[str] = []
         self._reader = threading.Thread(target=self._follow, daemon=True)
         self._reader.start()
@@ -103,10 +123,20 @@ class Daemon:
                 self._lines.append(line)
 
 
-def start(*arguments: str, program: Sequence[str] = PROGRAM) -> subprocess.Popen[str]:
-    """Start ``memnotify serve`` with arguments of any kind; its stderr is a pipe."""
-    command = [*program, "serve", *arguments]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
+def start(
+    *arguments: str, program: Sequence[str] = PROGRAM, environment: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
+    """Start ``memnotify serve`` with arguments of any kind; its stderr is a pipe.
+
+    The machine's own configuration is left out.
+    """
+    return subprocess.Popen(
+        [*program, "serve", "--config", "/dev/null", *arguments],
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        env=os.environ | (environment or {}),
+    )
 
 
 def status(path: Path, field: str) -> int:

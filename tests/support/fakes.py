@@ -4,10 +4,10 @@
 import math
 import os
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from memnotify.figures import Figures, Meter
+from memnotify.figures import Figures, Meter, figures_with
 
 
 class FakeClock:
@@ -33,10 +33,16 @@ class FakeMeter(Meter):
     """
 
     def __init__(
-        self, used: int = 100, *, total: int = 10_000, active: int = 50, pcp_is_free: bool = True
+        self,
+        used: int = 100,
+        *,
+        total: int = 10_000,
+        active: int = 50,
+        further: Sequence[str] = (),
+        pcp_is_free: bool = True,
     ) -> None:
-        """Without files, so without what Meter does here."""
-        self.figures = Figures(total, used, active)
+        """Without files, so without what Meter does here. Further figures are 0."""
+        self.figures: Figures = figures_with(further)(total, used, active, *(0 for _ in further))
         self.pcp_is_free = pcp_is_free
         self.pcp_pages = 0
         self.pcp_limit_pages = total if pcp_is_free else 0
@@ -90,7 +96,6 @@ class FakeKick:
     def __init__(self, least_pages: int = 0) -> None:
         self.least_pages = least_pages
         self.armed_pages = math.inf
-        self.drained = 0
         self.rests = 0
         self._ready = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
@@ -121,7 +126,6 @@ class FakeKick:
 
     def drain(self) -> None:
         """Be ready no more."""
-        self.drained += 1
         with suppress(BlockingIOError):
             os.eventfd_read(self._ready)
 

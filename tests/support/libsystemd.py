@@ -4,11 +4,12 @@
 import fcntl
 import os
 import platform
-import re
 import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
+
+from support.debian import mirror
 
 PACKAGES = ("libsystemd0", "libsystemd-dev", "libcap2", "libc6")
 # A configuration of apt's own, so that the machine's lists and packages stay as they are.
@@ -66,12 +67,10 @@ def libsystemd() -> Libsystemd:
 def _unpack(folder: Path) -> None:
     (folder / "lists/partial").mkdir(parents=True)
     (folder / "cache/archives/partial").mkdir(parents=True)
-    # The mirror that the machine itself uses.
-    targets = ("apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages")
-    found = re.search(r"^\S+/debian/?$", _run(folder, {}, *targets), re.MULTILINE)
+    found = mirror()
     if found is None:
         raise LibsystemdUnavailable("apt knows no mirror of Debian")
-    (folder / "sources.list").write_text(_SOURCE.format(mirror=found[0]))
+    (folder / "sources.list").write_text(_SOURCE.format(mirror=found))
     configuration = folder / "apt.conf"
     configuration.write_text(_CONFIGURATION.format(folder=folder))
     ours = {"APT_CONFIG": str(configuration)}

@@ -8,15 +8,18 @@ from typing import NamedTuple
 from hypothesis import strategies as st
 from support import fake_kernel as kernel
 
-from memnotify.figures import NAMES, PAGE_SIZE, Figures
+from memnotify.figures import PAGE_SIZE, Figures, figures_with
 
 PAGES_MAX = 2**63 - 1
-_INDEXES = st.integers(0, len(NAMES) - 1)
+
+WIDE = figures_with(("available",))
+"""Figures with a further one: what holds for them must hold for any."""
+_INDEXES = st.integers(0, len(WIDE._fields) - 1)
 
 # A memory of few pages, so that figures meet thresholds, levels and each other: of those drawn from
 # evenly, half are about to cross.
 small_pages = st.sampled_from((0, 1, *range(8, 16), 20, 30))
-small_figures = st.builds(Figures, small_pages, small_pages, small_pages)
+small_figures = st.builds(WIDE, *(small_pages for _ in WIDE._fields))
 small_thresholds = st.dictionaries(
     _INDEXES, st.sampled_from((1, *range(9, 15), 21, 30)), min_size=1, max_size=3
 )
@@ -24,7 +27,7 @@ granularities = st.sampled_from(range(7))
 """Little enough to let a crossing through, and enough to damp one."""
 
 totals = st.one_of(st.integers(0, 2000), st.integers(0, 2**40))
-figures = st.builds(Figures, totals, totals, totals)
+figures = st.one_of(*(st.builds(kind, *(totals for _ in kind._fields)) for kind in (Figures, WIDE)))
 
 blanks = st.text(" \t\n\v\f\r", min_size=1, max_size=3).map(str.encode)
 _maybe_blanks = st.one_of(st.just(b""), blanks)
@@ -42,7 +45,7 @@ def spelled_thresholds(draw: st.DrawFn) -> tuple[bytes, dict[int, int]]:
     for place, index in enumerate(order):
         if place:
             text += draw(blanks)
-        text += NAMES[index].encode() + draw(_separators)
+        text += WIDE._fields[index].encode() + draw(_separators)
         text += b"0" * draw(st.integers(0, 3)) + b"%d" % chosen[index]
     text += draw(_maybe_blanks) + draw(st.sampled_from((b"", b"\n", b"\0", b"\n\0")))
     return text, {index: pages for index, pages in chosen.items() if pages}
@@ -70,7 +73,7 @@ def measures(draw: st.DrawFn, total: int) -> Measure:
 
 _WORDS = st.sampled_from(
     [
-        *(name.encode() for name in NAMES),
+        *(name.encode() for name in WIDE._fields),
         b"=",
         b"0",
         b"5",
@@ -203,3 +206,43 @@ def level_moves(levels: tuple[int, ...]) -> st.SearchStrategy[list[tuple[float, 
     """Draw after which pauses, in seconds, which level is reached or left."""
     pauses_s = st.sampled_from((0.0, 1.0, 7.0, 14.0, 15.0, 16.0, 40.0))
     return st.lists(st.tuples(pauses_s, st.sampled_from(levels)), max_size=30)
+
+
+_filling = st.lists(st.sampled_from(("\n", "\r\n", "# name = 1\n", "  \t\n", "#[name]\n")), max_size=3).map(
+    "".join
+)
+# What looks like settings, comments and ends, in a text of several lines.
+_lookalike = st.sampled_from(("", "a", "name = 1", "[name]", "# x", "'", ' " ', "]"))
+_lookalikes = st.lists(_lookalike, min_size=1, max_size=4)
+
+
+@st.composite
+def toml_texts(draw: st.DrawFn) -> str:
+    """Draw a value of a text, in any of TOML's ways, over one line or several."""
+    lines = draw(_lookalikes)
+    kind = draw(st.sampled_from(("basic", "literal", "lines", "literal lines", "folded")))
+    if kind == "basic":
+        return '"' + "\\n".join(lines).replace('"', '\\"') + '"'
+    if kind == "literal":
+        return "'" + lines[0].replace("'", "") + "'"
+    if kind == "literal lines":
+        return "'''\n" + "\n".join(lines).replace("'", "") + "\n'''"
+    end = "\\\n" if kind == "folded" else "\n"
+    return '"""' + end.join(lines) + '\n"""'
+
+
+@st.composite
+def toml_files(draw: st.DrawFn) -> tuple[str, dict[str, int]]:
+    """Draw a configuration file, and on which line of it each setting begins."""
+    lines = {}
+    text = draw(_filling)
+    for name in draw(st.lists(st.sampled_from(("path", "socket", "fill_rate", "count_pages")), unique=True)):
+        lines[name] = text.count("\n") + 1
+        key = draw(st.sampled_from((name, f'"{name}"', f"'{name}'", f'"\\u{ord(name[0]):04x}{name[1:]}"')))
+        value = {
+            "fill_rate": st.sampled_from(("1", "6_144", "0x10")),
+            "count_pages": st.sampled_from(("true", "false")),
+        }.get(name, toml_texts())
+        text += draw(st.sampled_from(("", " ", "\t"))) + key + draw(st.sampled_from(("=", " = ")))
+        text += draw(value) + draw(st.sampled_from(("\n", " # path = 2\n", "\r\n"))) + draw(_filling)
+    return (text if draw(st.booleans()) else text.removesuffix("\n").removesuffix("\r")), lines

@@ -29,11 +29,14 @@ def test_an_sdist_becomes_a_wheel_that_installs_and_runs(tmp_path: Path) -> None
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {"cffi_build/shim.c", "cffi_build/shim.h", "cffi_build/callbacks.h", "LICENSE"} <= names
     assert {
+        "Makefile",
+        "debian/rules",
         "udev/99-memnotify.rules",
         "dbus/org.freedesktop.LowMemoryMonitor.conf",
         "tools/mn_test.py",
         "benchmarks/peer.c",
         "docs/clients/c.md",
+        "docs/man/memnotify.toml.5",
         "examples/epoll.c",
         "README.md",
     } <= names

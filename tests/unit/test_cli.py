@@ -50,15 +50,17 @@ LINE = b"total 1000 used 250 active 7\n"
         ["watch", "--interval", "often"],
         ["lowmem-bus", "used 80%"],
         ["lowmem-bus", "--interval", "-1"],
+        ["doctor", "/dev/memnotify"],
+        ["doctor", "--timeout", "-1"],
         ["serve", "--transport", "pigeon"],
         ["serve", "--update-period", "fast"],
         ["serve", "--update-period", "1.5"],
         ["serve", "--log-level", "loud"],
         ["serve", "/dev/memnotify"],
         ["serve", "--socket"],
-        ["serve", "--socket-mode", "rw"],
-        ["serve", "--socket-mode", "888"],
-        ["serve", "--socket-mode", "7777"],
+        ["serve", "--config"],
+        ["check-config", "memnotify.toml"],
+        ["check-config", "--fill-rate", "fast"],
         ["env"],
         ["env", "--when", "used 5", "--path", "memnotify"],
         ["env", "--when", "used 5", "--path", "/dev/../memnotify"],
@@ -85,16 +87,16 @@ def test_wrong_arguments(arguments: list[str], capsys: pytest.CaptureFixture[str
         (["--update-period", "0"], "update_period is 0 ms"),
         (["--update-period", "20000"], "15000 ms"),
         (["--max-update-period", "100"], "update_period is 250 ms"),
-        (["--max-update-period", "86400001"], "a day"),
+        (["--max-update-period", "86400001"], "command line: max_update_period is 86400001 ms"),
         (["--min-update-period", "0"], "min_update_period is 0 ms"),
         (["--fill-rate", "0"], "fill_rate is 0 MiB/s"),
         (["--update-space", "-1"], "update_space is -1 kB"),
+        (["--name", "a/b"], 'name is "a/b"'),
+        (["--socket-mode", "rw"], "such as 660"),
     ],
 )
-def test_parameters_out_of_bounds(
-    arguments: list[str], message: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A parameter out of its bounds is a wrong argument too, said in one line of the log."""
+def test_settings_out_of_bounds(arguments: list[str], message: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A setting out of its bounds is a wrong argument too, said in one line of the log."""
     assert main(["serve", *arguments]) == 2
     assert message in caplog.text
     assert "Traceback" not in caplog.text
@@ -107,6 +109,10 @@ def test_parameters_out_of_bounds(
         (
             ["serve"],
             ["CUSE", "FUSE", "/dev/NAME", "250 ms", "15000 ms", "SIGTERM", "0 asked", "1 the", "2 wrong"],
+        ),
+        (
+            ["check-config"],
+            ["250 ms", "/etc/memnotify/memnotify.toml", "FILE.d", "KEY = VALUE", "line", "0 good", "2 wrong"],
         ),
         (
             ["run"],
@@ -142,6 +148,19 @@ def test_parameters_out_of_bounds(
                 "1 no bus",
                 "2 thresholds",
                 "4 dbus-fast",
+            ],
+        ),
+        (
+            ["doctor"],
+            [
+                "round trip",
+                "/proc/meminfo",
+                "4 MiB",
+                "--timeout",
+                "JSON",
+                '"healthy"',
+                "0 no check",
+                "1 one has",
             ],
         ),
         (["read"], ["pages", "percent", "JSON", "/dev/memnotify", "0 figures", "2 no device"]),
@@ -192,7 +211,8 @@ def test_the_daemon_is_not_burdened_with_the_other_commands() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     imported = done.stdout.split()
     assert "memnotify.cli.serve" in imported
-    assert not [name for name in imported if name.startswith("memnotify.client") or name == "json"]
+    burdens = ("memnotify.client", "json", "tomllib", "difflib")
+    assert not [name for name in imported if name.startswith(burdens)]
 
 
 # read
@@ -629,7 +649,10 @@ def test_watch_without_its_library(
     assert main(["watch", "--plain", *nowhere]) == 2
     capsys.readouterr()
     assert main(["watch", *nowhere]) == 4
-    said = "memnotify watch: rich is not installed: pip install 'memnotify[watch]', or use --plain\n"
+    said = (
+        "memnotify watch: rich is not installed: apt install python3-rich, or pip install 'memnotify[watch]',"
+        " or use --plain\n"
+    )
     assert capsys.readouterr() == ("", said)
 
 
@@ -656,5 +679,8 @@ def test_lowmem_bus_without_its_library(
     monkeypatch.delattr("memnotify.cli.bus", raising=False)
     monkeypatch.setitem(sys.modules, "dbus_fast", None)
     assert main(["lowmem-bus"]) == 4
-    said = "memnotify lowmem-bus: dbus-fast is not installed: pip install 'memnotify[dbus]'\n"
+    said = (
+        "memnotify lowmem-bus: dbus-fast is not installed: apt install python3-dbus-fast,"
+        " or pip install 'memnotify[dbus]'\n"
+    )
     assert capsys.readouterr() == ("", said)

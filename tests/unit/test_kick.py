@@ -187,6 +187,29 @@ def test_a_suspend_kills_the_counters(counters: list[FakeCounter], monkeypatch: 
     kick.close()
 
 
+def test_a_refusal_after_root_was_given_up_is_said_once(
+    counters: list[FakeCounter], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The CPUs come and go as they will, and nothing is counted, tried or said any more."""
+    kick = Kick(FREED)
+    assert kick.arm(1 << 30)
+    tried = []
+
+    def refuse(*arguments: object) -> FakeCounter:
+        tried.append(arguments)
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(room, "Counter", refuse)
+    for suspended_s in (3600, 7200):
+        monkeypatch.setattr(
+            time, "clock_gettime", lambda _, suspended_s=suspended_s: time.monotonic() + suspended_s
+        )
+        assert not kick.arm(1 << 30)
+    assert len(tried) == len(caplog.records) == 1
+    assert "a suspend does that" in caplog.text
+    kick.close()
+
+
 def test_what_is_armed_anew_counts_to_the_new_number(kick: Kick) -> None:
     """Also while it is armed: the kernel would go on with the old one for a period, after one kick."""
     file = os.memfd_create("taken")

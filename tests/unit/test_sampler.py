@@ -141,6 +141,24 @@ def test_p_is_read_where_it_can_matter(
     assert bench.table.poll(bench.fh, NO_HANDLE)[0] is event
 
 
+def test_what_the_lists_can_hold_is_read_again(bench: Bench) -> None:
+    """When memory has come or gone, and now and then anyway, though no threshold is near."""
+    bench.subscribe(9_000)
+    bench.meter.pcp_limit_pages = 100
+    for total, passed_s, exact_reads in (
+        (10_000, 1, 0),
+        (10_000, 500, 0),
+        (20_000, 1, 1),
+        (20_000, 500, 0),
+        (20_000, 101, 1),
+    ):
+        bench.meter.figures = bench.meter.figures._replace(total=total)
+        bench.clock.tick(passed_s)
+        before = bench.meter.exact_reads
+        bench.sampler.look()
+        assert bench.meter.exact_reads - before == exact_reads
+
+
 def test_notify_runs_without_the_lock(bench: Bench) -> None:
     """Whoever is notified may come back to the table at once."""
     answers: list[tuple[bool, bool]] = []

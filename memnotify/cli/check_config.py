@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: MIT
+"""``memnotify check-config``: what ``serve`` would make of the configuration."""
+
+import argparse
+import sys
+
+from memnotify.cli.serve import add_settings, load
+from memnotify.config import SETTINGS, ConfigError, show
+
+_DESCRIPTION = """\
+Check the configuration as 'memnotify serve' would, with the same options, and
+print what holds and where each value comes from: a file's line, the command
+line or the defaults. What is printed can be used as a configuration file.
+"""
+_EPILOG = """\
+exit codes: 0 good; 2 wrong, or a file cannot be read, or wrong arguments
+"""
+
+
+def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the subcommand to the parser."""
+    parser = commands.add_parser(
+        "check-config",
+        help="check the configuration, and print it",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_settings(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the configuration; return the exit code."""
+    try:
+        settings, origins = load(options)
+    except ConfigError as error:
+        for problem in str(error).splitlines():
+            print(f"memnotify check-config: {problem}", file=sys.stderr)
+        return 2
+    for setting in SETTINGS.values():
+        line = f"{setting.name} = {show(getattr(settings, setting.attribute))}"
+        notes = filter(None, (setting.unit, origins[setting.name]))
+        print(f"{line:<30} # {', '.join(notes)}")
+    return 0

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: MIT
+"""The daemon as a service of systemd's: what a manager hears of it."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.daemon import Daemon
+from support.fake_manager import FakeManager
+from support.waiting import DEADLINE_S, eventually
+
+# The daemon itself, of which one thread hangs while there is a file.
+_SERVE = """
+import os, sys, threading, time
+from memnotify.cli import main
+from memnotify.device import Device
+from memnotify.figures import Meter
+from memnotify.sockets import SocketServer
+thread, hang = sys.argv[1:3]
+
+def hanging(call):
+    def called(self, *arguments):
+        while threading.current_thread().name == thread and os.path.exists(hang):
+            time.sleep(0.01)
+        return call(self, *arguments)
+    return called
+
+Device.write = hanging(Device.write)
+Meter.plain = hanging(Meter.plain)
+SocketServer._turn = hanging(SocketServer._turn)
+sys.exit(main(sys.argv[3:]))
+"""
+WATCHDOG_S = 0.8
+
+
+@pytest.fixture
+def systemd() -> Iterator[FakeManager]:
+    with FakeManager() as manager:
+        yield manager
+
+
+def test_ready_status_and_the_end(systemd: FakeManager) -> None:
+    with Daemon(environment=systemd.environment) as daemon:
+        assert systemd.heard() == [f"READY=1\nSTATUS={_status(daemon, 0)}"]
+        fds = [os.open(daemon.path, os.O_RDWR) for _ in range(3)]
+        assert systemd.hear("STATUS=") == f"STATUS={_status(daemon, 3)}"
+        for fd in fds:
+            os.close(fd)
+        assert systemd.hear("STATUS=") == f"STATUS={_status(daemon, 0)}"
+        assert daemon.end() == 0
+        assert systemd.heard() == ["STOPPING=1"]
+
+
+def test_a_client_of_the_socket_counts_too(systemd: FakeManager, tmp_path: Path) -> None:
+    place = str(tmp_path / "socket")
+    with Daemon("--socket", place, environment=systemd.environment) as daemon:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(place)
+            assert systemd.hear("STATUS=") == f"STATUS={_status(daemon, 1)}"
+        assert systemd.hear("STATUS=") == f"STATUS={_status(daemon, 0)}"
+
+
+def test_without_a_watchdog_a_service_does_not_wake(systemd: FakeManager) -> None:
+    with Daemon(environment=systemd.environment) as daemon:
+        os.close(os.open(daemon.path, os.O_RDWR))
+        assert systemd.hear("STATUS=") == f"STATUS={_status(daemon, 0)}"
+        eventually(lambda: not _sampler_wakes(daemon, 0.5), "it sleeps")
+        assert not _sampler_wakes(daemon, 2.0)
+        assert systemd.heard() == []
+
+
+def test_a_device_that_is_lost_is_stopping(systemd: FakeManager) -> None:
+    daemon = Daemon(environment=systemd.environment, transport="fuse")
+    subprocess.run(["umount", daemon.path], check=True)
+    assert daemon.process.wait(DEADLINE_S) == 1
+    assert systemd.hear("STOPPING=1")
+
+
+@pytest.mark.parametrize("thread", ["sampler", "sockets"])
+def test_a_thread_that_hangs_is_told_by_silence(thread: str, tmp_path: Path) -> None:
+    hang = tmp_path / "hang"
+    program = (sys.executable, "-c", _SERVE, thread, str(hang))
+    arguments = ["--update-period", "20", "--no-pcp-is-free"]
+    if thread == "sockets":
+        arguments += ["--socket", str(tmp_path / "socket")]
+    with (
+        FakeManager(watchdog_s=WATCHDOG_S) as systemd,
+        Daemon(*arguments, program=program, environment=systemd.environment) as daemon,
+    ):
+        for _ in range(3):
+            systemd.hear("WATCHDOG=1")
+        fd = os.open(daemon.path, os.O_RDWR)
+        if thread == "sampler":
+            os.write(fd, b"used 99%")  # so that it samples
+        hang.touch()
+        eventually(lambda: f"the watchdog hears nothing: thread {thread}" in daemon.log, "it is noticed")
+        systemd.heard()
+        assert _main_wakes(daemon, 2 * WATCHDOG_S) >= 4
+        assert "WATCHDOG=1" not in systemd.heard()
+        # Who asks is answered all the same.
+        assert os.read(fd, 256).startswith(b"total ")
+        hang.unlink()
+        systemd.hear("WATCHDOG=1")
+        os.close(fd)
+
+
+def test_a_main_loop_that_hangs_is_told_by_silence(tmp_path: Path) -> None:
+    hang = tmp_path / "hang"
+    program = (sys.executable, "-c", _SERVE, "MainThread", str(hang))
+    with (
+        FakeManager(watchdog_s=WATCHDOG_S) as systemd,
+        Daemon(program=program, environment=systemd.environment) as daemon,
+    ):
+        systemd.hear("WATCHDOG=1")
+        hang.touch()
+        client = subprocess.Popen(["sh", "-c", f"echo used 99% > {daemon.path}"])
+        waiting = Path(f"/proc/{client.pid}/wchan")
+        eventually(lambda: waiting.read_text() == "request_wait_answer", "it is not answered")
+        systemd.heard()
+        # Long enough for three beats.
+        assert client.poll() is None
+        with pytest.raises(subprocess.TimeoutExpired):
+            client.wait(1.5 * WATCHDOG_S)
+        assert "WATCHDOG=1" not in systemd.heard()
+        hang.unlink()
+        systemd.hear("WATCHDOG=1")
+        assert client.wait(DEADLINE_S) == 0
+
+
+def _status(daemon: Daemon, clients: int) -> str:
+    kind = "CUSE character device" if "CUSE" in daemon.log else "FUSE file"
+    return f"{daemon.path}, a {kind}, clients: {clients}"
+
+
+def _sampler_wakes(daemon: Daemon, window_s: float) -> int:
+    """Return how often the daemon woke by itself: the main thread is woken by whoever looks at /dev."""
+    woken = daemon.wakes_within(window_s)
+    woken.pop(str(daemon.pid), None)
+    return sum(woken.values())
+
+
+def _main_wakes(daemon: Daemon, window_s: float) -> int:
+    return daemon.wakes_within(window_s).get(str(daemon.pid), 0)

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: MIT
+"""A Debian with systemd to boot in a guest, made once into the cache folder and never written again."""
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+from guest.kernel import GuestUnavailable, cached, output
+from support.debian import mirror
+
+PACKAGES = (
+    # The system.
+    "systemd",
+    "systemd-sysv",
+    "udev",
+    "kmod",
+    "dbus",
+    "procps",
+    # What memnotify depends on.
+    "python3",
+    "python3-cffi-backend",
+    "fuse3",  # and libfuse3, whose package has a name of its own in each Debian
+)
+
+
+def debian(suite: str = "bookworm") -> Path:
+    """Return the root directory of a small Debian, made where the cache has it not (270 MB, 20 s).
+
+    Raises GuestUnavailable.
+    """
+    if os.geteuid() != 0:
+        raise GuestUnavailable("only root can make a root directory: run as root")
+    if shutil.which("mmdebstrap") is None:
+        raise GuestUnavailable("no mmdebstrap: apt-get install mmdebstrap")
+    source = mirror()
+    if source is None:
+        raise GuestUnavailable("apt knows no mirror of Debian")
+    packages = ",".join(PACKAGES)
+
+    def make(folder: Path) -> None:
+        output(
+            "mmdebstrap", "--mode=root", "--variant=minbase", f"--include={packages}",
+            suite, str(folder), source,
+        )  # fmt: skip
+
+    return cached(f"{suite}-{hashlib.sha256(packages.encode()).hexdigest()[:8]}", make)

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: MIT
+"""``memnotify doctor`` where what is at the path is a dead mount, or is no device at all."""
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from support.daemon import Daemon
+
+from memnotify.cli import main
+from memnotify.cli.trial import Step, attempt, round_trip
+
+
+def _doctor(path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    code = main(["doctor", "--path", str(path)])
+    out, err = capsys.readouterr()
+    assert err == ""
+    return code, out
+
+
+def test_the_mount_of_a_daemon_that_was_killed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "device"
+    daemon = Daemon("--path", str(path), transport="fuse", name="memnotify-file")
+    assert _doctor(path, capsys)[0] == 0
+    daemon.end(signal.SIGKILL)
+    code, out = _doctor(path, capsys)
+    assert code == 1
+    assert f"{path} is the mount of a daemon that has ended" in out
+    assert f"-> umount -l {path}, then start it" in out
+    subprocess.run(["umount", "-l", str(path)], check=True)
+    code, out = _doctor(path, capsys)
+    assert code == 1
+    assert "nothing is mounted" in out
+
+
+def test_what_is_no_device_is_not_written_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "text"
+    path.write_text("do not lose me")
+    code, out = _doctor(path, capsys)
+    assert code == 1
+    assert "is a plain file, and no device" in out
+    assert path.read_text() == "do not lose me"
+
+
+def test_the_round_trip_tells_a_file_from_a_device(tmp_path: Path) -> None:
+    file = tmp_path / "text"
+    file.write_text("no line")
+    steps: list[str] = []
+    found, advice = round_trip(str(file), "/proc/meminfo", 1.0, steps.append)
+    assert (steps[-1], "no line of a memnotify device" in found, bool(advice)) == ("read", True, True)
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal: 400 kB\nSwapTotal: 0 kB\nMemFree: 200 kB\nSwapFree: 0 kB\nActive: 40 kB\n")
+    file.write_text("total 100 used 50 active 10\n")
+    found, advice = round_trip(str(file), str(meminfo), 1.0, steps.append)
+    assert (steps[-1], found, bool(advice)) == (
+        "poll",
+        "poll reports an event where nothing is watched",
+        True,
+    )
+
+
+def test_an_attempt_is_given_up() -> None:
+    def sleep(step: Step) -> None:
+        step("sleep")
+        signal.pause()
+
+    def count(step: Step) -> int:
+        step("one")
+        step("two")
+        return 3
+
+    assert attempt(sleep, 0.1) == ("sleep", None, 0)
+    assert attempt(count, 60) == ("two", 3, 0)
+
+
+def test_an_attempt_that_fails_by_itself_is_a_defect() -> None:
+    def fail(step: Step) -> None:
+        step("divide")
+        raise ZeroDivisionError
+
+    with pytest.raises(RuntimeError, match=r"in step 'divide': ZeroDivisionError\(\)"):
+        attempt(fail, 60)
+
+
+def test_an_attempt_that_is_killed() -> None:
+    def die(step: Step) -> None:
+        step("die")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(ChildProcessError, match="in step 'die'"):
+        attempt(die, 60)

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: MIT
+"""The Debian package, built once, and a Debian to install it in."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from guest.kernel import GuestUnavailable, kernel
+from guest.root import debian
+from support.package import build, clone, lacking
+from support.require import unavailable
+
+
+@pytest.fixture(scope="session")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a clean clone of the repository, in a folder of its own, in which the package can be built."""
+    if lacking():
+        unavailable(lacking())
+    return clone(tmp_path_factory.mktemp("package") / "tree")
+
+
+@pytest.fixture(scope="session")
+def package(tree: Path) -> Path:
+    """Return the .deb, which lies beside the tree that it was built in."""
+    return build(tree)
+
+
+@pytest.fixture(scope="session")
+def packages(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the package as old.deb and that of a later version as new.deb."""
+    tree = clone(tmp_path_factory.mktemp("newer") / "tree")
+    changelog = tree / "debian/changelog"
+    entry = changelog.read_text()
+    changelog.write_text(re.sub(r"\((\S+)\)", r"(\1.1)", entry, count=1) + "\n" + entry)
+    folder = tmp_path_factory.mktemp("packages")
+    shutil.copy(package, folder / "old.deb")
+    shutil.copy(build(tree), folder / "new.deb")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def system() -> Path:
+    """Return the root directory of a Debian that can be booted, with all that memnotify depends on."""
+    try:
+        kernel()
+        return debian()
+    except GuestUnavailable as missing:
+        unavailable(str(missing))

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: MIT
+"""The Debian package: built by Debian's own tools, and installed in copies of a small Debian."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[2]
+TOOLS = {  # command: the Debian package that has it
+    "dpkg-buildpackage": "dpkg-dev",
+    "git": "git",
+    "lintian": "lintian",
+    "make": "make",
+    "unshare": "util-linux",
+}
+# What is built with is Debian's, wherever the tests themselves get their Python from.
+_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/nonexistent", "LC_ALL": "C.UTF-8"}
+_GIT = ("git", "-c", "safe.directory=*", "-c", "user.name=test", "-c", "user.email=test@localhost")
+_CHROOT = """\
+mount -t tmpfs tmpfs "$0"
+cd "$0"
+mkdir upper work root
+mount -t overlay -o "lowerdir=$1,upperdir=upper,workdir=work" overlay root
+cd root
+mount -t proc proc proc
+mount -t tmpfs tmpfs dev
+mknod -m 666 dev/null c 1 3
+mount --bind "$2" mnt
+exec chroot . bash -euxc "$3"
+"""
+
+
+def lacking() -> str:
+    """Return what has to be installed before the package can be built and looked at; or nothing."""
+    path = _ENVIRONMENT["PATH"]
+    missing = [package for tool, package in TOOLS.items() if shutil.which(tool, path=path) is None]
+    if missing:
+        return f"no tools for packages: apt-get install {' '.join(missing)}"
+    checked = subprocess.run(
+        ["dpkg-checkbuilddeps"], cwd=REPOSITORY, env=_ENVIRONMENT, capture_output=True, text=True, check=False
+    )
+    return checked.stderr.strip() and f"{checked.stderr.strip()}: apt-get install them"
+
+
+def run(*command: str, cwd: Path = REPOSITORY) -> str:
+    """Return what a command says, stdout and stderr as one text; fail with it if the command does."""
+    done = subprocess.run(
+        command,
+        cwd=cwd,
+        env=_ENVIRONMENT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{' '.join(command[:5])} ended with {done.returncode}\n{done.stdout}"
+    return done.stdout
+
+
+def clone(folder: Path) -> Path:
+    """Make ``folder`` a clean clone of this tree: what git has, or would take, committed. Return it."""
+    listed = run(*_GIT, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    for name in listed.rstrip("\0").split("\0"):
+        if os.path.lexists(REPOSITORY / name):  # git has it still
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(REPOSITORY / name, folder / name, follow_symlinks=False)
+    run(*_GIT, "init", "--quiet", cwd=folder)
+    run(*_GIT, "add", "--all", cwd=folder)
+    run(*_GIT, "commit", "--quiet", "--message=All", cwd=folder)
+    return folder
+
+
+def changes(folder: Path) -> str:
+    """Return what git sees to be different in a clone."""
+    return run(*_GIT, "status", "--porcelain", cwd=folder)
+
+
+def build(tree: Path) -> Path:
+    """Build the package; return the .deb, which is made beside ``tree``."""
+    run("dpkg-buildpackage", "--unsigned-source", "--unsigned-changes", "--build=binary", cwd=tree)
+    (package,) = tree.parent.glob("memnotify_*.deb")
+    return package
+
+
+def in_chroot(system: Path, folder: Path, script: str) -> str:
+    """Run a bash script that stops at the first failure, in a copy of a root directory; return what it says.
+
+    The copy and its mounts end with the script. It has no service manager, and of devices only /dev/null;
+    ``folder`` is its /mnt.
+    """
+    alone = ("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child")
+    with tempfile.TemporaryDirectory(prefix="memnotify-chroot-") as mount_point:
+        return run(*alone, "sh", "-ec", _CHROOT, mount_point, str(system), str(folder), script)
