@@ -21,6 +21,8 @@ from memnotify.cli.run import Due, environment, note
 from memnotify.client import PAGE_SIZE, Change, Crossed, Figures, Lost, Restored
 
 LINE = b"total 1000 used 250 active 7\n"
+USD = "'usd' is not understood: the names are total, used, active (others by 'memnotify serve --figures')"
+"""What is said of ``usd 5``."""
 
 # How it is told
 
@@ -539,7 +541,7 @@ def test_run_with_thresholds_that_are_not_understood(
         assert main(["run", *arguments, "--", "true"]) == 2
         out, err = capsys.readouterr()
         assert out == ""
-        assert err == "memnotify run: 'usd' is not understood: the names are total, used, active\n"
+        assert err == f"memnotify run: {USD}\n"
     assert daemon.links == []
 
 
@@ -627,10 +629,7 @@ def test_watch_with_thresholds_that_are_not_understood(
 ) -> None:
     """Each is looked at before anything is shown."""
     assert main(["watch", "--when", "used 80%", "--when", "usd 5"]) == 2
-    assert capsys.readouterr() == (
-        "",
-        "memnotify watch: 'usd' is not understood: the names are total, used, active\n",
-    )
+    assert capsys.readouterr() == ("", f"memnotify watch: {USD}\n")
     assert daemon.links == []
 
 
@@ -667,7 +666,7 @@ def test_lowmem_bus_with_thresholds_that_are_not_understood(
         assert main(["lowmem-bus", level, "usd 5"]) == 2
         out, err = capsys.readouterr()
         assert out == ""
-        assert err == "memnotify lowmem-bus: 'usd' is not understood: the names are total, used, active\n"
+        assert err == f"memnotify lowmem-bus: {USD}\n"
     assert daemon.links == []
 
 
