@@ -279,6 +279,7 @@ class SocketServer:
             return
         try:
             self._device.write(connection.fh, text)
+            connection.event = False
         except OSError as error:
             connection.refusal = b"error %s\n" % (error.strerror or str(error)).encode()
         except Exception:

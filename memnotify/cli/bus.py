@@ -14,7 +14,9 @@ from dbus_fast.service import signal as dbus_signal  # its older name, which Deb
 
 from memnotify.cli.lowmem_bus import LEVELS, Limiter
 from memnotify.cli.tell import explain, tell
+from memnotify.cli.wait import NOTHING_WATCHED
 from memnotify.client import Crossed, Lost, Memnotify, Restored
+from memnotify.client.thresholds import parse, spell
 
 NAME = "org.freedesktop.LowMemoryMonitor"
 PATH = "/org/freedesktop/LowMemoryMonitor"
@@ -36,13 +38,18 @@ def serve(path: str, thresholds: Mapping[int, str], limiter: Limiter) -> int:
     """Warn of each level whose thresholds are reached, until asked to end; return the exit code."""
     with contextlib.ExitStack() as opened:
         devices: dict[int, Memnotify] = {}
+        watched = False
         for level, text in thresholds.items():
             try:
                 devices[level] = opened.enter_context(Memnotify(path))
-                devices[level].subscribe(text)
+                figures = devices[level].subscribe(text)
             except OSError as error:
                 _say(explain(path, error))
                 return 2
+            watched |= bool(parse(spell(text, {}), figures))
+        if not watched:
+            _say(NOTHING_WATCHED)
+            return 2
         return asyncio.run(_Service(path, devices, limiter).run())
 
 

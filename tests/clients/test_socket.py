@@ -9,6 +9,7 @@ import signal
 import socket
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -135,30 +136,46 @@ def test_the_socket_of_one_that_was_killed(tmp_path: Path, memory: FakeMemory) -
     assert not path.exists()
 
 
-@pytest.mark.parametrize("mode", [None, 0o660])
-def test_who_may_connect(tmp_path: Path, memory: FakeMemory, mode: int | None) -> None:
-    """Everybody, or whoever the mode lets."""
-    # pytest's own folder is closed to others.
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Return a folder that others may look into; pytest's own is closed to them."""
     folder = Path("/run/memnotify-test-socket")
     folder.mkdir(mode=0o755)
+    yield folder
+    folder.rmdir()
+
+
+@contextmanager
+def as_nobody() -> Iterator[pwd.struct_passwd]:
+    """Be another user meanwhile."""
+    nobody = pwd.getpwnam("nobody")
+    os.setegid(nobody.pw_gid)
+    os.seteuid(nobody.pw_uid)
     try:
-        path = folder / "socket"
-        with daemon_at(path, memory, *(() if mode is None else ("--socket-mode", f"{mode:o}"))):
-            assert stat.S_IMODE(path.stat().st_mode) == (mode or 0o666)
-            nobody = pwd.getpwnam("nobody")
-            os.setegid(nobody.pw_gid)
-            os.seteuid(nobody.pw_uid)
-            try:
-                connected(path).close()
-                refused = False
-            except PermissionError:
-                refused = True
-            finally:
-                os.seteuid(0)
-                os.setegid(0)
-            assert refused == (mode is not None)
+        yield nobody
     finally:
-        folder.rmdir()
+        os.seteuid(0)
+        os.setegid(0)
+
+
+@pytest.mark.parametrize("mode", [None, 0o660])
+def test_who_may_connect(folder: Path, memory: FakeMemory, mode: int | None) -> None:
+    """Everybody, or whoever the mode lets."""
+    path = folder / "socket"
+    with daemon_at(path, memory, *(() if mode is None else ("--socket-mode", f"{mode:o}"))):
+        assert stat.S_IMODE(path.stat().st_mode) == (mode or 0o666)
+        with as_nobody(), pytest.raises(PermissionError) if mode else nullcontext():
+            connected(path).close()
+
+
+def test_who_connects_is_told_by_the_kernel(folder: Path, memory: FakeMemory) -> None:
+    """His process, user and group stand in the log."""
+    path = folder / "socket"
+    with daemon_at(path, memory, "--log-level", "debug") as daemon:
+        with as_nobody() as nobody:
+            connected(path).close()
+        peer = f"process {os.getpid()} of user {nobody.pw_uid}, group {nobody.pw_gid}"
+        eventually(lambda: f"socket: observer 1 is {peer}\n" in daemon.log, peer)
 
 
 def refusal(path: Path | str) -> str:

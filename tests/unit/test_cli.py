@@ -21,10 +21,9 @@ from memnotify.cli.run import Due, environment, note
 from memnotify.client import PAGE_SIZE, Change, Crossed, Figures, Lost, Restored
 
 LINE = b"total 1000 used 250 active 7\n"
+UNKNOWN = "is not understood: the names are total, used, active (others by 'memnotify serve --figures')"
 
 # How it is told
-
-UNKNOWN = "is not understood: the names are total, used, active (others by 'memnotify serve --figures')"
 
 
 @pytest.mark.parametrize(
@@ -511,6 +510,7 @@ def test_wait_ends_with_the_daemon(daemon: FakeDaemon, capsys: pytest.CaptureFix
         ["run", "--when", "", "--", "true"],
         ["run", "--when", "used 5", "--when-below", "used 0", "--", "true"],
         ["watch", "--plain", "--when", "used 5", "--when", "used 0"],
+        ["lowmem-bus", "--low", "used 0", "--medium", "", "--critical", "used 0"],
     ],
 )
 def test_what_would_never_happen_is_not_waited_for(

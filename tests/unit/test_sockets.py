@@ -201,6 +201,25 @@ def test_a_write_acknowledges(bench: Bench) -> None:
     assert other.unread == 0
 
 
+def test_a_write_acknowledges_what_waits_behind_a_refusal(bench: Bench) -> None:
+    """The line that was to follow the refusal is of the old thresholds."""
+    client, other = bench.client(b"used 500\n"), bench.client(b"used 500\n")
+    connection = next(iter(bench.server._connections.values()))
+    bench.memory(600)
+    eventually(lambda: client.unread, "its line is on its way")
+    assert other.used() == 600
+    client.socket.send(b"usd 5\n")
+    eventually(lambda: connection.refusal, "it is refused")
+    bench.memory(100)
+    assert client.used() == 600
+    eventually(lambda: connection.event, "it is noted, behind the refusal")
+    bench.write(client, b"used 400\n")
+    assert client.read().startswith(b"error ")
+    bench.memory(450)
+    assert client.used() == 450
+    assert client.unread == 0
+
+
 def test_no_crossing_is_lost_to_a_reader(bench: Bench) -> None:
     """Whenever a client reads, the last line it gets says on which side memory has come to rest."""
     client = bench.client(b"used 500\n")
