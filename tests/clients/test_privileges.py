@@ -54,6 +54,15 @@ def test_every_thread_is_another_user_without_any_rights(tmp_path: Path) -> None
         assert daemon.log.index(line) < daemon.log.index("ready: ")
 
 
+def test_without_setpcap_the_bounding_set_stays_and_nothing_else() -> None:
+    program = ("setpriv", "--bounding-set", "-setpcap", sys.executable, "-m", "memnotify")
+    with Daemon(*USER, program=program) as daemon:
+        status = _status(Path(f"/proc/{daemon.pid}/status"))
+        assert status["CapBnd"] != NONE
+        assert {status[f"Cap{name}"] for name in ("Inh", "Prm", "Eff", "Amb")} == {NONE}
+        assert status["NoNewPrivs"] == "1"
+
+
 def test_memory_is_locked_where_that_holds_without_root(dropped: Daemon) -> None:
     limit = Path(f"/proc/{dropped.pid}/limits").read_text().split("Max locked memory", 1)[1].split()[1]
     assert (dropped.status("VmLck") > 0) == (limit == "unlimited")
@@ -158,7 +167,7 @@ def test_a_wrong_user(program: tuple[str, ...], user: str, message: str) -> None
 
 
 def test_rights_that_cannot_be_given_up_are_not_kept(tmp_path: Path) -> None:
-    program = ("setpriv", "--bounding-set", "-setpcap", sys.executable, "-m", "memnotify")
+    program = ("setpriv", "--bounding-set", "-setuid", sys.executable, "-m", "memnotify")
     path = "/dev/memnotify-kept"
     place = tmp_path / "socket"
     arguments = ("--transport", TRANSPORT, "--name", "memnotify-kept", "--socket", str(place))
@@ -166,7 +175,7 @@ def test_rights_that_cannot_be_given_up_are_not_kept(tmp_path: Path) -> None:
     _, log = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 1, log
     assert "cannot become user nobody for good" in log
-    assert "CAP_SETPCAP" in log
+    assert "CAP_SETUID" in log
     assert "ready" not in log
     assert "Traceback" not in log
     assert not place.exists()
