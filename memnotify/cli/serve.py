@@ -13,7 +13,7 @@ from memnotify.config import COMMAND_LINE, SETTINGS, ConfigError, Configuration,
 
 _DESCRIPTION = """\
 Serve the memnotify device until SIGTERM or SIGINT. SIGHUP makes it read its
-configuration again, and loses no client and no event.
+configuration again, and loses no client and no event; that of a terminal that closes ends it.
 
 Where the kernel has CUSE and this user may open /dev/cuse, the device is a
 character device /dev/NAME (its mode is udev's business: 0600 without a rule).
@@ -85,6 +85,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         return _serve(options)
     finally:
+        signal.sigtimedwait({signal.SIGHUP}, 0)  # one that nobody has taken ends nothing any more
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 

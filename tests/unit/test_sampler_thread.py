@@ -492,7 +492,12 @@ def test_kicks_are_exchanged(kicked: Kicked) -> None:
     eventually(lambda: woken == [9], "the waiter is woken")
     sampler.tune(_tuned(open_kicks=lambda: None))
     eventually(lambda: len(os.listdir("/proc/self/fd")) == fds - 4, "they are closed")
-    sampler.samples(0)
+    # And not listened to any more, which would end each sleep at once.
+    eventually(lambda: sampler.sleeps_long and sampler.status("State") == "S", "the sampler sleeps")
+    sleeps = len(sampler.sleeps)
+    sampler.wake()
+    eventually(lambda: len(sampler.sleeps) > sleeps and sampler.status("State") == "S", "it sleeps again")
+    assert len(sampler.sleeps) == sleeps + 1
 
 
 def test_a_crossing_is_told_whatever_it_is_tuned_to(make: Maker) -> None:
