@@ -139,7 +139,15 @@ class Machine:
                 server = Server(pid, dict(line.split(":\t", 1) for line in lines), fds, words)
                 (guessed if fds is None else told if is_told else holding).append(server)
         # Several may hold /dev/cuse, each for a name of its own.
-        return told or holding or guessed
+        found = told or holding or guessed
+        # A container may have a mount at the same path. A unit may have mounts of its own, and serve here.
+        ours = self._namespace("self")
+        return [server for server in found if self._namespace(server.pid) == ours] or found
+
+    def _namespace(self, pid: int | str) -> str:
+        with contextlib.suppress(OSError):
+            return os.readlink(self.place(f"/proc/{pid}/ns/mnt"))
+        return ""
 
     def _fds(self, folder: str) -> list[str] | None:
         found = []

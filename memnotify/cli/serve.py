@@ -4,16 +4,16 @@
 import argparse
 import logging
 import os
-import select
+import signal
 import sys
 from contextlib import ExitStack
-from typing import TextIO
 
-from memnotify import config_file
+from memnotify import config_file, logs
 from memnotify.config import COMMAND_LINE, SETTINGS, ConfigError, Configuration, Given
 
 _DESCRIPTION = """\
-Serve the memnotify device until SIGTERM, SIGINT or SIGHUP.
+Serve the memnotify device until SIGTERM or SIGINT. SIGHUP makes it read its
+configuration again, and loses no client and no event.
 
 Where the kernel has CUSE and this user may open /dev/cuse, the device is a
 character device /dev/NAME (its mode is udev's business: 0600 without a rule).
@@ -80,11 +80,16 @@ def load(options: argparse.Namespace) -> Configuration:
 def run(options: argparse.Namespace) -> int:
     """Serve; return the exit code."""
     _occupy_standard_fds()
-    logging.basicConfig(
-        level="INFO",
-        handlers=[_Stderr(sys.stderr)],
-        format="memnotify: %(levelname)s: %(message)s",
-    )
+    # From before the configuration is read: it is read again as soon as the device is served.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        return _serve(options)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _serve(options: argparse.Namespace) -> int:
+    logs.begin(sys.stderr)
     log = logging.getLogger(__name__)
     try:
         settings = load(options).settings
@@ -116,7 +121,10 @@ def run(options: argparse.Namespace) -> int:
                 undo.callback(listener.close)
                 log.info("clients may connect to %s too", listener.path)
             transport = choose(settings.transport, settings.name, settings.path or None)
-            return 0 if daemon.serve(transport, settings, listener, user=user) else 1
+            serving = daemon.serve(
+                transport, settings, listener, user=user, read=lambda: load(options).settings
+            )
+            return 0 if serving else 1
     except (TransportError, MeterError, PrivilegesError, OSError) as error:
         log.error("%s", error)  # noqa: TRY400 - says what to do; a traceback would not
         return 1
@@ -125,17 +133,6 @@ def run(options: argparse.Namespace) -> int:
 def _texts(text: str) -> tuple[str, ...]:
     """Convert an argument: a list, with commas between."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-class _Stderr(logging.StreamHandler[TextIO]):
-    """Logs to stderr and never waits for its reader, as clients would wait too; drops what does not fit."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write the record if there is room; a line fits into what a pipe then has, PIPE_BUF."""
-        poller = select.poll()
-        poller.register(2, select.POLLOUT)
-        if poller.poll(0) == [(2, select.POLLOUT)]:
-            super().emit(record)
 
 
 def _occupy_standard_fds() -> None:

@@ -54,6 +54,19 @@ def test_a_served_device_is_healthy(arguments: tuple[str, ...]) -> None:
         eventually(lambda: daemon.wakes_within(0.2).keys() <= {str(daemon.pid)}, "it sleeps")
 
 
+def test_a_daemon_that_gave_root_up() -> None:
+    with Daemon("--user", "nobody") as daemon:
+        code, checks = _doctor("--timeout", "60")
+        assert code == 0, checks
+        assert f"process {daemon.pid} serves it" in checks["daemon"]["found"]
+        assert checks["privileges"] == {
+            "name": "privileges",
+            "state": OK,
+            "found": "user nobody, capabilities 0, cannot gain privileges",
+            "advice": "",
+        }
+
+
 def test_without_a_daemon() -> None:
     code, checks = _doctor(name="memnotify-none")
     assert code == 1

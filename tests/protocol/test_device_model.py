@@ -30,7 +30,7 @@ from memnotify.device import Device
 from memnotify.figures import NAMES, PAGE_SIZE, Figures
 from memnotify.observers import Table
 from memnotify.pace import Pace
-from memnotify.sampler import Sampler
+from memnotify.sampler import Sampler, Tuning
 from memnotify.session import Session
 
 PERIOD_S = 0.25
@@ -52,6 +52,7 @@ class Bench(NamedTuple):
     sampler: Sampler
     meter: FakeMeter
     clock: FakeClock
+    device: Device
 
 
 @contextmanager
@@ -59,11 +60,8 @@ def benched(
     *, pcp_is_free: bool = True, poll_acknowledges: bool = False, update_space_kib: int = 0
 ) -> Iterator[Bench]:
     """Give a bench, and clear it away: every handle that was kept is freed."""
-    clock, meter, table = (
-        FakeClock(),
-        FakeMeter(pcp_is_free=pcp_is_free, further=FURTHER),
-        Table(len(WIDE._fields)),
-    )
+    clock, meter = FakeClock(), FakeMeter(further=FURTHER)
+    table = Table(len(WIDE._fields), pcp_is_free=pcp_is_free)
     sampler = Sampler(
         table,
         meter,
@@ -72,11 +70,16 @@ def benched(
         update_space_kib=update_space_kib,
         clock=clock,
     )
-    device = Device(table, sampler, poll_acknowledges=poll_acknowledges, clock=clock)
+    device = Device(table, sampler, poll_acknowledges=poll_acknowledges)
     with serving(device) as (kernel, _):
-        yield Bench(kernel, table, sampler, meter, clock)
+        yield Bench(kernel, table, sampler, meter, clock, device)
         Session.discard(table.close_all())
     sampler.stop()
+
+
+def _update_space_kib(granularity: int) -> int:
+    # Less than two pages is no granularity; 0 would be the automatic one.
+    return 2 * granularity * PAGE_SIZE // 1024 or 1
 
 
 class DeviceMachine(RuleBasedStateMachine):
@@ -98,8 +101,7 @@ class DeviceMachine(RuleBasedStateMachine):
             benched(
                 pcp_is_free=pcp_is_free,
                 poll_acknowledges=poll_acknowledges,
-                # Less than two pages is no granularity; 0 would be the automatic one.
-                update_space_kib=2 * granularity * PAGE_SIZE // 1024 or 1,
+                update_space_kib=_update_space_kib(granularity),
             )
         )
         self.kernel = self.bench.kernel
@@ -175,10 +177,35 @@ class DeviceMachine(RuleBasedStateMachine):
         self.bench.clock.tick(seconds)
         self.bench.meter.figures = figures
         self.bench.meter.pcp_pages = pcp_pages
-        # As the contract defines them: without pcp_is_free what lies there counts as used.
-        if not self.bench.meter.pcp_is_free:
-            figures = figures._replace(used=figures.used + pcp_pages)
-        self.past.append((self.bench.clock(), figures))
+        self.past.append((self.bench.clock(), self.figures()))
+
+    def figures(self) -> Figures:
+        """Return them as the contract defines them: without pcp_is_free what lies there counts as used."""
+        meter = self.bench.meter
+        if self.bench.table.pcp_is_free:
+            return meter.figures
+        return meter.figures._replace(used=meter.figures.used + meter.pcp_pages)
+
+    @rule(granularity=st.integers(0, 6), pcp_is_free=st.booleans(), poll_acknowledges=st.booleans())
+    def reload(self, granularity: int, *, pcp_is_free: bool, poll_acknowledges: bool) -> None:
+        """Change what can be changed: who has crossed until now is notified, and nobody else."""
+        before = self.figures()
+        redefined = pcp_is_free != self.bench.table.pcp_is_free
+        self.bench.device.poll_acknowledges = self.poll_acknowledges = poll_acknowledges
+        self.bench.sampler.tune(
+            Tuning(PERIOD_S, 15, 0.02, 1, _update_space_kib(granularity), pcp_is_free, None)
+        )
+        assert self.bench.sampler._take_over(select.poll())
+        woken = set()
+        if redefined:
+            woken = {observer.see(before, self.granularity) for observer in self.model.values()} - {0}
+            for observer in self.model.values():
+                observer.redefine(self.figures().used - before.used, self.figures().used)
+            self.looked_s = self.bench.clock()
+            self.past.append((self.bench.clock(), self.figures()))
+        self.granularity = granularity
+        self.bench.clock.tick(1e-6)
+        assert sorted(self.kernel.notified()) == sorted(woken)
 
     @rule(
         fh=files,
@@ -274,7 +301,7 @@ def test_a_hundred_thousand_writes() -> None:
     scribe, total = Scribe(seed=2012), 10_000
     answers = {0: 0, -errno.EINVAL: 0}
     events = 0
-    with benched() as (kernel, _, sampler, meter, clock):
+    with benched() as (kernel, _, sampler, meter, clock, _):
         fhs = [kernel.open() for _ in range(4)]
         model = {fh: ModelObserver() for fh in fhs}
         writers = itertools.cycle(fhs)

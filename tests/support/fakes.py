@@ -39,13 +39,11 @@ class FakeMeter(Meter):
         total: int = 10_000,
         active: int = 50,
         further: Sequence[str] = (),
-        pcp_is_free: bool = True,
     ) -> None:
         """Without files, so without what Meter does here. Further figures are 0."""
         self.figures: Figures = figures_with(further)(total, used, active, *(0 for _ in further))
-        self.pcp_is_free = pcp_is_free
         self.pcp_pages = 0
-        self.pcp_limit_pages = total if pcp_is_free else 0
+        self.pcp_limit_pages = total
         self.plain_reads = 0
         self.exact_reads = 0
         self.before: list[Callable[[], None]] = []
@@ -65,8 +63,6 @@ class FakeMeter(Meter):
 
     def exact(self) -> tuple[Figures, int]:
         """Return the figures as the contract defines them, and the pages on the per-CPU lists."""
-        if not self.pcp_is_free:
-            return self.plain(), 0
         self.exact_reads += 1
         return self._take()
 

@@ -21,8 +21,7 @@ from memnotify.cli.run import Due, environment, note
 from memnotify.client import PAGE_SIZE, Change, Crossed, Figures, Lost, Restored
 
 LINE = b"total 1000 used 250 active 7\n"
-USD = "'usd' is not understood: the names are total, used, active (others by 'memnotify serve --figures')"
-"""What is said of ``usd 5``."""
+UNKNOWN = "is not understood: the names are total, used, active (others by 'memnotify serve --figures')"
 
 # How it is told
 
@@ -541,7 +540,7 @@ def test_run_with_thresholds_that_are_not_understood(
         assert main(["run", *arguments, "--", "true"]) == 2
         out, err = capsys.readouterr()
         assert out == ""
-        assert err == f"memnotify run: {USD}\n"
+        assert err == f"memnotify run: 'usd' {UNKNOWN}\n"
     assert daemon.links == []
 
 
@@ -614,9 +613,11 @@ def test_env_with_thresholds_that_are_not_understood(
     assert err.startswith("memnotify env: --when: ")
 
 
-@pytest.mark.parametrize("thresholds", ["used 40%", "used 0.5%", "used 80% used 80.0%"])
+@pytest.mark.parametrize(
+    "thresholds", ["used 40%", "used 0.5%", "used 80% used 80.0%", "available 10% SReclaimable 1G"]
+)
 def test_env_with_any_percentage(thresholds: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """However little it is."""
+    """However little it is, and of whatever a device may have."""
     assert main(["env", "--when", thresholds]) == 0
     assert "MEMORY_PRESSURE_WRITE" in capsys.readouterr().out
 
@@ -629,7 +630,10 @@ def test_watch_with_thresholds_that_are_not_understood(
 ) -> None:
     """Each is looked at before anything is shown."""
     assert main(["watch", "--when", "used 80%", "--when", "usd 5"]) == 2
-    assert capsys.readouterr() == ("", f"memnotify watch: {USD}\n")
+    assert capsys.readouterr() == (
+        "",
+        f"memnotify watch: 'usd' {UNKNOWN}\n",
+    )
     assert daemon.links == []
 
 
@@ -666,7 +670,7 @@ def test_lowmem_bus_with_thresholds_that_are_not_understood(
         assert main(["lowmem-bus", level, "usd 5"]) == 2
         out, err = capsys.readouterr()
         assert out == ""
-        assert err == f"memnotify lowmem-bus: {USD}\n"
+        assert err == f"memnotify lowmem-bus: 'usd' {UNKNOWN}\n"
     assert daemon.links == []
 
 

@@ -297,6 +297,26 @@ def test_wait_for_a_time_only(daemon: FakeDaemon, device: Memnotify) -> None:
 # The daemon's end
 
 
+def test_a_further_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is watched by its name, up and down, until a daemon serves that does not have it."""
+    daemon = FakeDaemon(available=500)
+    monkeypatch.setattr("memnotify.client.device.Link", daemon.open)
+    with Memnotify(NAME) as device:
+        assert device.subscribe(available="10%", used=200)["available"].percent == 5.0
+        for pages, up in ((1000, True), (999, False)):
+            daemon.use(100, available=pages)
+            event = device.wait(0)
+            assert isinstance(event, Crossed)
+            assert event.changes == (Change("available", 1000, up=up),)
+        daemon.end()
+        assert isinstance(device.wait(DEADLINE_S), Lost)
+        daemon.figures, daemon.serving = FakeDaemon().figures, True
+        with pytest.raises(
+            ThresholdError, match=r"'available' .* total, used, active \(others by .*--figures"
+        ):
+            device.wait(DEADLINE_S)
+
+
 def test_lost_and_restored(daemon: FakeDaemon, device: Memnotify) -> None:
     device.subscribe(used=200)
     daemon.end()

@@ -405,6 +405,22 @@ def test_daemon_of_a_mount(machine: Made) -> None:
     assert [server.pid for server in machine.servers] == [7]
 
 
+def test_daemon_of_a_mount_that_a_container_has_too(machine: Made) -> None:
+    machine.make("/proc/self/mountinfo", MOUNT)
+    for pid, namespace in ((6, "mnt:[1]"), (7, "mnt:[2]")):
+        machine.run(pid, "/dev/fuse", "/dev/memnotify")
+        (machine.folder / f"proc/{pid}/ns").mkdir()
+        (machine.folder / f"proc/{pid}/ns/mnt").symlink_to(namespace)
+    # None of them is known to be ours: then each may be.
+    (machine.folder / "proc/self/ns").mkdir()
+    (machine.folder / "proc/self/ns/mnt").symlink_to("mnt:[3]")
+    assert [server.pid for server in machine.servers] == [6, 7]
+    (machine.folder / "proc/self/ns/mnt").unlink()
+    (machine.folder / "proc/self/ns/mnt").symlink_to("mnt:[2]")
+    del machine.servers
+    assert [server.pid for server in machine.servers] == [7]
+
+
 def test_daemon_of_which_only_the_command_line_is_seen(
     machine: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:

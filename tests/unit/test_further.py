@@ -112,13 +112,13 @@ def test_adding_one_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
     promise(160)
     made_of = chosen(settings.figures)
-    table, clock = Table(len(NAMES) + len(made_of)), FakeClock()
+    table, clock = Table(len(NAMES) + len(made_of), pcp_is_free=False), FakeClock()
     woken: list[int] = []
 
     def notify(handles: "array[int]", count: int) -> None:
         woken.extend(handles[:count])
 
-    with Meter(meminfo=f"/proc/self/fd/{fd}", pcp_is_free=False, further=made_of) as meter:
+    with Meter(meminfo=f"/proc/self/fd/{fd}", further=made_of) as meter:
         sampler = Sampler(table, meter, Pace(0.25, 15), notify, clock=clock)
         device = Device(table, sampler)
         fh = device.open(os.O_RDWR)
