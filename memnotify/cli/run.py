@@ -81,8 +81,10 @@ def run(options: argparse.Namespace) -> int:
     """Run the command whenever it is due; return the exit code."""
     if options.when is None and options.when_below is None:
         options.parser.error("one of --when and --when-below is needed")
-    if shutil.which(options.command[0]) is None:
-        tell("run", f"{options.command[0]}: no such command")
+    program = options.command[0]
+    if shutil.which(program) is None:
+        there = "/" in program and os.path.isfile(program)
+        tell("run", f"{program}: {'it is not executable; chmod +x it' if there else 'no such command'}")
         return 2
     helper = Helper(options.command)
     with contextlib.ExitStack() as devices:

@@ -36,8 +36,9 @@ sys.exit(main(sys.argv[1:]))
 """,
 )
 """The program, of an ordinary user who has started it himself."""
+UPDATE_PERIOD_MS = 20
 # So that a threshold answers to a few MiB at once: the default granularity is 1/128 of memory.
-QUICK = ("--update-period", "20", "--max-update-period", "100", "--update-space", "64")
+QUICK = ("--update-period", str(UPDATE_PERIOD_MS), "--max-update-period", "100", "--update-space", "64")
 
 
 class Daemon:

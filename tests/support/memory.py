@@ -4,8 +4,12 @@
 import os
 import subprocess
 import sys
+import time
 from types import TracebackType
 from typing import Self
+
+from support.daemon import UPDATE_PERIOD_MS
+from support.waiting import eventually
 
 PAGE_SIZE = os.sysconf("SC_PAGESIZE")
 
@@ -24,7 +28,13 @@ for line in sys.stdin:
 
 
 def used_pages(fd: int) -> int:
-    """Return ``used`` as the device says it now."""
+    """Return ``used`` as it is now, by a device with QUICK's update_period.
+
+    What the device says at once may be of before: a threshold set by it would be as far from the present
+    as what was freed just then.
+    """
+    fresh_s = time.monotonic() + UPDATE_PERIOD_MS / 1000
+    eventually(lambda: time.monotonic() > fresh_s, "what was sampled before is too old to be told")
     words = os.pread(fd, 4096, 0).split()
     return int(words[words.index(b"used") + 1])
 

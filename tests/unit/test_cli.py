@@ -532,6 +532,12 @@ def test_run_without_such_a_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == ("", "memnotify run: no-such-command: no such command\n")
 
 
+def test_run_of_what_is_not_executable(device: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is there, so that is not what is wrong with it."""
+    assert main(["run", "--when", "used 5", "--", device]) == 2
+    assert capsys.readouterr() == ("", f"memnotify run: {device}: it is not executable; chmod +x it\n")
+
+
 def test_run_with_thresholds_that_are_not_understood(
     daemon: FakeDaemon, capsys: pytest.CaptureFixture[str]
 ) -> None:
