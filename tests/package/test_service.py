@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: MIT
+"""The Debian package in a Debian that runs, with a real udevd, CUSE, and systemd as process 1."""
+
+from pathlib import Path
+
+from guest import vm
+
+# There is no network, and all that it depends on is there.
+SCRIPT = r"""
+set -eEux
+trap 'journalctl --no-pager --unit="memnotify*"' ERR
+apt() { apt-get --quiet --yes -o Dir::State::Lists=/run/none -o APT::Sandbox::User=root "$@"; }
+user() { setpriv --reuid=nobody --regid=nogroup --clear-groups "$@"; }
+mn_test() { user python3 "$TREE/tools/mn_test.py" "$@"; }
+pid() { systemctl show --property=MainPID --value memnotify; }
+
+cp "$PACKAGES"/*.deb .
+apt install ./old.deb
+systemctl is-enabled memnotify
+systemctl is-active memnotify
+systemctl status --no-pager memnotify
+
+used=$(mn_test | sed -n 's/.* used \([0-9]*\) .*/\1/p')
+mn_test "used $((used + 16384))" >said &
+until grep polling said; do sleep 0.1; done
+user python3 -c 'b"x" * (128 << 20)'
+wait $!
+cat said
+grep '^--> memory figures reached' said
+
+before=$(pid)
+echo 'update_period = 500' >>/etc/memnotify/memnotify.toml
+systemctl reload memnotify
+systemctl is-active memnotify
+test "$(pid)" = "$before"
+memnotify doctor
+
+dpkg --install new.deb
+systemctl is-active memnotify
+test "$(pid)" != "$before"
+grep 'update_period = 500' /etc/memnotify/memnotify.toml
+mn_test
+
+dpkg --remove memnotify
+! systemctl is-active memnotify
+test ! -e /dev/memnotify
+dpkg --purge memnotify
+test ! -e /etc/memnotify
+! systemctl cat memnotify
+test -z "$(systemctl --failed --no-legend)"
+"""
+
+
+def test_installed_started_used_reloaded_upgraded_removed_and_purged(packages: Path, system: Path) -> None:
+    """An unprivileged user's mn_test works as soon as apt has ended."""
+    env = {"PACKAGES": f"{vm.HOST}{packages}", "TREE": f"{vm.HOST}{vm.REPOSITORY}"}
+    result = vm.run(SCRIPT, timeout_s=400, env=env, cwd=Path("/opt"), system=[system])
+    assert result.status == 0, result.output
