@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 
 from memnotify.config import Settings
 from memnotify.device import Device
-from memnotify.figures import PAGE_SIZE, Meter
+from memnotify.figures import NAMES, PAGE_SIZE, Meter
+from memnotify.further import chosen
 from memnotify.kick import open_kicks
 from memnotify.observers import Table
 from memnotify.pace import Pace
 from memnotify.pressure import open_trigger
 from memnotify.privileges import Remover, User, become
+from memnotify.reload import Reload
 from memnotify.sampler import Sampler
 from memnotify.service import Manager, Service
 from memnotify.session import Session
@@ -43,21 +45,22 @@ def serve(
     listener: "Listener | None" = None,
     *,
     user: User | None = None,
-    reload: Callable[[], str] | None = None,
+    read: Callable[[], Settings] | None = None,
 ) -> bool:
     """Serve until a signal asks to stop (True), or until the device is lost (False).
 
     The clients that connect to ``listener``, if there is one, are served as well. ``user`` is who root
-    becomes before anybody is served. SIGHUP calls ``reload``, which returns what became of it in a few
-    words; without one SIGHUP ends. Main thread only, and once in a process. Closes ``transport``. Raises
-    TransportError if the device cannot be registered, PrivilegesError if root cannot be given up,
-    MeterError or OSError if the kernel's memory files cannot be read.
+    becomes before anybody is served. On SIGHUP the settings that ``read`` returns hold, as far as they
+    can, see Reload; without it SIGHUP ends. Main thread only, and once in a process. Closes
+    ``transport``. Raises TransportError if the device cannot be registered, PrivilegesError if root cannot
+    be given up, MeterError or OSError if the kernel's memory files cannot be read.
     """
     # Until the session can take them and what was made is cleaned up after them.
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOP | _HANGUP)
     # A dozen counters and more for each CPU, a connection for each client of the socket: 1,024 do not last.
     raise_fd_limit()
-    table = Table()
+    further = chosen(settings.figures)
+    table = Table(len(NAMES) + len(further), pcp_is_free=settings.pcp_is_free)
     sockets: SocketServer | None = None
 
     def notify(handles: "array[int]", count: int) -> None:
@@ -68,7 +71,7 @@ def serve(
     with ExitStack() as undo:
         last = undo.enter_context(ExitStack())
         undo.callback(transport.close)
-        meter = undo.enter_context(Meter(pcp_is_free=settings.pcp_is_free))
+        meter = undo.enter_context(Meter(further=further))
         meter.exact()  # if it cannot be read, say so before anybody is served
         sampler = Sampler(
             table,
@@ -84,7 +87,8 @@ def serve(
             pressure_fd=open_trigger(),
             kicks=open_kicks(pcp_is_free=settings.pcp_is_free) if settings.count_pages else None,
         )
-        session = transport.connect(Device(table, sampler, poll_acknowledges=settings.poll_acknowledges))
+        device = Device(table, sampler, poll_acknowledges=settings.poll_acknowledges)
+        session = transport.connect(device)
         # From the last to the first: no socket's client asks for anything, nobody notifies any more, nobody
         # holds a handle, the clients are let go.
         undo.callback(session.close)
@@ -108,6 +112,7 @@ def serve(
                     last.callback(Remover(removals).close)
                 become(user)
 
+        reload = Reload(settings, read, sampler, device) if read else None
         return _live(session, transport, table, threads, settle_in=settle_in, reload=reload)
 
 

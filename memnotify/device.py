@@ -46,7 +46,8 @@ class Device:
     ) -> None:
         self._table = table
         self._sampler = sampler
-        self._poll_acknowledges = poll_acknowledges
+        self.poll_acknowledges = poll_acknowledges
+        """Whether a poll that reports an event clears it; may be changed between two requests."""
         self._clock = clock
         self._sample: Sample | None = None
         self._line = b""
@@ -76,7 +77,8 @@ class Device:
         """Acknowledge, replace the observer's thresholds and return the number of bytes, all of them."""
         sample = self._sampler.current()
         try:
-            self._table.subscribe(fh, parse(text, sample.figures), sample)
+            while not self._table.subscribe(fh, parse(text, sample.figures), sample):
+                sample = self._sampler.current()
         except ValueError as error:
             self._explain(error)
             raise OSError(errno.EINVAL, str(error)) from None
@@ -98,7 +100,7 @@ class Device:
         if pending:
             revents |= _EVENT
             if events & _READABLE:
-                acknowledge = self._poll_acknowledges
+                acknowledge = self.poll_acknowledges
             else:
                 # Who asks for POLLPRI and not for POLLIN never reads, as with the kernel's PSI files.
                 acknowledge = bool(events & select.POLLPRI) and events & _SELECT_WRITE != _SELECT_WRITE

@@ -124,14 +124,14 @@ class _Columns:
 class Meter:
     """Reads the figures from two kept-open files; any thread may call it.
 
-    ``pcp_is_free`` counts the pages on the per-CPU free lists as free. The kernel's MemFree leaves
-    them out, and since 6.7 they may be an eighth of a zone for minutes (mm/page_alloc.c:nr_pcp_high).
+    Pages on the per-CPU free lists are free as well, as a rule. The kernel's MemFree leaves them out,
+    and since 6.7 they may be an eighth of a zone for minutes (mm/page_alloc.c:nr_pcp_high).
     ``further`` are the further figures, by name, and the fields that each is made of; they are as the
     kernel says them, and below 0 they are 0. Raises OSError if a file cannot be opened.
     """
 
     pcp_limit_pages = 0
-    """How many pages the per-CPU lists can hold; 0 before the first exact reading and without pcp_is_free.
+    """How many pages the per-CPU lists can hold; 0 before the first exact reading.
 
     It may grow when a CPU or memory is added or a sysctl set (vm.percpu_pagelist_high_fraction), which the
     next exact reading finds out.
@@ -140,12 +140,10 @@ class Meter:
     def __init__(
         self,
         *,
-        pcp_is_free: bool = True,
         further: Mapping[str, str] | None = None,
         meminfo: str = "/proc/meminfo",
         zoneinfo: str = "/proc/zoneinfo",
     ) -> None:
-        self.pcp_is_free = pcp_is_free
         made_of = {} if further is None else {name: _TERM.findall(text) for name, text in further.items()}
         more = (field.encode() for terms in made_of.values() for _, field in terms)
         self._fields = tuple(dict.fromkeys((*_FIELDS, *more)))
@@ -193,15 +191,13 @@ class Meter:
     def exact(self) -> tuple[Figures, int]:
         """Read the figures as the contract defines them, and how many pages the per-CPU lists take from them.
 
-        The second is what the first lacks to the plain ``used`` of that moment. With ``pcp_is_free`` this
-        costs two reads of /proc/meminfo and between them one of /proc/zoneinfo, which grows with the number
-        of CPUs and zones. Pages that move between the lists and the rest meanwhile would count twice or not
+        The second is what the first lacks to the plain ``used`` of that moment. This costs two reads of
+        /proc/meminfo and between them one of /proc/zoneinfo, which grows with the number of CPUs and
+        zones. Pages that move between the lists and the rest meanwhile would count twice or not
         at all, so it is repeated until memory holds still. If it does not, ``used`` lies between two values,
         and the one nearest to the last reading is returned: what is not known to have moved must not cross
         a threshold. Raises MeterError.
         """
-        if not self.pcp_is_free:
-            return self.plain(), 0
         # One thread at a time: between two preads of its file the kernel remembers one position. A pread
         # elsewhere shows everything anew up to there, and numbers of another length tear (fs/seq_file.c).
         with self._exact:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT
 """The further figures, from which an administrator may choose some to come after the three. Pure."""
 
-import difflib
 from collections.abc import Sequence
 
 from memnotify.figures import NAMES
@@ -33,8 +32,8 @@ FURTHER = {
 docs/figures.md says what they mean.
 """
 
-LINE_MAX = 256
-"""Bytes that the line may have: what many a client's buffer holds."""
+LINE_MAX = 255
+"""Bytes that the line may have: many a client has a buffer of 256, and puts a NUL after what it has read."""
 # No processor addresses more than 2^56 bytes of memory (RISC-V, with Sv57; others 2^52), which with the swap
 # that Linux can have (32 areas of 2^32 pages) is less than 10^14 pages. What programs have only been promised
 # (Committed_AS) is not bounded by that: 3,000 processes may each map 128 TiB. The line is longer then.
@@ -51,23 +50,25 @@ def chosen(names: Sequence[str]) -> dict[str, str]:
             raise ValueError(f"{name!r} {_refusal(name)}")
         if name in names[:place]:
             raise ValueError(f"{name!r} is given twice")
-        for later in names[place + 1 :]:
-            if later in name:
+        for earlier in names[:place]:
+            if name in earlier:
                 raise ValueError(
-                    f"{later!r} must stand before {name!r}, as clients may search the line for it with strstr"
+                    f"{name!r} must stand before {earlier!r}: clients may search the line for it with strstr"
                 )
     # A name, a blank, a number, and a blank or the newline
     longest = sum(len(name) + _DIGITS + 2 for name in (*NAMES, *names))
     if longest > LINE_MAX:
         raise ValueError(
             f"with numbers of {_DIGITS} digits the line may grow to {longest} bytes,"
-            f" and clients' buffers hold {LINE_MAX}: choose fewer"
+            f" and clients' buffers hold {LINE_MAX}: choose fewer figures"
         )
     return {name: FURTHER[name] for name in names}
 
 
 def _refusal(name: str) -> str:
     """Return why a name is not among the figures, and what to write instead."""
+    import difflib  # noqa: PLC0415 - the daemon keeps in memory what it imports
+
     if name in NAMES:
         return "is in every line: leave it out"
     for known, formula in FURTHER.items():
@@ -75,11 +76,11 @@ def _refusal(name: str) -> str:
             return f"is called {known!r} here"
     word = next((word for word in NAMES if word in name.lower()), None)
     if word is not None:
-        instead = ": 'swap_size' is that of swap" if name == "SwapTotal" else ""
+        instead = ": swap has 'swap_size' and 'swap_taken'" if "swap" in name.lower() else ""
         return f"contains {word!r}, which clients search the line for{instead}"
     if name.startswith("HugePages_"):
         return "counts huge pages, no memory: 'Hugetlb' is their size"
     by_lower = {known.lower(): known for known in FURTHER}
     near = difflib.get_close_matches(name.lower(), by_lower, 1)
-    hint = f"; did you mean {by_lower[near[0]]!r}?" if near else ""
-    return f"is not known{hint} There are {', '.join(FURTHER)}"
+    hint = f"did you mean {by_lower[near[0]]!r}? There" if near else "there"
+    return f"is not known: {hint} are {', '.join(FURTHER)}"

@@ -33,13 +33,15 @@ class Sample(NamedTuple):
     """Figures and the moment their reading began, in seconds of the monotonic clock.
 
     ``exact`` is false where the pages on the per-CPU free lists were left out, so that ``used`` is an
-    upper bound; ``pcp_pages`` is how many there were, 0 if they were left out.
+    upper bound; ``pcp_pages`` is how many there were, 0 if they were left out. ``pcp_is_free`` says
+    what the exact ``used`` means: whether these pages count as free.
     """
 
     taken_s: float
     figures: Figures
     exact: bool
     pcp_pages: int = 0
+    pcp_is_free: bool = True
 
 
 class Distances(NamedTuple):
@@ -157,11 +159,13 @@ class Levels:
 class Table:
     """All observers by fh, their thresholds by level, the newest sample, and who crossed with it.
 
-    ``figures`` is how many there are in a sample. ``advance`` and ``rearm`` belong to one thread, the
-    sampler's; all others may be called from any.
+    ``figures`` is how many there are in a sample. ``advance``, ``rearm`` and ``redefine`` belong to one
+    thread, the sampler's; all others may be called from any.
     """
 
-    def __init__(self, figures: int = len(NAMES)) -> None:
+    def __init__(self, figures: int = len(NAMES), *, pcp_is_free: bool = True) -> None:
+        self.pcp_is_free = pcp_is_free
+        """What ``used`` means. Any thread may read it, and label with it the sample that it then takes."""
         self.changed: Callable[[], object] | None = None
         """Called when an observer has come or gone, by whoever serves it, without the lock."""
         self._lock = Lock()
@@ -219,14 +223,17 @@ class Table:
         """
         self._observers[fh].pending = False
 
-    def subscribe(self, fh: int, thresholds: Thresholds, sample: Sample) -> None:
+    def subscribe(self, fh: int, thresholds: Thresholds, sample: Sample) -> bool:
         """Replace an observer's thresholds and clear its pending event.
 
-        ``sample`` tells which thresholds are exceeded already: it must be exact and recorded here.
-        Raises KeyError for an unknown fh.
+        ``sample`` tells which thresholds are exceeded already: it must be exact and recorded here. False,
+        and nothing is done, if ``used`` means something else by now: take another one. Raises KeyError
+        for an unknown fh.
         """
         with self._lock:
             observer = self._observers[fh]
+            if sample.pcp_is_free != self.pcp_is_free:
+                return False
             self._disarm(observer)
             observer.pending = False
             observer.thresholds = tuple(Threshold(observer, pages) for pages in thresholds.values())
@@ -236,6 +243,7 @@ class Table:
                 else:
                     self._up[figure].arm(threshold, threshold.pages)
             self._thresholds += len(observer.thresholds)
+            return True
 
     def poll(self, fh: int, handle: int) -> tuple[bool, bool]:
         """Store ``handle`` and return whether an event is pending and whether the handle was kept.
@@ -254,9 +262,11 @@ class Table:
     def record(self, sample: Sample, ended_s: float) -> None:
         """Keep a sample, whose reading ended at ``ended_s``, as the newest, unless a newer one is known.
 
-        Nobody crosses by it.
+        Nobody crosses by it. One in which ``used`` means something else by now is of no use to anybody.
         """
         with self._lock:
+            if sample.pcp_is_free != self.pcp_is_free:
+                return
             self._not_before_s = max(self._not_before_s, ended_s)
             if sample.taken_s > self.latest.taken_s:
                 self.latest = sample
@@ -322,6 +332,43 @@ class Table:
                         self._up[fired.figure].arm(threshold, level)
                 # Or each would keep all that fired before it alive.
                 threshold.fired_before, threshold = None, threshold.fired_before
+
+    def redefine(self, before: Sample, after: Sample) -> bool:
+        """Let ``used`` mean from now on what it means in ``after``: nobody crosses by that.
+
+        ``before`` is of the same reading, with the meaning that holds until now; it has been advanced to
+        and rearmed from, so what has been crossed in that sense is told. Levels that lie off their
+        threshold, by the damping, move as ``used`` does. Who is on the other side of a threshold only by
+        the new meaning is armed as by a write: for the way back. False, and nothing is done, if the
+        reading began before that of a recorded sample had ended; see ``advance``.
+        """
+        moved = after.figures.used - before.figures.used
+        with self._lock:
+            if after.taken_s < self._not_before_s:
+                return False
+            for observer in self._observers.values():
+                for threshold in observer.thresholds:
+                    if threshold.levels.figure == USED:
+                        self._move(threshold, moved, after.figures.used)
+            self._not_before_s = after.taken_s
+            self.latest = after
+            self.pcp_is_free = after.pcp_is_free
+            return True
+
+    def _move(self, threshold: Threshold, moved: int, used: int) -> None:
+        levels, key, pages = threshold.levels, threshold.key, threshold.pages
+        levels.disarm(threshold)
+        rising = levels.sign > 0
+        # What is damped lies behind its threshold.
+        least = pages if rising else 1 - pages
+        if key != least:
+            key = max(least, key + levels.sign * moved)
+        if key > levels.sign * used:
+            levels.arm(threshold, key)
+        elif rising:
+            self._down[USED].arm(threshold, 1 - pages)
+        else:
+            self._up[USED].arm(threshold, pages)
 
     def distances(self, sample: Sample, pcp_limit_pages: int) -> Distances:
         """Return how far the nearest levels are from a sample's figures."""

@@ -53,16 +53,35 @@ class Pace:
         min_update_period_s: float = 0.02,
         fill_rate_pages_s: float = 6 * 2**30 / PAGE_SIZE,
     ) -> None:
+        self._seen_rate_pages_s = 0.0
+        self._last_s = -math.inf
+        self._why = ""
+        self._reach_s = math.inf
+        self.set(
+            update_period_s,
+            max_update_period_s,
+            min_update_period_s=min_update_period_s,
+            fill_rate_pages_s=fill_rate_pages_s,
+        )
+
+    def set(
+        self,
+        update_period_s: float,
+        max_update_period_s: float,
+        *,
+        min_update_period_s: float,
+        fill_rate_pages_s: float,
+    ) -> None:
+        """Change the parameters and begin again; only how fast memory was seen to move is not forgotten.
+
+        ``used`` may mean something else from now on.
+        """
         self.update_period_s = update_period_s
         self.max_update_period_s = max_update_period_s
         self.min_update_period_s = min(min_update_period_s, update_period_s)
         self.fill_rate_pages_s = fill_rate_pages_s
-        self._seen_rate_pages_s = 0.0
-        self._last_s = -math.inf
         # The last one of each kind, exact and not: between them `used` jumps by the per-CPU lists.
         self._last: dict[bool, tuple[float, Sequence[int]]] = {}
-        self._why = ""
-        self._reach_s = math.inf
         self.interval_s = self.kicked_s = update_period_s
         self.restart()
 

@@ -23,7 +23,7 @@ from memnotify.system import (
 
 log = logging.getLogger(__name__)
 
-_SETS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
+_SETS = ("CapInh", "CapPrm", "CapEff", "CapAmb")
 # More than there can be (fs.nr_open).
 _FDS = 1 << 30
 # To unmount, and to remove files from folders of any user.
@@ -80,10 +80,10 @@ def become(user: User) -> None:
     must not go on, as part of it may be done.
     """
     before = process_status()
+    if before["Threads"] != "1":
+        raise PrivilegesError("there is more than one thread, and rights are a thread's")
     try:
-        if before["Threads"] != "1":
-            raise PrivilegesError("there is more than one thread, and rights are a thread's")
-        limit_capabilities()
+        _limit(0)
         os.setgroups([])
         os.setresgid(user.gid, user.gid, user.gid)
         os.setresuid(user.uid, user.uid, user.uid)
@@ -91,8 +91,8 @@ def become(user: User) -> None:
         forbid_new_privileges()
     except OSError as error:
         raise PrivilegesError(
-            f"cannot become user {user.name} for good ({error.strerror}): it takes CAP_SETUID, CAP_SETGID"
-            " and CAP_SETPCAP (CapabilityBoundingSet= of a unit)"
+            f"cannot become user {user.name} for good ({error.strerror}): it takes CAP_SETUID and CAP_SETGID"
+            " (CapabilityBoundingSet= of a unit)"
         ) from error
     _verify(user)
     log.info(
@@ -116,6 +116,14 @@ def _verify(user: User) -> None:
         wrong.append("root can be had again")
     if wrong:
         raise PrivilegesError(f"rights were not all given up, so nobody is served: {', '.join(wrong)}")
+
+
+def _limit(kept: int) -> None:
+    """Limit future capabilities, too, if there is CAP_SETPCAP: without new privileges none can be gained."""
+    try:
+        limit_capabilities(kept)
+    except PermissionError:
+        log.debug("no CAP_SETPCAP: the capabilities' bounding set stays as it is")
 
 
 class Remover:
@@ -158,7 +166,7 @@ def _remove_at(end: int, removals: Collection[Removal]) -> NoReturn:
             os.closerange(fd + 1, following)
         # A service may have been given less, and root needs none in its own folders.
         capabilities = _TO_REMOVE & int(process_status()["CapPrm"], 16)
-        limit_capabilities(capabilities)
+        _limit(capabilities)
         keep_capabilities(capabilities)
         forbid_new_privileges()
         with open("/proc/self/comm", "w", encoding="utf-8") as name:

@@ -9,8 +9,9 @@ import signal
 import threading
 import time
 from array import array
+from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from memnotify.figures import NAMES, Meter
 from memnotify.observers import Distances, Sample, Table
@@ -28,6 +29,8 @@ _SLACK_MAX_S = 4.0
 # What the per-CPU lists can hold grows with memory, CPUs and a sysctl; an exact reading tells, of which one a
 # minute costs 1 us a second.
 _LIMIT_AGE_S = 60.0
+# What could not be taken over is tried again after so long.
+_AGAIN_S = 1.0
 
 
 class Kick(Protocol):
@@ -52,11 +55,25 @@ class Kick(Protocol):
         """Close the descriptors."""
 
 
+class Tuning(NamedTuple):
+    """What can be changed of a sampler that runs: the pace's parameters and what follows them."""
+
+    update_period_s: float
+    max_update_period_s: float
+    min_update_period_s: float
+    fill_rate_pages_s: float
+    update_space_kib: int
+    pcp_is_free: bool
+    """What ``used`` means."""
+    open_kicks: Callable[[], tuple[Kick, Kick] | None] | None
+    """What returns the kicks to take instead of those that there are; None keeps them."""
+
+
 class Sampler:
     """Samples while any observer has a threshold, and sleeps without a timeout while none has.
 
-    Threads: ``current`` and ``resubscribed`` belong to whoever serves requests, ``look``, the pace and the
-    kicks to the sampler thread once it is started. ``notify`` is called with the handles of those who
+    Threads: ``current``, ``resubscribed`` and ``tune`` may be called from any; ``look``, the pace and the
+    kicks belong to the sampler thread once it is started. ``notify`` is called with the handles of those who
     crossed and their number, without any lock, from the sampler thread; it must send and free them.
 
     A sample is taken when the pace's interval is over, at once when memory stalls, and when one of
@@ -67,6 +84,12 @@ class Sampler:
     No new subscription is slept over. The thread first makes known that it may sleep for ever, then
     asks the table; who serves first subscribes in the table, then looks how long the sleep is.
     Whichever comes second sees the other.
+
+    What it is tuned to is taken over in its own thread, between two samples, in the order of the calls,
+    and the next sample follows at once. No crossing is lost by that, as no observer, threshold, level
+    or handle is touched, and none is invented: where the meaning of ``used`` changes, one reading is
+    taken in both; by the old one who crosses is told, and the table goes over to the new one, where
+    nobody crosses by the difference.
     """
 
     name = "sampler"
@@ -92,6 +115,7 @@ class Sampler:
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._pressure_fd = pressure_fd
         self._kicks = kicks or ()
+        self._tunings: deque[Tuning] = deque()
         self._sampled_s = -math.inf
         self._exact_s = -math.inf
         self._slack_s = 0.0
@@ -110,7 +134,7 @@ class Sampler:
         now_s = self._clock()
         if latest.exact and now_s - latest.taken_s <= self._pace.update_period_s:
             return latest
-        sample = self._exact()
+        sample = self._exact(pcp_is_free=self._table.pcp_is_free)
         self._table.record(sample, self._clock())
         return sample
 
@@ -130,29 +154,32 @@ class Sampler:
         os.eventfd_write(self._wake_fd, 1)
         return answered
 
+    def tune(self, tuning: Tuning) -> None:
+        """Let the thread go over to other parameters; it is not waited for."""
+        self._tunings.append(tuning)
+        os.eventfd_write(self._wake_fd, 1)
+
     def look(self, *, kicked: bool = False) -> None:
         """Sample once and wake whoever crossed. ``kicked`` if it is because of a kick. Raises MeterError."""
         for kick in self._kicks:
             kick.drain()
-        crossed = None
-        while crossed is None:
-            sample = Sample(self._clock(), self._meter.plain(), exact=not self._meter.pcp_is_free)
+        pcp_is_free = self._table.pcp_is_free
+        while True:
+            taken_s = self._clock()
+            sample = Sample(taken_s, self._meter.plain(), exact=not pcp_is_free, pcp_is_free=pcp_is_free)
             if not sample.exact and (
                 sample.taken_s - self._exact_s > _LIMIT_AGE_S
                 or self._table.undecided(sample.figures, self._meter.pcp_limit_pages)
             ):
-                sample = self._exact()
-            crossed = self._table.advance(sample)
-        handles, count = crossed
-        if count:
-            self._notify(handles, count)
+                sample = self._exact(pcp_is_free=True)
+            if self._advance(sample):
+                break
         granularity = granularity_pages(sample.figures.total, self._update_space_kib)
-        self._table.rearm(sample.figures, granularity)
         distances = self._table.distances(sample, self._meter.pcp_limit_pages)
         self._pace.see(
             sample.taken_s,
             # Further ones bound the interval by their distance alone: what moves all the time, like the page
-            # cache, or is no memory, like what is only promised, would keep it short for nobody.
+            # cache, or is no memory, like what is only promised, would keep it short whoever watches what.
             sample.figures[: len(NAMES)],
             granularity,
             distances.nearest,
@@ -182,11 +209,61 @@ class Sampler:
             distances.other,
         )
 
-    def _exact(self) -> Sample:
+    def _advance(self, sample: Sample) -> bool:
+        """Wake whoever crosses with a sample; False if it is too old to tell."""
+        crossed = self._table.advance(sample)
+        if crossed is None:
+            return False
+        handles, count = crossed
+        if count:
+            self._notify(handles, count)
+        self._table.rearm(sample.figures, granularity_pages(sample.figures.total, self._update_space_kib))
+        return True
+
+    def _exact(self, *, pcp_is_free: bool) -> Sample:
         taken_s = self._clock()
+        if not pcp_is_free:
+            return Sample(taken_s, self._meter.plain(), exact=True, pcp_is_free=False)
         figures, pcp_pages = self._meter.exact()
         self._exact_s = taken_s
         return Sample(taken_s, figures, exact=True, pcp_pages=pcp_pages)
+
+    def _redefine(self, *, pcp_is_free: bool) -> None:
+        """Let ``used`` mean something else. Raises MeterError or OSError, and then it does not."""
+        while self._table.pcp_is_free != pcp_is_free:
+            free = self._exact(pcp_is_free=True)
+            figures = free.figures._replace(used=free.figures.used + free.pcp_pages)
+            taken = Sample(free.taken_s, figures, exact=True, pcp_is_free=False)
+            before, after = (taken, free) if pcp_is_free else (free, taken)
+            if self._advance(before):
+                self._table.redefine(before, after)
+
+    def _take_over(self, poller: select.poll) -> bool:
+        """Go over to what it was tuned to; False if memory cannot be read just now."""
+        while self._tunings:
+            tuning = self._tunings[0]
+            try:
+                self._redefine(pcp_is_free=tuning.pcp_is_free)
+            except OSError as error:
+                log.warning("memory cannot be read, the configuration is taken over later: %s", error)
+                self._pace.restart()
+                return False
+            self._pace.set(
+                tuning.update_period_s,
+                tuning.max_update_period_s,
+                min_update_period_s=tuning.min_update_period_s,
+                fill_rate_pages_s=tuning.fill_rate_pages_s,
+            )
+            self._update_space_kib = tuning.update_space_kib
+            if tuning.open_kicks is not None:
+                for kick in self._kicks:
+                    poller.unregister(kick)
+                    kick.close()
+                self._kicks = tuning.open_kicks() or ()
+                for kick in self._kicks:
+                    poller.register(kick, select.POLLIN)
+            self._tunings.popleft()
+        return True
 
     def start(self, on_failure: Callable[[], None]) -> None:
         """Start the thread; ``on_failure`` is called from it if it ends by an exception.
@@ -234,13 +311,15 @@ class Sampler:
         while not self._stopping:
             self._answered = True
             self._due_s = math.inf
+            if self._tunings and self._take_over(sampling):
+                due_s = self._clock()
             if self._table.watching:
                 due_s, kicked = self._sample_when_due(sampling, due_s, kicked=kicked)
                 continue
             due_s, kicked = math.inf, False
             for kick in self._kicks:
                 kick.disarm()
-            self._sleep(parked, None)
+            self._sleep(parked, _AGAIN_S if self._tunings else None)
 
     def _sample_when_due(self, poller: select.poll, due_s: float, *, kicked: bool) -> tuple[float, bool]:
         """Sleep once, and sample if it is time; return when it is then, and whether a kick has come."""

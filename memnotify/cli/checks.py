@@ -286,7 +286,8 @@ def _given(rule: str, name: str, path: str) -> dict[str, str]:
     values = {"SUBSYSTEM": "cuse", "KERNEL": name, "ACTION": "add"}
     for key, operator, pattern in parts:
         if operator in ("==", "!=") and key in values:
-            matches = any(fnmatch.fnmatchcase(values.pop(key), each) for each in pattern.split("|"))
+            value = values.pop(key)
+            matches = any(fnmatch.fnmatchcase(value, each) for each in pattern.split("|"))
             if matches != (operator == "=="):
                 return {}
     if "SUBSYSTEM" in values or "KERNEL" in values:

@@ -5,6 +5,7 @@ import argparse
 import logging
 import os
 import select
+import signal
 import sys
 from contextlib import ExitStack
 from typing import TextIO
@@ -13,12 +14,16 @@ from memnotify import config_file
 from memnotify.config import COMMAND_LINE, SETTINGS, ConfigError, Configuration, Given
 
 _DESCRIPTION = """\
-Serve the memnotify device until SIGTERM, SIGINT or SIGHUP.
+Serve the memnotify device until SIGTERM or SIGINT. SIGHUP makes it read its
+configuration again, and loses no client and no event.
 
 Where the kernel has CUSE and this user may open /dev/cuse, the device is a
 character device /dev/NAME (its mode is udev's business: 0600 without a rule).
 Elsewhere it is a FUSE file mounted at the same path, with the same behaviour;
 an ordinary user can serve one at a --path of his own.
+
+With --user, root becomes that user, for good, once it has the device and what
+else takes root: nobody is served with any rights beyond that user's.
 
 With --socket, programs that cannot open the device (in a sandbox, or systemd's
 services where there is no CUSE) connect to an AF_UNIX stream socket instead:
@@ -77,6 +82,15 @@ def load(options: argparse.Namespace) -> Configuration:
 def run(options: argparse.Namespace) -> int:
     """Serve; return the exit code."""
     _occupy_standard_fds()
+    # From before the configuration is read: it is read again as soon as the device is served.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        return _serve(options)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _serve(options: argparse.Namespace) -> int:
     logging.basicConfig(
         level="INFO",
         handlers=[_Stderr(sys.stderr)],
@@ -113,7 +127,10 @@ def run(options: argparse.Namespace) -> int:
                 undo.callback(listener.close)
                 log.info("clients may connect to %s too", listener.path)
             transport = choose(settings.transport, settings.name, settings.path or None)
-            return 0 if daemon.serve(transport, settings, listener, user=user) else 1
+            serving = daemon.serve(
+                transport, settings, listener, user=user, read=lambda: load(options).settings
+            )
+            return 0 if serving else 1
     except (TransportError, MeterError, PrivilegesError, OSError) as error:
         log.error("%s", error)  # noqa: TRY400 - says what to do; a traceback would not
         return 1

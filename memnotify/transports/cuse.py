@@ -64,7 +64,7 @@ class CuseTransport:
         """
         try:
             node = os.stat(self.path)
-            with open(self._sysfs, encoding="ascii") as dev:
+            with open(self._sysfs, encoding="utf-8") as dev:
                 ours = dev.read().strip()
         except OSError as error:
             raise TransportError(
@@ -82,17 +82,7 @@ class CuseTransport:
         if not os.path.exists(_UDEV):
             log.info("udev is not running: %s has the mode that the kernel gave it", self.path)
             return True
-        try:
-            node = os.stat(self.path)
-            # Written when the node has its final mode (udev-event.c:udev_event_execute_rules).
-            record = f"{_UDEV_RECORDS}/c{os.major(node.st_rdev)}:{os.minor(node.st_rdev)}"
-            with open(record, encoding="utf-8", errors="replace") as opened:
-                # The record of an earlier device of that number is older than the node, whose time udev sets
-                # when it sets the mode.
-                done = os.fstat(opened.fileno()).st_mtime_ns >= node.st_mtime_ns
-                return done and "E:ID_PROCESSING=1" not in opened.read().splitlines()
-        except FileNotFoundError:
-            return False
+        return udev_is_done(self.path, _UDEV_RECORDS)
 
     def hand_over(self) -> Removal | None:
         """Leave nothing to others: the kernel removes the node."""
@@ -103,6 +93,22 @@ class CuseTransport:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
+
+
+def udev_is_done(path: str, records: str) -> bool:
+    """Whether udev has given the node at ``path`` its mode, and run what its rules say."""
+    try:
+        node = os.stat(path)
+        # Written when the node has its final mode (udev-event.c:udev_event_execute_rules), and by newer ones
+        # once more when the rules' commands have run.
+        record = f"{records}/c{os.major(node.st_rdev)}:{os.minor(node.st_rdev)}"
+        with open(record, encoding="utf-8", errors="replace") as opened:
+            # The record of an earlier device of that number is older than the node, whose time udev sets when
+            # it sets the mode.
+            newer = os.fstat(opened.fileno()).st_mtime_ns >= node.st_mtime_ns
+            return newer and "E:ID_PROCESSING=1" not in opened.read().splitlines()
+    except OSError:
+        return False
 
 
 def _open_cuse() -> int:

@@ -22,7 +22,7 @@ EPOLL_WAIT = {"232", "281"}
 GONE = {errno.ENOTCONN, errno.ECONNABORTED}
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_an_idle_daemon(number: int) -> None:
     with Daemon() as daemon:
         assert daemon.end(number) == 0

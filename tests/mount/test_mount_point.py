@@ -2,22 +2,18 @@
 """The FUSE file: where it is mounted, who may use it, and what is left behind."""
 
 import os
-import pwd
 import shutil
 import signal
 import stat
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.daemon import Daemon, start
+from support.daemon import AS_NOBODY, NOBODY, Daemon, start
 from support.require import unavailable
 from support.waiting import DEADLINE_S, eventually
-
-NOBODY = pwd.getpwnam("nobody")
 
 
 def _mounted(path: Path) -> int:
@@ -160,20 +156,6 @@ def public_folder() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-# Everything is imported before the rights are dropped: Python itself may lie where only root may read.
-_SERVE_AS_NOBODY = f"""
-import contextlib, os, sys
-import memnotify.daemon, memnotify.transports.choice
-from memnotify.cli import main
-with contextlib.suppress(SystemExit):
-    main(["--version"])
-os.setgroups([])
-os.setgid({NOBODY.pw_gid})
-os.setuid({NOBODY.pw_uid})
-sys.exit(main(["serve", "--path", sys.argv[1]]))
-"""
-
-
 def _as_nobody(*command: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         command, user="nobody", group="nogroup", capture_output=True, text=True, check=False
@@ -195,8 +177,7 @@ def test_an_ordinary_user_serves_a_path_of_his_own(public_folder: Path) -> None:
     mode = stat.S_IMODE(os.stat("/dev/fuse").st_mode)
     os.chmod("/dev/fuse", 0o666)  # as udev has it
     try:
-        command = [sys.executable, "-c", _SERVE_AS_NOBODY, str(path)]
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        process = start("--path", str(path), program=AS_NOBODY)
         assert process.stderr is not None
         lines = []
         for line in process.stderr:

@@ -24,16 +24,17 @@ from support import fake_kernel
 from support.fake_kernel import FakeKernel, serving, write_body
 from support.fakes import FakeClock, FakeMeter
 from support.model import ModelObserver, granularity_of, understood
-from support.strategies import small_figures, small_pages, small_thresholds
+from support.strategies import WIDE, small_figures, small_pages, small_thresholds
 
 from memnotify.device import Device
 from memnotify.figures import NAMES, PAGE_SIZE, Figures
 from memnotify.observers import Table
 from memnotify.pace import Pace
-from memnotify.sampler import Sampler
+from memnotify.sampler import Sampler, Tuning
 from memnotify.session import Session
 
 PERIOD_S = 0.25
+FURTHER = WIDE._fields[len(NAMES) :]
 IN, PRI = select.POLLIN, select.POLLPRI
 SELECT_WRITE = 0x32E
 IDLE = select.POLLOUT | select.POLLWRNORM
@@ -51,6 +52,7 @@ class Bench(NamedTuple):
     sampler: Sampler
     meter: FakeMeter
     clock: FakeClock
+    device: Device
 
 
 @contextmanager
@@ -58,7 +60,8 @@ def benched(
     *, pcp_is_free: bool = True, poll_acknowledges: bool = False, update_space_kib: int = 0
 ) -> Iterator[Bench]:
     """Give a bench, and clear it away: every handle that was kept is freed."""
-    clock, meter, table = FakeClock(), FakeMeter(pcp_is_free=pcp_is_free), Table()
+    clock, meter = FakeClock(), FakeMeter(further=FURTHER)
+    table = Table(len(WIDE._fields), pcp_is_free=pcp_is_free)
     sampler = Sampler(
         table,
         meter,
@@ -69,9 +72,14 @@ def benched(
     )
     device = Device(table, sampler, poll_acknowledges=poll_acknowledges, clock=clock)
     with serving(device) as (kernel, _):
-        yield Bench(kernel, table, sampler, meter, clock)
+        yield Bench(kernel, table, sampler, meter, clock, device)
         Session.discard(table.close_all())
     sampler.stop()
+
+
+def _update_space_kib(granularity: int) -> int:
+    # Less than two pages is no granularity; 0 would be the automatic one.
+    return 2 * granularity * PAGE_SIZE // 1024 or 1
 
 
 class DeviceMachine(RuleBasedStateMachine):
@@ -93,12 +101,11 @@ class DeviceMachine(RuleBasedStateMachine):
             benched(
                 pcp_is_free=pcp_is_free,
                 poll_acknowledges=poll_acknowledges,
-                # Less than two pages is no granularity; 0 would be the automatic one.
-                update_space_kib=2 * granularity * PAGE_SIZE // 1024 or 1,
+                update_space_kib=_update_space_kib(granularity),
             )
         )
         self.kernel = self.bench.kernel
-        self.bench.meter.figures = Figures(0, 0, 0)
+        self.bench.meter.figures = WIDE(*(0 for _ in WIDE._fields))
         self.past = [(self.bench.clock(), self.bench.meter.figures)]
         self.looked_s = 0.0
 
@@ -135,7 +142,9 @@ class DeviceMachine(RuleBasedStateMachine):
     @rule(fh=files, thresholds=small_thresholds, separator=st.sampled_from((" ", "=", " = ")))
     def write(self, fh: int, thresholds: dict[int, int], separator: str) -> None:
         """Write thresholds."""
-        text = " ".join(f"{NAMES[index]}{separator}{pages}" for index, pages in thresholds.items()).encode()
+        text = " ".join(
+            f"{WIDE._fields[index]}{separator}{pages}" for index, pages in thresholds.items()
+        ).encode()
         assert self.kernel.write(fh, text) == len(text)
         self.model[fh].write(thresholds, self.sampled())
 
@@ -168,10 +177,35 @@ class DeviceMachine(RuleBasedStateMachine):
         self.bench.clock.tick(seconds)
         self.bench.meter.figures = figures
         self.bench.meter.pcp_pages = pcp_pages
-        # As the contract defines them: without pcp_is_free what lies there counts as used.
-        if not self.bench.meter.pcp_is_free:
-            figures = figures._replace(used=figures.used + pcp_pages)
-        self.past.append((self.bench.clock(), figures))
+        self.past.append((self.bench.clock(), self.figures()))
+
+    def figures(self) -> Figures:
+        """Return them as the contract defines them: without pcp_is_free what lies there counts as used."""
+        meter = self.bench.meter
+        if self.bench.table.pcp_is_free:
+            return meter.figures
+        return meter.figures._replace(used=meter.figures.used + meter.pcp_pages)
+
+    @rule(granularity=st.integers(0, 6), pcp_is_free=st.booleans(), poll_acknowledges=st.booleans())
+    def reload(self, granularity: int, *, pcp_is_free: bool, poll_acknowledges: bool) -> None:
+        """Change what can be changed: who has crossed until now is notified, and nobody else."""
+        before = self.figures()
+        redefined = pcp_is_free != self.bench.table.pcp_is_free
+        self.bench.device.poll_acknowledges = self.poll_acknowledges = poll_acknowledges
+        self.bench.sampler.tune(
+            Tuning(PERIOD_S, 15, 0.02, 1, _update_space_kib(granularity), pcp_is_free, None)
+        )
+        assert self.bench.sampler._take_over(select.poll())
+        woken = set()
+        if redefined:
+            woken = {observer.see(before, self.granularity) for observer in self.model.values()} - {0}
+            for observer in self.model.values():
+                observer.redefine(self.figures().used - before.used, self.figures().used)
+            self.looked_s = self.bench.clock()
+            self.past.append((self.bench.clock(), self.figures()))
+        self.granularity = granularity
+        self.bench.clock.tick(1e-6)
+        assert sorted(self.kernel.notified()) == sorted(woken)
 
     @rule(
         fh=files,
@@ -232,7 +266,7 @@ class Scribe:
     def text(self) -> bytes:
         """Return a write."""
         r = self._random
-        names = r.sample(("total", "used", "active"), r.randint(0, 3))
+        names = r.sample(WIDE._fields, r.randint(0, 3))
         text = " ".join(f"{name}{r.choice((' ', '  ', '=', ' = ', chr(9)))}{self._value()}" for name in names)
         text += r.choice(("", "", "\n", "\0", " "))
         if r.random() < 0.4 and text:
@@ -244,7 +278,7 @@ class Scribe:
 
     def figures(self, total: int) -> Figures:
         """Return a memory near the thresholds."""
-        return Figures(total, self._random.randint(0, 9999), self._random.randint(0, 9999))
+        return WIDE(total, *(self._random.randint(0, 9999) for _ in WIDE._fields[1:]))
 
     def _value(self) -> str:
         r = self._random
@@ -267,7 +301,7 @@ def test_a_hundred_thousand_writes() -> None:
     scribe, total = Scribe(seed=2012), 10_000
     answers = {0: 0, -errno.EINVAL: 0}
     events = 0
-    with benched() as (kernel, _, sampler, meter, clock):
+    with benched() as (kernel, _, sampler, meter, clock, _):
         fhs = [kernel.open() for _ in range(4)]
         model = {fh: ModelObserver() for fh in fhs}
         writers = itertools.cycle(fhs)
@@ -279,7 +313,7 @@ def test_a_hundred_thousand_writes() -> None:
                 batch = [(next(writers), scribe.text()) for _ in range(8)]
                 sent = [kernel.send(fake_kernel.WRITE, write_body(fh, text)) for fh, text in batch]
                 for unique, (fh, text) in zip(sent, batch, strict=True):
-                    wanted = understood(text, total)
+                    wanted = understood(text, total, WIDE._fields)
                     _, error, body = kernel.reply_to(unique)
                     if wanted is None:
                         assert error == -errno.EINVAL, text

@@ -2,6 +2,7 @@
 """A daemon of its own for a test: started, watched, and looked at when it has ended."""
 
 import os
+import pwd
 import select
 import signal
 import subprocess
@@ -17,6 +18,24 @@ from support.waiting import DEADLINE_S, eventually
 TRANSPORT = os.environ.get("MEMNOTIFY_TEST_TRANSPORT", "fuse")
 """What serves the tests in tests/clients: cuse in a guest, fuse on this kernel."""
 PROGRAM = (sys.executable, "-m", "memnotify")
+NOBODY = pwd.getpwnam("nobody")
+AS_NOBODY = (
+    sys.executable,
+    "-c",
+    # Everything is imported before the rights are dropped: Python itself may lie where only root may read.
+    f"""
+import contextlib, io, os, sys, tomllib
+import memnotify.daemon, memnotify.transports.choice
+from memnotify.cli import main
+with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
+    main(["--version"])
+os.setgroups([])
+os.setgid({NOBODY.pw_gid})
+os.setuid({NOBODY.pw_uid})
+sys.exit(main(sys.argv[1:]))
+""",
+)
+"""The program, of an ordinary user who has started it himself."""
 # So that a threshold answers to a few MiB at once: the default granularity is 1/128 of memory.
 QUICK = ("--update-period", "20", "--max-update-period", "100", "--update-space", "64")
 

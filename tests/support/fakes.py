@@ -4,10 +4,10 @@
 import math
 import os
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from memnotify.figures import Figures, Meter
+from memnotify.figures import Figures, Meter, figures_with
 
 
 class FakeClock:
@@ -33,13 +33,17 @@ class FakeMeter(Meter):
     """
 
     def __init__(
-        self, used: int = 100, *, total: int = 10_000, active: int = 50, pcp_is_free: bool = True
+        self,
+        used: int = 100,
+        *,
+        total: int = 10_000,
+        active: int = 50,
+        further: Sequence[str] = (),
     ) -> None:
-        """Without files, so without what Meter does here."""
-        self.figures = Figures(total, used, active)
-        self.pcp_is_free = pcp_is_free
+        """Without files, so without what Meter does here. Further figures are 0."""
+        self.figures: Figures = figures_with(further)(total, used, active, *(0 for _ in further))
         self.pcp_pages = 0
-        self.pcp_limit_pages = total if pcp_is_free else 0
+        self.pcp_limit_pages = total
         self.plain_reads = 0
         self.exact_reads = 0
         self.before: list[Callable[[], None]] = []
@@ -59,8 +63,6 @@ class FakeMeter(Meter):
 
     def exact(self) -> tuple[Figures, int]:
         """Return the figures as the contract defines them, and the pages on the per-CPU lists."""
-        if not self.pcp_is_free:
-            return self.plain(), 0
         self.exact_reads += 1
         return self._take()
 

@@ -244,7 +244,7 @@ OURS = 'SUBSYSTEM=="cuse", KERNEL=="memnotify", MODE="0666"'
             "MODE=0666, and the device has it",
         ),
         ({"/etc/udev/rules.d/99-memnotify.rules": OURS.replace(", MODE", ", \\\n  MODE")}, OK, "/etc/udev"),
-        ({"/etc/udev/rules.d/50-m.rules": OURS.replace("memnotify", "mem*|other")}, OK, "50-m.rules"),
+        ({"/etc/udev/rules.d/50-m.rules": OURS.replace("memnotify", "other|mem*|third")}, OK, "50-m.rules"),
         ({"/etc/udev/rules.d/50-m.rules": OURS.replace("0666", "666")}, OK, "and the device has it"),
         ({"/etc/udev/rules.d/50-m.rules": 'ACTION!="remove", ' + OURS}, OK, "and the device has it"),
         # Of others, or of nobody

@@ -1,19 +1,23 @@
 # SPDX-License-Identifier: MIT
 """The sampler, step by step, with a fake memory and clock and without its thread."""
 
+import errno
 import os
+import select
 import threading
 from array import array
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from support.fakes import FakeClock, FakeMeter, Woken
 from support.waiting import DEADLINE_S
 
+from memnotify.device import Device
 from memnotify.figures import Figures
 from memnotify.observers import NO_HANDLE, Sample, Table
 from memnotify.pace import Pace
-from memnotify.sampler import Sampler
+from memnotify.sampler import Sampler, Tuning
 
 PERIOD_S = 0.25
 USED = 1
@@ -24,8 +28,8 @@ class Bench:
 
     def __init__(self, *, pcp_is_free: bool = True) -> None:
         self.clock = FakeClock()
-        self.meter = FakeMeter(pcp_is_free=pcp_is_free)
-        self.table = Table()
+        self.meter = FakeMeter()
+        self.table = Table(pcp_is_free=pcp_is_free)
         self.pace = Pace(PERIOD_S, 16 * PERIOD_S, fill_rate_pages_s=1e-9)
         self.notified = Woken()
         self.sampler = Sampler(self.table, self.meter, self.pace, self.notified, clock=self.clock)
@@ -274,3 +278,167 @@ def test_the_granularity_damps(bench: Bench, update_space_kib: int, falls_to: in
         assert bench.table.poll(bench.fh, NO_HANDLE)[0] is event
         bench.table.acknowledge(bench.fh)
     sampler.stop()
+
+
+# What it is tuned to while it runs
+
+
+def _tuned(**changed: Any) -> Tuning:
+    return Tuning(PERIOD_S, 16 * PERIOD_S, 0.02, 1e-9, 0, pcp_is_free=True, open_kicks=None)._replace(
+        **changed
+    )
+
+
+def _tune(bench: Bench, **changed: Any) -> None:
+    bench.sampler.tune(_tuned(**changed))
+    assert bench.sampler._take_over(select.poll())
+
+
+def _event(bench: Bench, used: int) -> bool:
+    """Whether it is one that ``used`` changes to this; it is acknowledged."""
+    bench.meter.use(used)
+    bench.clock.tick(1)
+    bench.sampler.look()
+    event, _ = bench.table.poll(bench.fh, NO_HANDLE)
+    bench.table.acknowledge(bench.fh)
+    return event
+
+
+def test_tuned_to_another_pace(bench: Bench) -> None:
+    """The interval begins anew at the new period, and what a client reads is no older than that."""
+    bench.subscribe(500)
+    for _ in range(4):
+        _event(bench, 100)
+    assert bench.pace.interval_s == 8 * PERIOD_S
+    _tune(bench, update_period_s=0.1, max_update_period_s=0.4, fill_rate_pages_s=7.0, min_update_period_s=1)
+    assert (bench.pace.fill_rate_pages_s, bench.pace.min_update_period_s) == (7.0, 0.1)
+    seen = [bench.pace.interval_s]
+    for _ in range(4):
+        _event(bench, 100)
+        seen.append(bench.pace.interval_s)
+    assert seen == [0.1, 0.1, 0.2, 0.4, 0.4]
+    sample = bench.sampler.current()
+    bench.clock.tick(0.2)
+    assert bench.sampler.current() is not sample
+
+
+def test_tuned_to_another_granularity(bench: Bench) -> None:
+    """It counts from the next event on; what is damped already stays so."""
+    bench.subscribe(500)
+    assert _event(bench, 500)
+    _tune(bench, update_space_kib=20 * os.sysconf("SC_PAGESIZE") // 1024)  # 10 pages instead of 78
+    assert [_event(bench, used) for used in (423, 422, 499, 500, 491, 490)] == [False, True] * 3
+
+
+@pytest.mark.parametrize("pcp_is_free", [True, False])
+@pytest.mark.parametrize("below", [True, False])
+def test_no_event_by_another_meaning_of_used(*, pcp_is_free: bool, below: bool) -> None:
+    """A threshold between both: nobody crosses by the change, and what then crosses it is an event."""
+    bench = Bench(pcp_is_free=not pcp_is_free)
+    bench.meter.use(400)
+    bench.meter.pcp_pages = 200
+    # Above by the plain figures, below by the exact ones; or on the same side by both.
+    bench.subscribe(500 if below else 300)
+    _tune(bench, pcp_is_free=pcp_is_free)
+    assert not _event(bench, 400)
+    assert bench.notified == []
+    if below:
+        assert _event(bench, 500 if pcp_is_free else 299)
+    else:
+        assert _event(bench, 299 if pcp_is_free else 99)
+    bench.sampler.stop()
+
+
+@pytest.mark.parametrize("pcp_is_free", [True, False])
+def test_a_crossing_just_before_another_meaning_of_used_is_told(*, pcp_is_free: bool) -> None:
+    """By the meaning that held when it happened, even where the new one would undo it."""
+    bench = Bench(pcp_is_free=not pcp_is_free)
+    bench.meter.pcp_pages = 200
+    bench.meter.use(700 if not pcp_is_free else 100)
+    bench.subscribe(500)
+    bench.clock.tick(1)
+    bench.meter.use(400)  # with the lists 600
+    _tune(bench, pcp_is_free=pcp_is_free)
+    assert bench.notified == [5]
+    assert bench.table.poll(bench.fh, NO_HANDLE)[0]
+    bench.table.acknowledge(bench.fh)
+    assert not _event(bench, 400)
+    bench.sampler.stop()
+
+
+def test_damping_follows_another_meaning_of_used(bench: Bench) -> None:
+    """After an event at 510 the next needs 78 pages, in the new sense as in the old."""
+    bench.meter.pcp_pages = 40
+    bench.subscribe(500)
+    assert _event(bench, 510)
+    _tune(bench, pcp_is_free=False)  # 550 now
+    assert not _event(bench, 433)  # 473
+    assert _event(bench, 432)  # 472
+
+
+def test_a_write_while_used_comes_to_mean_something_else(bench: Bench) -> None:
+    """Figures in the old sense would put the threshold on the wrong side: they are taken again."""
+    bench.meter.use(400)
+    bench.meter.pcp_pages = 200
+    bench.clock.tick(1)
+    device = Device(bench.table, bench.sampler, clock=bench.clock)
+
+    def change() -> None:
+        # The writer has read its figures, 400, and not yet subscribed.
+        bench.clock.tick(0.001)
+        _tune(bench, pcp_is_free=False)
+
+    bench.meter.after = [change]
+    assert device.write(bench.fh, b"used 500") == 8
+    assert not _event(bench, 400)
+    assert _event(bench, 299)
+
+
+def test_a_client_s_newer_figures_while_used_comes_to_mean_something_else(bench: Bench) -> None:
+    """The reading that both meanings are taken from is taken again: going back in time invents a crossing."""
+    bench.meter.use(400)
+    device = Device(bench.table, bench.sampler, clock=bench.clock)
+
+    def client_writes() -> None:
+        bench.clock.tick(1)
+        bench.meter.use(600)
+        device.write(bench.fh, b"used 500")
+        bench.clock.tick(1)
+
+    bench.meter.after = [client_writes]
+    bench.clock.tick(1)
+    _tune(bench, pcp_is_free=False)
+    assert not _event(bench, 600)
+    assert _event(bench, 499)
+
+
+def test_a_meaning_that_memory_has_no_room_for_just_now(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The kernel has no memory for its text: all stays, and is tried again."""
+
+    def fail() -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    bench.meter.before = [fail]
+    bench.sampler.tune(_tuned(pcp_is_free=False, update_period_s=7.0))
+    assert not bench.sampler._take_over(select.poll())
+    assert "taken over later" in caplog.text
+    assert (bench.table.pcp_is_free, bench.pace.update_period_s) == (True, PERIOD_S)
+    assert bench.sampler._take_over(select.poll())
+    assert (bench.table.pcp_is_free, bench.pace.update_period_s) == (False, 7.0)
+
+
+def test_another_meaning_of_used_is_no_movement(bench: Bench) -> None:
+    """The jump by the per-CPU lists is no rate at which memory moves, and no reason to look more often."""
+    bench.meter.pcp_pages = 5000
+    bench.subscribe(9999)
+    for _ in range(3):
+        _event(bench, 100)
+    _tune(bench, pcp_is_free=False, fill_rate_pages_s=1e-9)
+    seen = []
+    for _ in range(3):
+        _event(bench, 100)
+        seen.append(bench.pace.interval_s / PERIOD_S)
+    assert seen == [1, 2, 4]
+    assert bench.pace.rate_pages_s < 1

@@ -2,6 +2,7 @@
 """The sampler's thread: when it sleeps, what wakes it, how it ends."""
 
 import errno
+import itertools
 import logging
 import math
 import os
@@ -18,10 +19,11 @@ import pytest
 from support.fakes import FakeClock, FakeKick, FakeMeter, Woken
 from support.waiting import DEADLINE_S, eventually
 
+from memnotify.device import Device
 from memnotify.figures import MeterError
 from memnotify.observers import Table
 from memnotify.pace import Pace
-from memnotify.sampler import Sampler
+from memnotify.sampler import Sampler, Tuning
 
 USED = 1
 THRESHOLD = {USED: 500}
@@ -390,6 +392,114 @@ def test_nothing_is_counted_while_nobody_watches(kicked: Kicked) -> None:
     kicked.sampler.write({}, kicked.sampler.fh + 1)
     eventually(lambda: kicked.sampler.parked, "the sampler parks")
     assert (kicked.allocated.armed_pages, kicked.freed.armed_pages) == (math.inf, math.inf)
+
+
+# What it is tuned to
+
+
+def _tuned(update_period_s: float = 3600.0, *, pcp_is_free: bool = True, **more: Any) -> Tuning:
+    fields = {"min_update_period_s": 1, "fill_rate_pages_s": 1e-30, "update_space_kib": 0, "open_kicks": None}
+    return Tuning(update_period_s, 36_000.0, pcp_is_free=pcp_is_free, **(fields | more))
+
+
+def test_it_is_tuned_while_it_sleeps_for_long(make: Maker) -> None:
+    """It looks at once: what it had slept for is not what it would have slept for."""
+    sampler = make(update_period_s=3600.0)
+    woken = sampler.notified = Woken()
+    sampler.table.poll(sampler.fh, 9)
+    sampler.write(THRESHOLD)
+    eventually(lambda: sampler.sleeps_long, "the sampler sleeps")
+    sampler.memory.use(600)
+    sampler.tune(_tuned(0.001))
+    eventually(lambda: woken == [9], "the waiter is woken")
+    sampler.samples(3)
+
+
+def test_it_is_tuned_while_it_is_parked(make: Maker) -> None:
+    """It takes it over, and goes on sleeping."""
+    sampler = make()
+    eventually(lambda: sampler.parked, "the sampler sleeps")
+    sampler.tune(_tuned(pcp_is_free=False))
+    eventually(lambda: not sampler.table.pcp_is_free and len(sampler.sleeps) == 2, "it is taken over")
+    assert sampler.parked
+    assert sampler.rate.update_period_s == 3600.0
+
+
+def test_what_cannot_be_taken_over_is_tried_again(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parked, it is in no sample's way; and it does not spin where somebody watches."""
+    monkeypatch.setattr("memnotify.sampler._AGAIN_S", 0.001)
+
+    def fail() -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    sampler = make(update_period_s=0.02)
+    eventually(lambda: sampler.parked, "the sampler sleeps")
+    sampler.memory.before = [fail] * 3
+    sampler.tune(_tuned(0.02, pcp_is_free=False))
+    eventually(lambda: not sampler.table.pcp_is_free, "it is taken over")
+    sampler.write(THRESHOLD)
+    sampler.samples(2)
+    sleeps, reads = len(sampler.sleeps), sampler.memory.plain_reads
+    sampler.memory.before = [fail] * 20
+    sampler.tune(_tuned(0.02))
+    eventually(lambda: sampler.table.pcp_is_free, "it is taken over")
+    # A turn for each sample, one for the tuning and one that may have been under way.
+    assert len(sampler.sleeps) - sleeps <= sampler.memory.plain_reads - reads + 3
+
+
+def test_kicks_are_exchanged(kicked: Kicked) -> None:
+    """The old ones are closed, the new ones armed and listened to; in the end there are none."""
+    sampler, old, _, woken = kicked
+    new = FakeKick(), FakeKick()
+    fds = len(os.listdir("/proc/self/fd"))
+    sampler.tune(_tuned(open_kicks=lambda: new))
+    eventually(lambda: new[0].armed_pages == 400, "the new ones are armed")
+    assert len(os.listdir("/proc/self/fd")) == fds - 2
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.eventfd_read(old.fileno())
+    sampler.rate.kicked_s = 0.0
+    sampler.memory.use(500)
+    new[0].count(400)
+    eventually(lambda: woken == [9], "the waiter is woken")
+    sampler.tune(_tuned(open_kicks=lambda: None))
+    eventually(lambda: len(os.listdir("/proc/self/fd")) == fds - 4, "they are closed")
+    sampler.samples(0)
+
+
+def test_a_crossing_is_told_whatever_it_is_tuned_to(make: Maker) -> None:
+    """Clients write, wait and are woken while it is tuned to something else all the time."""
+    sampler = make(update_period_s=0.001)
+    sampler.memory.pcp_pages = 100
+    woken = sampler.notified = Woken()
+    done = threading.Event()
+
+    def reload() -> None:
+        meanings = itertools.cycle((False, True))
+        while not done.is_set():
+            sampler.tune(_tuned(0.001, pcp_is_free=next(meanings)))
+            eventually(lambda: not sampler._tunings or sampler.failures, "it is taken over")
+
+    thread = threading.Thread(target=reload)
+    thread.start()
+    device = Device(sampler.table, sampler)
+    try:
+        for handle in range(1, 300):
+            # With the per-CPU lists or without them: 500 is crossed by what moves, and by nothing else.
+            sampler.memory.use(300 if handle % 2 else 600)
+            device.write(sampler.fh, b"used 500")
+            device.poll(sampler.fh, select.POLLIN, handle)
+            seen = sampler.memory.plain_reads + sampler.memory.exact_reads
+            eventually(
+                lambda: sampler.memory.plain_reads + sampler.memory.exact_reads > seen + 2,  # noqa: B023 - at once
+                "more samples",
+            )
+            assert len(woken) == handle - 1
+            sampler.memory.use(600 if handle % 2 else 300)
+            eventually(lambda: len(woken) == handle, "the waiter is woken")  # noqa: B023 - at once
+    finally:
+        done.set()
+        thread.join(DEADLINE_S)
+    assert woken == list(range(1, 300))
 
 
 # How long a sleep may be

@@ -2,7 +2,6 @@
 """What only a kernel with CUSE shows: the node, its registration and the ways that fails."""
 
 import os
-import pwd
 import shutil
 import stat
 import subprocess
@@ -11,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.daemon import PROGRAM, Daemon, start
+from support.daemon import AS_NOBODY, NOBODY, PROGRAM, Daemon, start
 from support.program import Program
 from support.waiting import DEADLINE_S, eventually
 
 from memnotify.session import Session
 
 RULES = Path(__file__).parents[3] / "udev/99-memnotify.rules"
-NOBODY = pwd.getpwnam("nobody")
 
 
 def _refused(*arguments: str) -> str:
@@ -53,14 +51,15 @@ def test_the_pressure_trigger_has_the_short_window() -> None:
         assert "pressure" not in daemon.log
 
 
-def test_stalls_for_memory_wake_the_sampler_before_its_time() -> None:
+@pytest.mark.parametrize("user", [(), ("--user", "nobody")])
+def test_stalls_for_memory_wake_the_sampler_before_its_time(user: tuple[str, ...]) -> None:
     # A cgroup over memory.high makes its tasks stall and moves the system's figures by next to nothing.
     root = Path("/sys/fs/cgroup")
     (root / "cgroup.subtree_control").write_text("+memory")
     group = root / "memnotify-stall"
     group.mkdir()
     (group / "memory.high").write_text(str(8 << 20))
-    with Daemon("--update-period", "60000", "--max-update-period", "60000") as daemon:
+    with Daemon(*user, "--update-period", "60000", "--max-update-period", "60000") as daemon:
         fd = os.open(daemon.path, os.O_RDWR)
         os.write(fd, b"used 99%")
         eventually(lambda: not daemon.wakes_within(0.5), "it sleeps")
@@ -172,3 +171,25 @@ def test_who_may_open_it_is_served_while_udev_is_waited_for(udev: None) -> None:
     program.hear("ready: ")
     assert stat.S_IMODE(os.stat("/dev/memnotify").st_mode) == 0o666
     assert program.end() == 0
+
+
+def test_memory_stays_locked_when_root_is_given_up() -> None:
+    with Daemon("--user", "nobody") as daemon:
+        assert "memory is not locked" not in daemon.log
+        assert daemon.status("VmLck") > 0
+
+
+def test_who_may_open_cuse_serves_without_being_root(udev: None) -> None:
+    os.chown("/dev/cuse", 0, NOBODY.pw_gid)
+    os.chmod("/dev/cuse", 0o660)
+    with Daemon(name="memnotify", program=AS_NOBODY) as daemon:
+        assert stat.S_ISCHR(os.stat(daemon.path).st_mode)
+        read = ["head", "-n", "1", daemon.path]
+        done = subprocess.run(read, user="daemon", capture_output=True, text=True, check=True)
+        assert done.stdout.startswith("total ")
+        assert f"Uid:\t{NOBODY.pw_uid}" in Path(f"/proc/{daemon.pid}/status").read_text()
+    os.chmod("/dev/cuse", 0o600)
+    process = start("--transport", "cuse", program=AS_NOBODY)
+    _, log = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 1
+    assert "/dev/cuse: Permission denied" in log

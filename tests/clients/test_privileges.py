@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: MIT
+"""A daemon that has given root up: what it is then, what it can do all the same, what it leaves behind."""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.daemon import AS_NOBODY, NOBODY, QUICK, TRANSPORT, Daemon, ready, start
+from support.fake_manager import FakeManager
+from support.fake_memory import FakeMemory
+from support.memory import Hog, step_pages, used_pages
+from support.waiting import DEADLINE_S, eventually
+
+USER = ("--user", NOBODY.pw_name)
+# CAP_SYS_ADMIN and CAP_DAC_OVERRIDE
+TO_REMOVE = f"{1 << 21 | 1 << 1:016x}"
+NONE = f"{0:016x}"
+
+
+@pytest.fixture
+def dropped() -> Iterator[Daemon]:
+    with Daemon(*USER) as daemon:
+        yield daemon
+
+
+def _status(path: Path) -> dict[str, str]:
+    """Return a /proc status file by its names."""
+    pairs = (line.split(":", 1) for line in path.read_text().splitlines())
+    return {name: value.strip() for name, value in pairs}
+
+
+def _children(daemon: Daemon) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split()]
+
+
+def test_every_thread_is_another_user_without_any_rights(tmp_path: Path) -> None:
+    with Daemon(*USER, "--socket", str(tmp_path / "socket")) as daemon:
+        threads = [*Path(f"/proc/{daemon.pid}/task").iterdir()]
+        assert len(threads) == 3
+        for thread in threads:
+            status = _status(thread / "status")
+            assert set(status["Uid"].split()) == {str(NOBODY.pw_uid)}
+            assert set(status["Gid"].split()) == {str(NOBODY.pw_gid)}
+            assert status["Groups"] == ""
+            assert {status[f"Cap{name}"] for name in ("Inh", "Prm", "Eff", "Bnd", "Amb")} == {NONE}
+            assert status["NoNewPrivs"] == "1"
+        line = f"root is given up for good: user nobody ({NOBODY.pw_uid}), group {NOBODY.pw_gid}"
+        assert daemon.log.count(line) == 1
+        assert daemon.log.index(line) < daemon.log.index("ready: ")
+
+
+def test_without_setpcap_the_bounding_set_stays_and_nothing_else() -> None:
+    program = ("setpriv", "--bounding-set", "-setpcap", sys.executable, "-m", "memnotify")
+    with Daemon(*USER, program=program) as daemon:
+        status = _status(Path(f"/proc/{daemon.pid}/status"))
+        assert status["CapBnd"] != NONE
+        assert {status[f"Cap{name}"] for name in ("Inh", "Prm", "Eff", "Amb")} == {NONE}
+        assert status["NoNewPrivs"] == "1"
+
+
+def test_memory_is_locked_where_that_holds_without_root(dropped: Daemon) -> None:
+    limit = Path(f"/proc/{dropped.pid}/limits").read_text().split("Max locked memory", 1)[1].split()[1]
+    assert (dropped.status("VmLck") > 0) == (limit == "unlimited")
+    assert ("memory is not locked" in dropped.log) == (limit != "unlimited")
+
+
+def test_other_users_read_poll_and_are_woken(tmp_path: Path) -> None:
+    memory = FakeMemory(tmp_path, 50)
+    with Daemon(*USER, *QUICK, *FakeMemory.ARGUMENTS, program=memory.program) as daemon:
+        os.chmod(daemon.path, 0o666)  # as udev would
+        command = ["sh", "-c", f"exec 3<>{daemon.path}; echo used 70% >&3; head -n 1 <&3; echo set; cat <&3"]
+        client = subprocess.Popen(command, user="daemon", stdout=subprocess.PIPE, text=True)
+        assert client.stdout is not None
+        assert client.stdout.readline().startswith("total ")
+        client.kill()
+        client.wait()
+        client.stdout.close()
+        fd = os.open(daemon.path, os.O_RDWR)
+        os.write(fd, b"used 70%")
+        assert ready(fd, timeout_s=0) == 0
+        memory.use(80)
+        assert ready(fd) == select.POLLIN
+        os.close(fd)
+
+
+def test_allocations_still_end_a_long_sleep(hog: Hog) -> None:
+    arguments = ("--log-level", "debug", "--update-space", "67108864")
+    with Daemon(*USER, *arguments) as daemon:
+        fd = os.open(daemon.path, os.O_RDWR | os.O_CLOEXEC)
+        os.write(fd, b"used %d" % (used_pages(fd) + 4 * step_pages()))
+        eventually(lambda: "next sample in 8000 ms" in daemon.log, "the interval grows")
+        hog.hold(6 * step_pages())
+        assert ready(fd, timeout_s=4), daemon.log
+        os.close(fd)
+
+
+def test_what_was_made_is_removed_at_the_end(tmp_path: Path) -> None:
+    place = tmp_path / "socket"
+    with Daemon(*USER, "--socket", str(place)) as daemon:
+        assert place.exists()
+        assert daemon.end() == 0
+        assert not place.exists()
+        assert not os.path.lexists(daemon.path)
+        assert daemon.path not in Path("/proc/self/mountinfo").read_text()
+
+
+def test_what_was_made_is_removed_even_if_it_is_killed(tmp_path: Path) -> None:
+    place = tmp_path / "socket"
+    daemon = Daemon(*USER, "--socket", str(place))
+    (remover,) = _children(daemon)
+    # A terminal and systemd send theirs to all processes of a group.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGABRT):
+        os.kill(remover, number)
+    daemon.end(signal.SIGKILL)
+    eventually(lambda: not place.exists(), "the socket is removed")
+    eventually(lambda: not os.path.lexists(daemon.path), "the device is removed")
+    eventually(lambda: not os.path.exists(f"/proc/{remover}"), "nothing is left running")
+
+
+def test_the_process_that_stays_root_can_remove_and_nothing_else(tmp_path: Path) -> None:
+    with Daemon(*USER, "--socket", str(tmp_path / "socket")) as daemon:
+        (remover,) = _children(daemon)
+        proc = Path(f"/proc/{remover}")
+        eventually(lambda: _status(proc / "status")["Name"] == "memnotify-rm", "it waits")
+        status = _status(proc / "status")
+        assert {status[f"Cap{name}"] for name in ("Prm", "Eff", "Bnd")} == {TO_REMOVE}
+        assert {status[f"Cap{name}"] for name in ("Inh", "Amb")} == {NONE}
+        assert status["NoNewPrivs"] == "1"
+        opened = {os.readlink(fd).split(":")[0] for fd in (proc / "fd").iterdir() if int(fd.name) > 2}
+        assert opened <= {"pipe", daemon.path}
+
+
+def test_without_anything_to_remove_nobody_stays_root(dropped: Daemon) -> None:
+    assert bool(_children(dropped)) == (TRANSPORT == "fuse")
+
+
+def test_the_manager_is_told_though_the_user_could_not_open_its_socket(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    with (
+        FakeManager(str(tmp_path / "notify")) as systemd,
+        Daemon(*USER, environment=systemd.environment) as daemon,
+    ):
+        systemd.hear("READY=1")
+        assert daemon.end() == 0
+        systemd.hear("STOPPING=1")
+
+
+@pytest.mark.parametrize(
+    ("program", "user", "message"),
+    [
+        ((sys.executable, "-m", "memnotify"), "no-such-user", "there is no user 'no-such-user'"),
+        ((sys.executable, "-m", "memnotify"), "root", "--user root is root itself"),
+        (AS_NOBODY, "daemon", "only root can become user daemon"),
+    ],
+)
+def test_a_wrong_user(program: tuple[str, ...], user: str, message: str) -> None:
+    process = start("--transport", TRANSPORT, "--user", user, program=program)
+    _, log = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 2, log
+    assert message in log
+    assert "Traceback" not in log
+
+
+def test_rights_that_cannot_be_given_up_are_not_kept(tmp_path: Path) -> None:
+    program = ("setpriv", "--bounding-set", "-setuid", sys.executable, "-m", "memnotify")
+    path = "/dev/memnotify-kept"
+    place = tmp_path / "socket"
+    arguments = ("--transport", TRANSPORT, "--name", "memnotify-kept", "--socket", str(place))
+    process = start(*arguments, *USER, program=program)
+    _, log = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 1, log
+    assert "cannot become user nobody for good" in log
+    assert "CAP_SETUID" in log
+    assert "ready" not in log
+    assert "Traceback" not in log
+    assert not place.exists()
+    assert not os.path.lexists(path)

@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: MIT
+"""SIGHUP: what changes, what stays, and that no client, event, descriptor or memory is lost by it."""
+
+import os
+import select
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support.daemon import PROGRAM, QUICK, TRANSPORT, Daemon, ready, start, status
+from support.fake_memory import FakeMemory
+from support.waiting import DEADLINE_S, eventually
+
+RELOADS = 1000
+EVENTS = 40
+# Whatever a reload left behind would be there a thousand times: a page each is 4 MB.
+GROWTH_KIB = 1024
+
+
+class Configured(Daemon):
+    """A daemon of a fake memory, with a configuration file that a test changes."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self.memory = FakeMemory(folder)
+        self.file = folder / "memnotify.toml"
+        self.file.touch()
+        super().__init__("--config", str(self.file), *arguments, program=self.memory.program)
+
+    def reload(self, text: str, said: str = "configuration reloaded") -> str:
+        """Change the file, send SIGHUP and return what was logged until ``said`` was."""
+        before = len(self.log)
+        # At once, as a reload that comes otherwise may read it meanwhile.
+        new = self.file.with_suffix(".new")
+        new.write_text(text)
+        new.rename(self.file)
+        self.process.send_signal(signal.SIGHUP)
+        eventually(lambda: said in self.log[before:], f"it says {said!r}")
+        return self.log[before:]
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Configured]:
+    """Return a daemon of which half of the memory is used."""
+    with Configured(tmp_path) as daemon:
+        yield daemon
+
+
+@pytest.fixture
+def fd(daemon: Configured) -> Iterator[int]:
+    """Return an open file that waits for the memory to be used up to 80 %."""
+    fd = os.open(daemon.path, os.O_RDWR)
+    os.write(fd, b"used 80%")
+    yield fd
+    os.close(fd)
+
+
+def test_what_changes(daemon: Configured, fd: int) -> None:
+    """The client of before is the one of after: its thresholds hold, by the new settings."""
+    assert "changed: nothing" in daemon.reload("")
+    log = daemon.reload("update_period = 20\nmax_update_period = 100\npoll_acknowledges = true\n")
+    assert "changed: update_period, max_update_period, poll_acknowledges" in log
+    daemon.memory.use(90)
+    assert ready(fd) == select.POLLIN
+    assert ready(fd, timeout_s=0) == 0
+    log = daemon.reload("update_period = 20\nlog_level = 'debug'")
+    assert "changed: max_update_period, poll_acknowledges, log_level" in log
+    daemon.memory.use(50)
+    assert ready(fd) == ready(fd, timeout_s=0) == select.POLLIN
+    eventually(lambda: "next sample in" in daemon.log, "the log explains")
+
+
+def test_what_stays(daemon: Configured, fd: int) -> None:
+    log = daemon.reload("name = 'other'\nsocket_mode = '600'\nupdate_period = 20\n", "takes a restart")
+    assert "changed: update_period" in log
+    assert "WARNING: a change of socket_mode takes a restart" in log  # the name is given as an option
+    daemon.memory.use(90)
+    assert ready(fd) == select.POLLIN
+
+
+def test_what_is_wrong(daemon: Configured, fd: int) -> None:
+    """It is said where, nothing of it holds, and the next one is as good as ever."""
+    log = daemon.reload("update_space = 64\nupdate_perod = 20\n", "stays as it was")
+    assert f'ERROR: {daemon.file}:2: unknown key "update_perod": do you mean update_period?' in log
+    daemon.file.unlink()
+    daemon.process.send_signal(signal.SIGHUP)
+    eventually(lambda: f"{daemon.file}: No such file or directory" in daemon.log, "it says so")
+    assert "changed: update_space\n" in daemon.reload("update_space = 64\n")
+    daemon.memory.use(90)
+    assert ready(fd) == select.POLLIN
+
+
+def test_options_hold_over_files(tmp_path: Path) -> None:
+    with Configured(tmp_path, "--update-space", "64") as daemon:
+        assert "changed: fill_rate\n" in daemon.reload("update_space = 128\nfill_rate = 1")
+
+
+def test_a_thousand_reloads(tmp_path: Path) -> None:
+    """While clients come, go, read, write and are woken: each crossing is an event, and nothing leaks."""
+    with Configured(tmp_path, *QUICK) as daemon:
+        done = threading.Event()
+        failures: list[str] = []
+
+        def client() -> None:
+            while not done.is_set():
+                other = os.open(daemon.path, os.O_RDWR)
+                os.write(other, b"used 99% active 95%")
+                if not os.read(other, 256).startswith(b"total ") or ready(other, timeout_s=0):
+                    failures.append("an event that no crossing caused")
+                os.close(other)
+
+        def watcher() -> None:
+            fd = os.open(daemon.path, os.O_RDWR)
+            os.write(fd, b"used 80%")
+            for event in range(EVENTS):
+                daemon.memory.use(50 if event % 2 else 90)
+                if ready(fd) != select.POLLIN:
+                    failures.append("a crossing that was no event")
+                    return
+                os.read(fd, 256)
+                if ready(fd, timeout_s=0.05):
+                    failures.append("an event that no crossing caused")
+            os.close(fd)
+            woken.set()
+
+        woken = threading.Event()
+        threads = [threading.Thread(target=client), threading.Thread(target=watcher)]
+        for thread in threads:
+            thread.start()
+        try:
+            _reload(daemon, 100)
+            kept = _kept(daemon)
+            _reload(daemon, RELOADS)
+            eventually(lambda: woken.is_set() or failures, "all events have come")
+        finally:
+            done.set()
+            for thread in threads:
+                thread.join(DEADLINE_S)
+        assert failures == []
+        # A reload more, as the last client's end is handled after it is told.
+        _reload(daemon, 1)
+        eventually(lambda: _kept(daemon)[:2] == kept[:2], f"descriptors and threads are {kept[:2]} again")
+        assert _kept(daemon)[2] <= kept[2] + GROWTH_KIB
+
+
+def _reload(daemon: Configured, times: int) -> None:
+    """Reload, each time to something else of what there is."""
+    for time in range(times):
+        daemon.reload(
+            f"max_update_period = {200 + time % 7}\nfill_rate = {6000 + time % 5}\n"
+            f"pcp_is_free = {'true' if time % 2 else 'false'}\n"
+            f"count_pages = {'false' if time % 4 == 3 else 'true'}\n"
+            f"poll_acknowledges = {'true' if time % 3 else 'false'}\n"
+        )
+
+
+def _kept(daemon: Configured) -> tuple[int, int, int]:
+    """Return how many descriptors and threads it has without clients, and how much memory in KiB."""
+    return _fds(daemon), daemon.status("Threads"), status(Path(f"/proc/{daemon.pid}/status"), "RssAnon")
+
+
+def _fds(daemon: Configured) -> int:
+    """Return them but for those of a kick's counters, of which there are none at times."""
+    folder = f"/proc/{daemon.pid}/fd"
+    count = 0
+    for name in os.listdir(folder):
+        try:
+            count += "perf_event" not in os.readlink(f"{folder}/{name}")
+        except FileNotFoundError:
+            continue
+    return count
+
+
+def test_while_it_starts(tmp_path: Path) -> None:
+    """From when it reads its configuration on: it is reloaded once it serves, and lives."""
+    stop = threading.Event()
+    hung_up = threading.Event()
+
+    def hang_up(process: Callable[[], int]) -> None:
+        while not stop.is_set():
+            with open(f"/proc/{process()}/status", encoding="ascii") as file:
+                blocked = next(int(line.split()[1], 16) for line in file if line.startswith("SigBlk"))
+            if blocked & 1 or hung_up.is_set():
+                os.kill(process(), signal.SIGHUP)
+                hung_up.set()
+
+    (tmp_path / "memnotify.toml").write_text("update_space = 64")
+    place = (
+        "--transport",
+        TRANSPORT,
+        "--name",
+        "memnotify-hup",
+        "--config",
+        str(tmp_path / "memnotify.toml"),
+    )
+    process = start(*place)
+    assert process.stderr is not None
+    thread = threading.Thread(target=hang_up, args=(lambda: process.pid,))
+    thread.start()
+    try:
+        log = []
+        for line in process.stderr:
+            log.append(line)
+            if sum("configuration reloaded" in line for line in log) > 3:
+                break
+    finally:
+        stop.set()
+        thread.join(DEADLINE_S)
+    fd = os.open("/dev/memnotify-hup", os.O_RDWR)
+    assert os.read(fd, 256).startswith(b"total ")
+    os.close(fd)
+    process.terminate()
+    _, rest = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0
+    assert "Traceback" not in "".join(log) + rest
+
+
+def test_nohup_has_its_way(tmp_path: Path) -> None:
+    """Where SIGHUP is ignored from the start it stays so."""
+    program = ("sh", "-c", 'trap "" HUP; exec "$@"', "sh", *PROGRAM)
+    with Daemon(program=program) as daemon:
+        daemon.process.send_signal(signal.SIGHUP)
+        fd = os.open(daemon.path, os.O_RDWR)
+        assert os.read(fd, 256).startswith(b"total ")
+        os.close(fd)
+        assert daemon.end() == 0
+        assert "reloaded" not in daemon.log
