@@ -25,9 +25,9 @@ def test_in_system(debian: Path, tmp_path: Path, subtests: pytest.Subtests) -> N
     )
     assert result.cases, result.output
     for case in result.cases:
+        for name, value in case.recorded.items():
+            print(f"{name}: {value}")  # noqa: T201 - pytest -rA shows it, but not from within a subtest
         with subtests.test(case.name):
-            for name, value in case.recorded.items():
-                print(f"{name}: {value}")  # noqa: T201 - pytest -rA shows it
             if case.outcome != "passed":
                 pytest.fail(f"{case.outcome} in the guest: {case.message}", pytrace=False)
     assert result.status == 0, result.output
