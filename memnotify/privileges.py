@@ -129,8 +129,8 @@ def _limit(kept: int) -> None:
 class Remover:
     """A process that stays root, waits until this one has ended, however it ends, and then removes things.
 
-    It has two capabilities, none to gain and no descriptor but those that removing takes, and no signal
-    but SIGKILL reaches it. To be made while there is one thread, before ``become``.
+    It has at most two capabilities, none to gain and no descriptor but those that removing takes, and no
+    signal but SIGKILL reaches it. To be made while there is one thread, before ``become``.
     """
 
     def __init__(self, removals: Collection[Removal]) -> None:
@@ -164,8 +164,10 @@ def _remove_at(end: int, removals: Collection[Removal]) -> NoReturn:
         # Above all the connection's own: as long as that is open somewhere, clients wait for an answer.
         for fd, following in zip(keep, [*keep[1:], _FDS], strict=True):
             os.closerange(fd + 1, following)
-        _limit(_TO_REMOVE)
-        keep_capabilities(_TO_REMOVE)
+        # A service may have been given less, and root needs none in its own folders.
+        capabilities = _TO_REMOVE & int(process_status()["CapPrm"], 16)
+        _limit(capabilities)
+        keep_capabilities(capabilities)
         forbid_new_privileges()
         with open("/proc/self/comm", "w", encoding="utf-8") as name:
             name.write("memnotify-rm")  # beside the daemon's own in ps

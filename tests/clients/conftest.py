@@ -11,11 +11,10 @@ from pathlib import Path
 import pytest
 from support.daemon import QUICK, TRANSPORT, Daemon
 from support.memory import Hog
+from support.program import POSTED
 from support.require import unavailable
 
 REPOSITORY = Path(__file__).parents[2]
-POSTED = Path(os.environ.get("MEMNOTIFY_MN_TEST_C", REPOSITORY.parent / "shared/mn_test.c"))
-"""The posted program; it is GPL and stays out of this tree."""
 TWIN = REPOSITORY / "tools/mn_test.py"
 
 

@@ -10,8 +10,8 @@ from guest import kernel, vm
 from guest import root as root_directory
 from support.require import unavailable
 
-# What runs inside of a guest is collected there only: test_in_guest.py boots it.
-collect_ignore = [] if os.environ.get(vm.IN_GUEST) == "1" else ["inside"]
+# What runs inside of a guest is collected there only: test_in_guest.py and test_system.py boot it.
+collect_ignore = [] if os.environ.get(vm.IN_GUEST) == "1" else ["inside", "system"]
 
 
 @pytest.fixture(scope="session")

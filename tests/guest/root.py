@@ -4,9 +4,11 @@
 import hashlib
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 from guest.kernel import GuestUnavailable, cached, output
+from guest.vm import REPOSITORY
 from support.debian import mirror
 
 PACKAGES = (
@@ -45,3 +47,12 @@ def debian(suite: str = "bookworm") -> Path:
         )  # fmt: skip
 
     return cached(f"{suite}-{hashlib.sha256(packages.encode()).hexdigest()[:8]}", make)
+
+
+def install(folder: Path) -> None:
+    """Make `folder` a layer to lay over such a root: memnotify in it, where a package has its files."""
+    command = ["make", "--silent", "install", "prefix=/usr", f"DESTDIR={folder}"]
+    done = subprocess.run(
+        command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout

@@ -20,6 +20,9 @@ OPTIONS = (
     "-p",
     "no:cacheprovider",
     f"--junitxml={RESULTS}/{REPORT}",
+    # The form of the report that has what a test has recorded.
+    "-o",
+    "junit_family=xunit1",
     # A test that waits for ever shows its stacks in the output before the guest's time is up.
     "-o",
     "faulthandler_timeout=120",
@@ -31,11 +34,15 @@ ENVIRONMENT = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 
 @dataclass(frozen=True)
 class Case:
-    """One test in the guest: passed, failed, error, skipped or xfailed, and what it said about that."""
+    """One test in the guest: passed, failed, error, skipped or xfailed, and what it said about that.
+
+    `recorded` is what it measured, by pytest's record_property.
+    """
 
     name: str
     outcome: str
     message: str
+    recorded: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -77,10 +84,13 @@ def cases(report: bytes) -> list[Case]:
 
 def _case(element: ET.Element) -> Case:
     name = f"{element.get('classname')}::{element.get('name')}"
+    recorded = {each.get("name", ""): each.get("value", "") for each in element.iter("property")}
     outcomes = {"failure": "failed", "error": "error", "skipped": "skipped"}  # the worst first
     for tag, outcome in outcomes.items():
         found = element.find(tag)
         if found is not None:
             message = found.text or found.get("message") or ""
-            return Case(name, "xfailed" if found.get("type") == "pytest.xfail" else outcome, message)
-    return Case(name, "passed", "")
+            return Case(
+                name, "xfailed" if found.get("type") == "pytest.xfail" else outcome, message, recorded
+            )
+    return Case(name, "passed", "", recorded)

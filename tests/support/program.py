@@ -12,6 +12,8 @@ from typing import Self
 
 from support.waiting import DEADLINE_S, eventually
 
+POSTED = Path(os.environ.get("MEMNOTIFY_MN_TEST_C", Path(__file__).parents[3] / "shared/mn_test.c"))
+"""The posted mn_test; it is GPL and stays out of this tree."""
 _WAITS = {"7", "232", "271", "281"}
 """poll, epoll_wait, ppoll and epoll_pwait, as /proc/PID/syscall says on x86-64."""
 _LOOKS = 20
@@ -24,13 +26,16 @@ class Program:
     Leaving the block ends it with SIGKILL, if the test has not ended it.
     """
 
-    def __init__(self, *command: str, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, *command: str, environment: Mapping[str, str] | None = None, user: str | None = None
+    ) -> None:
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env=os.environ | (environment or {}),
+            user=user,
             text=True,
         )
         self.lines: list[str] = []

@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: MIT
+"""memnotify.service, as an administrator uses it, with systemd as process 1."""
+
+import os
+import pwd
+import re
+import select
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.daemon import ready, status
+from support.memory import Hog, step_pages, used_pages
+from support.program import Program
+from support.unit import (
+    CLIENT,
+    DEVICE,
+    NAME,
+    NODE,
+    drop_in,
+    file,
+    log,
+    main_pid,
+    serves,
+    show,
+    state,
+    systemctl,
+)
+from support.waiting import eventually
+
+CONFIGURATION = Path("/etc/memnotify/memnotify.toml.d/test.toml")
+
+
+@pytest.fixture(scope="module")
+def started() -> None:
+    """Start the service; a test that stops it or has it die sees that it runs again."""
+    systemctl("start", NAME)
+
+
+@pytest.fixture
+def fd(started: None) -> Iterator[int]:
+    opened = os.open(NODE, os.O_RDWR | os.O_CLOEXEC)
+    yield opened
+    os.close(opened)
+
+
+def starts() -> bool:
+    """Whether systemctl start succeeds."""
+    return (
+        subprocess.run(["systemctl", "start", NAME], stderr=subprocess.DEVNULL, check=False).returncode == 0
+    )
+
+
+def analyzed(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Return what systemd-analyze says, which succeeds."""
+    return subprocess.run(["systemd-analyze", *arguments], capture_output=True, text=True, check=True)
+
+
+def test_active_means_that_a_user_can_open_it() -> None:
+    assert not os.path.exists(NODE)
+    systemctl("start", NAME)
+    assert serves()
+
+
+def test_status_tells_what_it_serves_and_to_how_many(fd: int) -> None:
+    eventually(lambda: "clients: 1" in show("StatusText"), "its status says so")
+    assert show("StatusText").startswith(f"{NODE}, a CUSE character device")
+    assert f'Status: "{NODE}' in systemctl("status", "--no-pager", NAME)
+
+
+def test_a_user_s_program_is_woken(started: None) -> None:
+    with Hog() as hog:
+        opened = os.open(NODE, os.O_RDONLY)
+        threshold = used_pages(opened) + step_pages()
+        os.close(opened)
+        with Program(CLIENT, f"used {threshold}", user="nobody") as program:
+            program.settle()
+            hog.hold(2 * step_pages())
+            assert program.end(0) == 0
+    assert program.lines[-1].startswith("--> memory figures reached 'total "), program.lines
+
+
+def test_nothing_that_it_wants_is_kept_from_it(started: None) -> None:
+    # What could not be had is said in the log, at level info.
+    said = log()
+    assert "pages are not counted" not in said
+    assert "pressure" not in said
+    assert "not locked" not in said
+    assert "WARNING" not in said
+    pid = main_pid()
+    held = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+    assert "/proc/pressure/memory" in held
+    assert "anon_inode:[perf_event]" in held
+    process = Path(f"/proc/{pid}/status")
+    assert status(process, "VmLck") > 0.9 * status(process, "VmSize")
+    assert Path(f"/proc/{pid}/oom_score_adj").read_text() == "-900\n"
+    assert re.search(r"(?m)^Max open files +524288 +524288 ", Path(f"/proc/{pid}/limits").read_text())
+
+
+def test_it_is_root_no_more(started: None) -> None:
+    process = Path(f"/proc/{main_pid()}/status").read_text()
+    user = pwd.getpwnam("memnotify")
+    assert re.search(rf"(?m)^Uid:(\t{user.pw_uid}){{4}}$", process), process
+    assert re.search(rf"(?m)^Gid:(\t{user.pw_gid}){{4}}$", process), process
+    assert re.search(r"(?m)^Groups:\t *$", process), process
+    for name in "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb":
+        assert f"{name}:\t0000000000000000\n" in process
+    assert "NoNewPrivs:\t1\n" in process
+    assert "Seccomp:\t2\n" in process
+
+
+def test_reload_takes_over_what_has_changed(fd: int) -> None:
+    pid = main_pid()
+    with file(CONFIGURATION, "update_period = 100\n"):
+        systemctl("reload", NAME)
+        eventually(lambda: "changed: update_period\n" in log(), "it says what has changed")
+    assert (state(), main_pid()) == ("active", pid)
+    assert os.read(fd, 256).startswith(b"total ")
+
+
+def test_reload_refuses_what_is_wrong_and_goes_on(fd: int) -> None:
+    with file(CONFIGURATION, "update_period = 'soon'\n"):
+        done = subprocess.run(["systemctl", "reload", NAME], capture_output=True, text=True, check=False)
+        assert done.returncode != 0
+        eventually(lambda: f"{CONFIGURATION}" in log(), "the log says where")
+    assert state() == "active"
+    assert os.read(fd, 256).startswith(b"total ")
+    systemctl("reload", NAME)
+
+
+def test_a_wrong_configuration_at_the_start_is_not_tried_again() -> None:
+    systemctl("stop", NAME)
+    with file(CONFIGURATION, "update_period = 'soon'\n"):
+        assert (
+            subprocess.run(["systemctl", "start", NAME], stderr=subprocess.DEVNULL, check=False).returncode
+            != 0
+        )
+        assert (state(), show("ExecMainStatus"), show("NRestarts")) == ("failed", "2", "0")
+        assert str(CONFIGURATION) in log()
+    systemctl("start", NAME)
+
+
+def test_killed_it_is_there_again(fd: int) -> None:
+    pid = main_pid()
+    os.kill(pid, signal.SIGKILL)
+    assert ready(fd) & select.POLLERR
+    eventually(lambda: state() == "active" and main_pid() not in {0, pid}, "it was started again")
+    assert serves()
+
+
+def test_hung_it_is_killed_and_there_again(started: None) -> None:
+    with drop_in("[Service]\nWatchdogSec=3\n"):
+        systemctl("restart", NAME)
+        pid = main_pid()
+        # Alive, it is left alone.
+        first = show("WatchdogTimestampMonotonic")
+        eventually(lambda: show("WatchdogTimestampMonotonic") != first, "it says that it lives")
+        os.kill(pid, signal.SIGSTOP)
+        eventually(lambda: show("Result") == "watchdog", "systemd has noticed")
+        eventually(lambda: state() == "active" and main_pid() not in {0, pid}, "it was started again")
+        assert serves()
+    systemctl("restart", NAME)
+
+
+def test_restart_and_stop(started: None) -> None:
+    pid = main_pid()
+    systemctl("restart", NAME)
+    assert main_pid() != pid
+    assert serves()
+    pid = main_pid()
+    systemctl("stop", NAME)
+    assert (state(), show("Result")) == ("inactive", "success")
+    assert not os.path.lexists(NODE)
+    assert not Path(f"/proc/{pid}").exists()
+    assert not Path("/run/memnotify").exists()
+    eventually(lambda: state(DEVICE) == "inactive", "systemd knows")
+    assert "Traceback" not in log()
+
+
+def test_how_exposed_it_is() -> None:
+    found = re.search(
+        r"Overall exposure level for \S+: ([0-9.]+)", analyzed("security", "--no-pager", NAME).stdout
+    )
+    assert found
+    stated = re.search(r"exposure of ([0-9.]+)", (Path(__file__).parents[3] / "docs/systemd.md").read_text())
+    assert stated
+    assert found[1] == stated[1]
+    assert float(found[1]) <= 2.0
+
+
+def test_the_unit_is_understood() -> None:
+    assert analyzed("verify", "--man=no", NAME).stderr == ""
+
+
+@pytest.fixture
+def without_cuse() -> Iterator[None]:
+    """Have a kernel that has no CUSE; systemd has not noticed."""
+    systemctl("stop", NAME)
+    subprocess.run(["modprobe", "--remove", "cuse"], check=True)
+    modules = Path("/lib/modules", os.uname().release)
+    where = os.readlink(modules)
+    modules.unlink()
+    yield
+    systemctl("stop", NAME)
+    modules.symlink_to(where)
+    subprocess.run(["modprobe", "cuse"], check=True)
+    systemctl("daemon-reload")
+
+
+def test_no_file_is_served_where_nobody_else_would_see_it(without_cuse: None) -> None:
+    assert not starts()
+    eventually(lambda: f"cannot mount at {NODE}" in log(), "it says so")
+
+
+def test_without_cuse_a_file_is_served_for_everybody(without_cuse: None) -> None:
+    systemctl("daemon-reload")
+    systemctl("start", NAME)
+    assert show("StatusText").startswith(f"{NODE}, a FUSE file")
+    assert serves()
+    pid = main_pid()
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: state() == "active" and main_pid() not in {0, pid}, "it was started again")
+    assert serves()
+    systemctl("stop", NAME)
+    assert not os.path.lexists(NODE)
+    assert NODE not in Path("/proc/self/mountinfo").read_text()
