@@ -31,7 +31,7 @@ grep '^--> memory figures reached' said
 before=$(pid)
 echo 'update_period = 500' >>/etc/memnotify/memnotify.toml
 systemctl reload memnotify
-systemctl is-active memnotify
+until journalctl --unit=memnotify | grep 'changed: update_period'; do sleep 0.1; done
 test "$(pid)" = "$before"
 memnotify doctor
 
