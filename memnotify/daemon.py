@@ -3,6 +3,7 @@
 
 import gc
 import logging
+import os
 import signal
 import threading
 from array import array
@@ -45,15 +46,15 @@ def serve(
     listener: "Listener | None" = None,
     *,
     user: User | None = None,
-    read: Callable[[], Settings] | None = None,
+    read: Callable[[], Settings],
 ) -> bool:
     """Serve until a signal asks to stop (True), or until the device is lost (False).
 
     The clients that connect to ``listener``, if there is one, are served as well. ``user`` is who root
     becomes before anybody is served. On SIGHUP the settings that ``read`` returns hold, as far as they
-    can, see Reload; without it SIGHUP ends. Main thread only, and once in a process. Closes
-    ``transport``. Raises TransportError if the device cannot be registered, PrivilegesError if root cannot
-    be given up, MeterError or OSError if the kernel's memory files cannot be read.
+    can, see Reload; if it says that the terminal is gone it ends. Main thread only, and once in a process.
+    Closes ``transport``. Raises TransportError if the device cannot be registered, PrivilegesError if root
+    cannot be given up, MeterError or OSError if the kernel's memory files cannot be read.
     """
     # Until the session can take them and what was made is cleaned up after them.
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOP | _HANGUP)
@@ -112,7 +113,7 @@ def serve(
                     last.callback(Remover(removals).close)
                 become(user)
 
-        reload = Reload(settings, read, sampler, device) if read else None
+        reload = Reload(settings, read, sampler, device)
         return _live(session, transport, table, threads, settle_in=settle_in, reload=reload)
 
 
@@ -130,10 +131,10 @@ def _live(
     threads: "Sequence[Sampler | SocketServer]",
     *,
     settle_in: Callable[[], None],
-    reload: Callable[[], str] | None,
+    reload: Reload,
 ) -> bool:
-    stop = _STOP if reload else _STOP | _HANGUP
-    if not _registered(session, transport, stop):
+    terminal = _has_terminal()
+    if not _registered(session, transport):
         return True
     main = threading.get_ident()
     failed = threading.Event()
@@ -154,7 +155,7 @@ def _live(
     session.catch(*_HANGUP, signal.SIGALRM)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANGUP)
     service.begin()
-    ended_by = _loop(session, service, stop, reload)
+    ended_by = _loop(session, service, reload, terminal=terminal)
     table.changed = None
     service.end()
     if failed.is_set():
@@ -166,10 +167,10 @@ def _live(
     return False
 
 
-def _registered(session: Session, transport: Transport, stop: Collection[signal.Signals]) -> bool:
+def _registered(session: Session, transport: Transport) -> bool:
     """Make the device; False if a signal has come meanwhile. Raises TransportError."""
-    session.catch(*stop)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, stop)
+    session.catch(*_STOP)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP)
     try:
         session.handshake()
     except InterruptedError:
@@ -183,18 +184,26 @@ def _registered(session: Session, transport: Transport, stop: Collection[signal.
 
 
 def _loop(
-    session: Session,
-    service: Service,
-    stop: Collection[signal.Signals],
-    reload: Callable[[], str] | None,
+    session: Session, service: Service, reload: Reload, *, terminal: bool
 ) -> Collection[signal.Signals]:
-    """Serve until signals of ``stop`` have come, and return them, or until the device is gone: none."""
+    """Serve until signals have come that end it, and return them, or until the device is gone: none."""
     while session.serve():
         caught = {signal.Signals(number) for number in session.caught()}
-        if ends := caught.intersection(stop):
+        if ends := caught & _STOP:
             return ends
-        if reload and signal.SIGHUP in caught:
+        if signal.SIGHUP in caught:
+            if terminal and not _has_terminal():
+                return {signal.SIGHUP}
             service.reload(reload)
         if signal.SIGALRM in caught:
             service.alarm()
     return ()
+
+
+def _has_terminal() -> bool:
+    """Whether there is a terminal in which this was started; a hang-up takes it away before the signal."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True

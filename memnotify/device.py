@@ -8,9 +8,8 @@ each thread that serves has its own, on the one table and sampler.
 import errno
 import logging
 import select
-import time
-from collections.abc import Callable
 
+from memnotify.logs import LIMITED
 from memnotify.observers import NO_HANDLE, Sample, Table
 from memnotify.sampler import Sampler
 from memnotify.thresholds import parse
@@ -26,8 +25,6 @@ _EVENT = _READABLE | select.POLLPRI
 # select() for writing always asks for POLLPRI as well, and is known by POLLNVAL, which poll() cannot ask for
 # (fs/select.c:wait_key_set, POLLEX_SET).
 _SELECT_WRITE = select.POLLNVAL | select.POLLOUT
-# A refused write is explained in the log at most this often: a client may repeat it as fast as it can.
-_EXPLAIN_EVERY_S = 1.0
 
 
 class Device:
@@ -42,17 +39,13 @@ class Device:
         sampler: Sampler,
         *,
         poll_acknowledges: bool = False,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._table = table
         self._sampler = sampler
         self.poll_acknowledges = poll_acknowledges
         """Whether a poll that reports an event clears it; may be changed between two requests."""
-        self._clock = clock
         self._sample: Sample | None = None
         self._line = b""
-        self._explained_s = float("-inf")
-        self._unexplained = 0
 
     def open(self, flags: int) -> int:
         """Return the fh of a new observer. Every access mode will do, whatever ``flags`` says."""
@@ -80,7 +73,7 @@ class Device:
             while not self._table.subscribe(fh, parse(text, sample.figures), sample):
                 sample = self._sampler.current()
         except ValueError as error:
-            self._explain(error)
+            log.debug("EINVAL: %s", error, extra=LIMITED)
             raise OSError(errno.EINVAL, str(error)) from None
         except KeyError:
             raise OSError(errno.EBADF, "not open") from None
@@ -117,14 +110,3 @@ class Device:
         if not self._table.watching:
             self._sampler.resubscribed()
         return handle
-
-    def _explain(self, refusal: ValueError) -> None:
-        if not log.isEnabledFor(logging.DEBUG):
-            return
-        now_s = self._clock()
-        if now_s - self._explained_s < _EXPLAIN_EVERY_S:
-            self._unexplained += 1
-            return
-        log.debug("EINVAL: %s (%d refused since the last such line)", refusal, self._unexplained)
-        self._explained_s = now_s
-        self._unexplained = 0

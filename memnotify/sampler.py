@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from memnotify.figures import NAMES, Meter
+from memnotify.logs import LIMITED
 from memnotify.observers import Distances, Sample, Table
 from memnotify.pace import Pace, granularity_pages
 from memnotify.system import set_timer_slack
@@ -245,7 +246,9 @@ class Sampler:
             try:
                 self._redefine(pcp_is_free=tuning.pcp_is_free)
             except OSError as error:
-                log.warning("memory cannot be read, the configuration is taken over later: %s", error)
+                log.warning(
+                    "memory cannot be read, the configuration is taken over later: %s", error, extra=LIMITED
+                )
                 self._pace.restart()
                 return False
             self._pace.set(
@@ -345,7 +348,7 @@ class Sampler:
                 self.look(kicked=kicked)
             except OSError as error:
                 # Where memory is short the kernel may have none for the text of its own files.
-                log.warning("memory cannot be read, trying again: %s", error)
+                log.warning("memory cannot be read, trying again: %s", error, extra=LIMITED)
                 self._pace.restart()
             return math.inf, False
         return due_s, kicked

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from memnotify._shim import ffi, lib
+from memnotify.logs import LIMITED
 
 # Each request pays for the look-up.
 _from_handle = ffi.from_handle
@@ -160,7 +161,7 @@ def _refusal(_type: type[BaseException], error: BaseException, trace: TracebackT
     """Turn a callback's exception into its answer."""
     if isinstance(error, OSError) and error.errno and error.errno != errno.ENOSYS:
         return -error.errno
-    log.error("a request failed", exc_info=(type(error), error, trace))
+    log.error("a request failed", exc_info=(type(error), error, trace), extra=LIMITED)
     return -errno.EIO
 
 

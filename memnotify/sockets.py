@@ -33,6 +33,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from memnotify.device import Device
+from memnotify.logs import LIMITED
 from memnotify.thresholds import WRITE_MAX
 
 log = logging.getLogger(__name__)
@@ -220,12 +221,14 @@ class SocketServer:
         if log.isEnabledFor(logging.DEBUG):
             size = struct.calcsize("iII")
             peer = struct.unpack("iII", connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
-            log.debug("socket: observer %d is process %d of user %d, group %d", connection.fh, *peer)
+            log.debug(
+                "socket: observer %d is process %d of user %d, group %d", connection.fh, *peer, extra=LIMITED
+            )
 
     def _accept_later(self, error: OSError) -> None:
         if not self._full:
             self._full = True
-            log.warning("no further client of the socket can be served: %s", error.strerror)
+            log.warning("no further client of the socket can be served: %s", error.strerror, extra=LIMITED)
         self._epoll.modify(self._listener, 0)
         self._again_s = min(self._again_s, self._clock() + _AGAIN_S)
 
@@ -293,7 +296,7 @@ class SocketServer:
         except OSError as error:
             connection.refusal = b"error %s\n" % (error.strerror or str(error)).encode()
         except Exception:
-            log.exception("a write to the socket failed")
+            log.exception("a write to the socket failed", extra=LIMITED)
             connection.refusal = b"error the daemon cannot read the figures, see its log\n"
 
     def _tell(self, connection: _Connection) -> None:
@@ -316,7 +319,7 @@ class SocketServer:
         except Exception as error:
             # Its event stays noted. The kernel has no memory for the line, or the figures cannot be read.
             if not isinstance(error, OSError) or error.errno not in (errno.ENOBUFS, errno.ENOMEM):
-                log.exception("a client of the socket cannot be told")
+                log.exception("a client of the socket cannot be told", extra=LIMITED)
             self._untold.add(connection)
             self._again_s = min(self._again_s, self._clock() + _AGAIN_S)
             return

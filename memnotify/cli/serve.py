@@ -4,18 +4,16 @@
 import argparse
 import logging
 import os
-import select
 import signal
 import sys
 from contextlib import ExitStack
-from typing import TextIO
 
-from memnotify import config_file
+from memnotify import config_file, logs
 from memnotify.config import COMMAND_LINE, SETTINGS, ConfigError, Configuration, Given
 
 _DESCRIPTION = """\
 Serve the memnotify device until SIGTERM or SIGINT. SIGHUP makes it read its
-configuration again, and loses no client and no event.
+configuration again, and loses no client and no event; that of a terminal that closes ends it.
 
 Where the kernel has CUSE and this user may open /dev/cuse, the device is a
 character device /dev/NAME (its mode is udev's business: 0600 without a rule).
@@ -87,15 +85,12 @@ def run(options: argparse.Namespace) -> int:
     try:
         return _serve(options)
     finally:
+        signal.sigtimedwait({signal.SIGHUP}, 0)  # one that nobody has taken ends nothing any more
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _serve(options: argparse.Namespace) -> int:
-    logging.basicConfig(
-        level="INFO",
-        handlers=[_Stderr(sys.stderr)],
-        format="memnotify: %(levelname)s: %(message)s",
-    )
+    logs.begin(sys.stderr)
     log = logging.getLogger(__name__)
     try:
         settings = load(options).settings
@@ -139,17 +134,6 @@ def _serve(options: argparse.Namespace) -> int:
 def _texts(text: str) -> tuple[str, ...]:
     """Convert an argument: a list, with commas between."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-class _Stderr(logging.StreamHandler[TextIO]):
-    """Logs to stderr and never waits for its reader, as clients would wait too; drops what does not fit."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write the record if there is room; a line fits into what a pipe then has, PIPE_BUF."""
-        poller = select.poll()
-        poller.register(2, select.POLLOUT)
-        if poller.poll(0) == [(2, select.POLLOUT)]:
-            super().emit(record)
 
 
 def _occupy_standard_fds() -> None:

@@ -4,6 +4,7 @@
 import os
 import select
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -226,3 +227,21 @@ def test_nohup_has_its_way(tmp_path: Path) -> None:
         os.close(fd)
         assert daemon.end() == 0
         assert "reloaded" not in daemon.log
+
+
+def test_a_terminal_that_closes_ends_what_was_started_in_it(tmp_path: Path) -> None:
+    """As for any command; as long as the terminal is there SIGHUP is a reload."""
+    near, far = os.openpty()
+    name = os.ttyname(far)
+    take = (
+        "import fcntl, os, sys, termios; fcntl.ioctl(os.open(sys.argv[1], os.O_RDWR), termios.TIOCSCTTY, 0)"
+    )
+    program = (sys.executable, "-c", f"{take}; os.execv(sys.argv[2], sys.argv[2:])", name, *PROGRAM)
+    daemon = Daemon(program=("setsid", *program))
+    daemon.process.send_signal(signal.SIGHUP)
+    eventually(lambda: "configuration reloaded" in daemon.log, "it is reloaded")
+    os.close(far)
+    os.close(near)
+    assert daemon.process.wait(DEADLINE_S) == 0
+    eventually(lambda: "SIGHUP: ending" in daemon.log, "it says why")
+    assert not os.path.lexists(daemon.path)

@@ -70,7 +70,7 @@ def benched(
         update_space_kib=update_space_kib,
         clock=clock,
     )
-    device = Device(table, sampler, poll_acknowledges=poll_acknowledges, clock=clock)
+    device = Device(table, sampler, poll_acknowledges=poll_acknowledges)
     with serving(device) as (kernel, _):
         yield Bench(kernel, table, sampler, meter, clock, device)
         Session.discard(table.close_all())

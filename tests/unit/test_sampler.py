@@ -381,7 +381,7 @@ def test_a_write_while_used_comes_to_mean_something_else(bench: Bench) -> None:
     bench.meter.use(400)
     bench.meter.pcp_pages = 200
     bench.clock.tick(1)
-    device = Device(bench.table, bench.sampler, clock=bench.clock)
+    device = Device(bench.table, bench.sampler)
 
     def change() -> None:
         # The writer has read its figures, 400, and not yet subscribed.
@@ -397,7 +397,7 @@ def test_a_write_while_used_comes_to_mean_something_else(bench: Bench) -> None:
 def test_a_client_s_newer_figures_while_used_comes_to_mean_something_else(bench: Bench) -> None:
     """The reading that both meanings are taken from is taken again: going back in time invents a crossing."""
     bench.meter.use(400)
-    device = Device(bench.table, bench.sampler, clock=bench.clock)
+    device = Device(bench.table, bench.sampler)
 
     def client_writes() -> None:
         bench.clock.tick(1)
@@ -410,6 +410,41 @@ def test_a_client_s_newer_figures_while_used_comes_to_mean_something_else(bench:
     _tune(bench, pcp_is_free=False)
     assert not _event(bench, 600)
     assert _event(bench, 499)
+
+
+def test_a_client_s_newer_figures_between_both_meanings(bench: Bench) -> None:
+    """The same, when who has crossed in the old sense is told already: no side is taken from the older."""
+    writer = bench.table.open()
+
+    def client_writes(_: "array[int]", _count: int) -> None:
+        bench.clock.tick(1)
+        bench.meter.use(600)
+        Device(bench.table, sampler).write(writer, b"used 500")
+        bench.clock.tick(1)
+
+    sampler = Sampler(bench.table, bench.meter, bench.pace, client_writes, clock=bench.clock)
+    bench.subscribe(300)
+    bench.clock.tick(1)
+    bench.meter.use(400)
+    sampler.tune(_tuned(pcp_is_free=False))
+    assert sampler._take_over(select.poll())
+    sampler.look()
+    assert bench.table.poll(bench.fh, NO_HANDLE)[0]
+    assert not bench.table.poll(writer, NO_HANDLE)[0]
+    sampler.stop()
+
+
+def test_figures_that_come_too_late_to_mean_anything(bench: Bench) -> None:
+    """Who begins to read before the change is over, and ends after it, does not bring the old sense back."""
+    bench.meter.pcp_pages = 200
+    label = bench.table.pcp_is_free
+    _tune(bench, pcp_is_free=False)
+    bench.clock.tick(0.01)
+    sample = bench.sampler._exact(pcp_is_free=label)
+    bench.table.record(sample, bench.clock())
+    assert bench.table.latest.figures.used == 300
+    assert not bench.table.subscribe(bench.fh, {USED: 200}, sample)
+    assert bench.sampler.current().figures.used == 300
 
 
 def test_a_meaning_that_memory_has_no_room_for_just_now(
@@ -432,7 +467,7 @@ def test_a_meaning_that_memory_has_no_room_for_just_now(
 def test_another_meaning_of_used_is_no_movement(bench: Bench) -> None:
     """The jump by the per-CPU lists is no rate at which memory moves, and no reason to look more often."""
     bench.meter.pcp_pages = 5000
-    bench.subscribe(9999)
+    bench.subscribe(200)  # what lies there decides, so the samples are exact, before and after
     for _ in range(3):
         _event(bench, 100)
     _tune(bench, pcp_is_free=False, fill_rate_pages_s=1e-9)

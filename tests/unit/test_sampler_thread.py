@@ -256,6 +256,35 @@ def test_wake_ups_do_not_starve_sampling(make: Maker) -> None:
     assert len(sampler.sleeps) > 30
 
 
+@pytest.mark.parametrize("thresholds", [{}, THRESHOLD])
+def test_who_asks_whether_it_is_alive_changes_nothing_else(make: Maker, thresholds: dict[int, int]) -> None:
+    """It answers each time, asleep or waiting for a distant sample, and takes none for it."""
+    sampler = make(update_period_s=3600.0)
+    sampler.write(thresholds)
+    for _ in range(5):
+        eventually(sampler.answered, "it answers")
+    assert sampler.memory.plain_reads == 0
+
+
+def test_one_that_hangs_does_not_answer(make: Maker) -> None:
+    """A sample that does not end is no answer, however often it is asked, until it does."""
+    begun, end = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        begun.set()
+        end.wait(DEADLINE_S)
+
+    sampler = make(begin=False)
+    sampler.write(THRESHOLD)
+    sampler.memory.before = [hang]
+    sampler.begin()
+    assert begun.wait(DEADLINE_S)
+    sampler.answered()
+    assert not any(sampler.answered() for _ in range(100))
+    end.set()
+    eventually(sampler.answered, "it answers")
+
+
 def test_crossings_are_noticed(make: Maker) -> None:
     """All together: the thread notices each crossing and hands out the handle of who waits."""
     sampler = make(update_period_s=0.005)
@@ -463,7 +492,12 @@ def test_kicks_are_exchanged(kicked: Kicked) -> None:
     eventually(lambda: woken == [9], "the waiter is woken")
     sampler.tune(_tuned(open_kicks=lambda: None))
     eventually(lambda: len(os.listdir("/proc/self/fd")) == fds - 4, "they are closed")
-    sampler.samples(0)
+    # And not listened to any more, which would end each sleep at once.
+    eventually(lambda: sampler.sleeps_long and sampler.status("State") == "S", "the sampler sleeps")
+    sleeps = len(sampler.sleeps)
+    sampler.wake()
+    eventually(lambda: len(sampler.sleeps) > sleeps and sampler.status("State") == "S", "it sleeps again")
+    assert len(sampler.sleeps) == sleeps + 1
 
 
 def test_a_crossing_is_told_whatever_it_is_tuned_to(make: Maker) -> None:

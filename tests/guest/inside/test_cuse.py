@@ -146,6 +146,8 @@ def udev() -> Iterator[None]:
     yield
     process.terminate()
     process.wait()
+    # As its socket unit does: who finds it waits for udev.
+    Path("/run/udev/control").unlink()
 
 
 def test_ready_is_said_when_udev_has_opened_the_device_for_everybody(udev: None) -> None:
