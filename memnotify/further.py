@@ -67,8 +67,6 @@ def chosen(names: Sequence[str]) -> dict[str, str]:
 
 def _refusal(name: str) -> str:
     """Return why a name is not among the figures, and what to write instead."""
-    import difflib  # noqa: PLC0415 - the daemon keeps in memory what it imports
-
     if name in NAMES:
         return "is in every line: leave it out"
     for known, formula in FURTHER.items():
@@ -80,7 +78,17 @@ def _refusal(name: str) -> str:
         return f"contains {word!r}, which clients search the line for{instead}"
     if name.startswith("HugePages_"):
         return "counts huge pages, no memory: 'Hugetlb' is their size"
+    near = _nearest(name)
+    hint = f"did you mean {near!r}? There" if near else "there"
+    return f"is not known: {hint} are {', '.join(FURTHER)}"
+
+
+def _nearest(name: str) -> str:
+    """Return the name that may have been meant, or nothing."""
+    try:
+        import difflib  # noqa: PLC0415 - the daemon keeps in memory what it imports
+    except (ImportError, OSError):  # the user that root has become cannot read Python's files
+        return ""
     by_lower = {known.lower(): known for known in FURTHER}
     near = difflib.get_close_matches(name.lower(), by_lower, 1)
-    hint = f"did you mean {by_lower[near[0]]!r}? There" if near else "there"
-    return f"is not known: {hint} are {', '.join(FURTHER)}"
+    return by_lower[near[0]] if near else ""

@@ -4,6 +4,7 @@
 import os
 import re
 import select
+import sys
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
@@ -93,6 +94,13 @@ def test_refused(name: str, message: str) -> None:
     """It is said what is wrong with a name, and what to write instead."""
     with pytest.raises(ValueError, match=message):
         chosen(["slab", name])
+
+
+def test_refused_where_nothing_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a reload by the user that root has become, who may not be able to read Python's files."""
+    monkeypatch.setitem(sys.modules, "difflib", None)
+    with pytest.raises(ValueError, match="'slap' is not known: there are available, "):
+        chosen(["slap"])
 
 
 def test_adding_one_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
