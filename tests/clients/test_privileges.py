@@ -6,6 +6,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -89,13 +90,21 @@ def test_other_users_read_poll_and_are_woken(tmp_path: Path) -> None:
 
 
 def test_allocations_still_end_a_long_sleep(hog: Hog) -> None:
-    arguments = ("--log-level", "debug", "--update-space", "67108864")
-    with Daemon(*USER, *arguments) as daemon:
+    # Nobody moves memory by the 32 GiB that would bring the shortest interval back.
+    with Daemon(*USER, "--log-level", "debug", "--update-space", "67108864") as daemon:
         fd = os.open(daemon.path, os.O_RDWR | os.O_CLOEXEC)
-        os.write(fd, b"used %d" % (used_pages(fd) + 4 * step_pages()))
-        eventually(lambda: "next sample in 8000 ms" in daemon.log, "the interval grows")
-        hog.hold(6 * step_pages())
-        assert ready(fd, timeout_s=4), daemon.log
+        os.write(fd, b"used %d" % (used_pages(fd) + step_pages()))
+
+        eventually(lambda: "next sample in 2000 ms" in daemon.log, "the interval grows")
+        # It says so of a sample that a kick has brought about, and of no other.
+        kicks = daemon.log.count("how fast does memory move")
+
+        def kicked() -> bool:
+            hog.hold(step_pages())
+            hog.hold(0)
+            return daemon.log.count("how fast does memory move") > kicks
+
+        eventually(kicked, "it looks because pages were taken")
         os.close(fd)
 
 
@@ -148,6 +157,24 @@ def test_the_manager_is_told_though_the_user_could_not_open_its_socket(tmp_path:
         systemd.hear("READY=1")
         assert daemon.end() == 0
         systemd.hear("STOPPING=1")
+
+
+def test_a_reload_reads_what_the_user_may_read() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        file = Path(folder, "memnotify.toml")
+        file.write_text("update_period = 300\n")
+        with Daemon(*USER, "--config", str(file)) as daemon:
+            file.write_text("update_period = 400\n")
+            file.chmod(0o600)
+            daemon.process.send_signal(signal.SIGHUP)
+            eventually(lambda: "the configuration stays as it was" in daemon.log, "it is refused")
+            file.chmod(0o644)
+            daemon.process.send_signal(signal.SIGHUP)
+            eventually(lambda: "reloaded, changed: update_period" in daemon.log, "it is taken over")
+            fd = os.open(daemon.path, os.O_RDWR)
+            assert os.read(fd, 256).startswith(b"total ")
+            os.close(fd)
 
 
 @pytest.mark.parametrize(
