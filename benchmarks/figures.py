@@ -7,6 +7,7 @@ machine; compare rows.
 # ruff: noqa: SLF001 - parts are measured
 
 import argparse
+import itertools
 import os
 import statistics
 import sys
@@ -19,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from support.zoneinfo import zoneinfo
 
 from memnotify.figures import Meter
+from memnotify.further import FURTHER
 
 ROUND_S = 0.01
 
@@ -55,6 +57,7 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     with (
         Meter() as meter,
+        Meter(further=dict(itertools.islice(FURTHER.items(), 7))) as seven_further,
         elsewhere(zoneinfo(256, nodes=2).text) as two_nodes,
         elsewhere(zoneinfo(256, nodes=8).text) as eight_nodes,
         open("/proc/meminfo", "rb", buffering=0) as file,
@@ -66,6 +69,7 @@ def main() -> None:
             "understand it, by columns": lambda: meter._columns.values(text),
             "understand it, line by line": lambda: per_line(text),
             "plain figures": meter.plain,
+            "plain figures with seven further ones": seven_further.plain,
             "exact figures": meter.exact,
             "read and understand /proc/zoneinfo": meter._pcp_pages,
             "256 CPUs' on 2 nodes, without the kernel's time to write it": two_nodes._pcp_pages,

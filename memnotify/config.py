@@ -5,8 +5,10 @@ Pure: what is given, and from where, comes in; what holds, or what is wrong, goe
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, NamedTuple, get_type_hints
+
+from memnotify.further import chosen
 
 # Of KiB or MiB/s: more than any machine has, and no number of pages made of it outgrows 64 bits.
 _MOST = 2**48
@@ -39,6 +41,8 @@ class _About(NamedTuple):
     """What a text, or each of a list, must match, where there are no choices."""
     rule: str = "there is no NUL in it"
     """The pattern in words, after "see to it that"."""
+    check: Callable[[Any], object] | None = None
+    """Raises ValueError, saying why, for what cannot be for another reason."""
     default: str = ""
     """What the default means, where it does not speak for itself."""
 
@@ -79,6 +83,16 @@ class Settings(NamedTuple):
             rule="it has three octal digits, such as 660",
         ),
     ] = "666"
+    figures: Annotated[
+        tuple[str, ...],
+        _About(
+            "further figures for the line, after the three and in this order, such as available,swap_taken;"
+            " docs/figures.md has them all",
+            "NAMES",
+            check=chosen,
+            default="none",
+        ),
+    ] = ()
     user: Annotated[
         str,
         _About(
@@ -190,7 +204,13 @@ class Setting(NamedTuple):
             must = f"must be one of {', '.join(about.choices)}"
         elif about.choices is None and not _all_match(about.pattern, value):
             must = f"is wrong: see to it that {about.rule}"
+        elif about.check is None:
+            return
         else:
+            try:
+                about.check(value)
+            except ValueError as error:
+                raise ConfigError(f"{self.name}: {error}") from None
             return
         shown = show(value)
         if len(shown) > _SHOWN:

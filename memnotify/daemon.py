@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from memnotify.config import Settings
 from memnotify.device import Device
-from memnotify.figures import PAGE_SIZE, Meter
+from memnotify.figures import NAMES, PAGE_SIZE, Meter
+from memnotify.further import chosen
 from memnotify.kick import open_kicks
 from memnotify.observers import Table
 from memnotify.pace import Pace
@@ -59,7 +60,8 @@ def serve(
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOP | _HANGUP)
     # A dozen counters and more for each CPU, a connection for each client of the socket: 1,024 do not last.
     raise_fd_limit()
-    table = Table(pcp_is_free=settings.pcp_is_free)
+    further = chosen(settings.figures)
+    table = Table(len(NAMES) + len(further), pcp_is_free=settings.pcp_is_free)
     sockets: SocketServer | None = None
 
     def notify(handles: "array[int]", count: int) -> None:
@@ -70,7 +72,7 @@ def serve(
     with ExitStack() as undo:
         last = undo.enter_context(ExitStack())
         undo.callback(transport.close)
-        meter = undo.enter_context(Meter())
+        meter = undo.enter_context(Meter(further=further))
         meter.exact()  # if it cannot be read, say so before anybody is served
         sampler = Sampler(
             table,

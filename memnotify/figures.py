@@ -4,15 +4,20 @@
 import os
 import re
 import struct
+from collections.abc import Mapping, Sequence
 from threading import Lock
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, cast
 
 PAGE_SIZE = os.sysconf("SC_PAGESIZE")
 """Bytes in a page, the unit of every figure."""
+_PAGE_KIB = PAGE_SIZE // 1024
 
 
 class Figures(NamedTuple):
-    """The system's memory at one moment, in pages, in the order of the device's line."""
+    """The system's memory at one moment, in pages, in the order of the device's line.
+
+    ``figures_with`` makes the classes of figures that have further ones, which are fields as well.
+    """
 
     total: int
     used: int
@@ -25,9 +30,19 @@ class Figures(NamedTuple):
 
 
 NAMES = Figures._fields
-"""The names a client may use in a write, in the order of the line."""
+"""The names of the three that every line begins with, in its order."""
 TOTAL = NAMES.index("total")
 USED = NAMES.index("used")
+
+
+def figures_with(further: Sequence[str]) -> type[Figures]:
+    """Return the class of figures that have those of the names ``further`` after the three."""
+    names = (*NAMES, *further)
+    fields = NamedTuple("Figures", [(name, int) for name in names])  # type: ignore[misc] # not known before
+    line = b"".join(b" %s %%d" % name.encode() for name in names)[1:] + b"\n"
+    members = {"__slots__": (), "line": property(line.__mod__)}
+    return cast("type[Figures]", type("Figures", (fields, Figures), members))
+
 
 # Every one of them exists since Linux 2.6.32 (Shmem came last).
 _FIELDS = (
@@ -43,6 +58,7 @@ _FIELDS = (
     b"Shmem",
     b"SReclaimable",
 )
+_TERM = re.compile(r"([+-]?) ?(\w+)")
 _LINE = re.compile(rb"^(.+):( *[0-9]+) kB\n", re.MULTILINE)
 _COUNT = re.compile(rb"count: +([0-9]+)\n +high")
 # The first CPU's lines in each zone; the other CPUs have the same limits (mm/page_alloc.c:pageset_update).
@@ -66,19 +82,22 @@ class MeterError(RuntimeError):
 
 
 class _Columns:
-    """Where the fields stand in one text of /proc/meminfo: as in the next, unless a value outgrew its column.
+    """Where fields stand in one text of /proc/meminfo: as in the next, unless a value outgrew its column.
 
     Raises MeterError if one is missing or there twice.
     """
 
-    def __init__(self, text: bytes) -> None:
-        lines = [line for line in _LINE.finditer(text) if line[1] in _FIELDS]
+    def __init__(self, text: bytes, fields: Sequence[bytes]) -> None:
+        lines = [line for line in _LINE.finditer(text) if line[1] in fields]
         names = [line[1] for line in lines]
-        if sorted(names) != sorted(_FIELDS):
-            raise MeterError(
-                f"/proc/meminfo must have each of {b', '.join(_FIELDS).decode()} once; "
-                f"it reads:\n{text.decode(errors='replace')}"
-            )
+        wrong = [field for field in fields if names.count(field) != 1]
+        if wrong:
+            fault = f"/proc/meminfo must have {b', '.join(wrong).decode()} once"
+            if not set(wrong) & {*_FIELDS, *names}:
+                raise MeterError(
+                    f"{fault}, and has not: leave the figures that are made of it out (--figures)"
+                )
+            raise MeterError(f"{fault}; it reads:\n{text.decode(errors='replace')}")
         layout, end = "", 0
         for line in lines:
             # A whole line, " kB\n" at its end, for "Cached:" stands in "SwapCached:" too: with the newline
@@ -89,10 +108,10 @@ class _Columns:
         self._unpack = struct.Struct(layout).unpack_from
         words = self._unpack(text)
         self._labels, self._units = words[0::3], words[2::3]
-        self._values = [3 * names.index(name) + 1 for name in _FIELDS]
+        self._values = [3 * names.index(name) + 1 for name in fields]
 
     def values(self, text: bytes) -> list[int]:
-        """Return the values of ``_FIELDS`` in KiB. Raises ValueError or struct.error if one stands elsewhere.
+        """Return the values of the fields in KiB. Raises ValueError or struct.error if one stands elsewhere.
 
         A value cannot be cut: between a label and its unit it would have had to push one of them.
         """
@@ -107,7 +126,8 @@ class Meter:
 
     Pages on the per-CPU free lists are free as well, as a rule. The kernel's MemFree leaves them out,
     and since 6.7 they may be an eighth of a zone for minutes (mm/page_alloc.c:nr_pcp_high).
-    Raises OSError if a file cannot be opened.
+    ``further`` are the further figures, by name, and the fields that each is made of; they are as the
+    kernel says them, and below 0 they are 0. Raises OSError if a file cannot be opened.
     """
 
     pcp_limit_pages = 0
@@ -117,8 +137,23 @@ class Meter:
     next exact reading finds out.
     """
 
-    def __init__(self, *, meminfo: str = "/proc/meminfo", zoneinfo: str = "/proc/zoneinfo") -> None:
-        self._columns = _Columns(b"".join(b"%s:0 kB\n" % name for name in _FIELDS))  # no kernel's
+    def __init__(
+        self,
+        *,
+        further: Mapping[str, str] | None = None,
+        meminfo: str = "/proc/meminfo",
+        zoneinfo: str = "/proc/zoneinfo",
+    ) -> None:
+        made_of = {} if further is None else {name: _TERM.findall(text) for name, text in further.items()}
+        more = (field.encode() for terms in made_of.values() for _, field in terms)
+        self._fields = tuple(dict.fromkeys((*_FIELDS, *more)))
+        self._further = [
+            [(-1 if sign == "-" else 1, self._fields.index(field.encode())) for sign, field in terms]
+            for terms in made_of.values()
+        ]
+        self._figures = figures_with(tuple(made_of))
+        no_kernels = b"".join(b"%s:0 kB\n" % field for field in self._fields)
+        self._columns = _Columns(no_kernels, self._fields)
         self._exact = Lock()
         # Kept, for a large machine's text is half a MB, and memory is not to be taken while it is short.
         self._zones = bytearray(1 << 16)
@@ -141,16 +176,17 @@ class Meter:
         try:
             values = columns.values(text)
         except (ValueError, struct.error):
-            self._columns = columns = _Columns(text)
+            self._columns = columns = _Columns(text, self._fields)
             values = columns.values(text)
-        ram, free, buffers, cached, swap_cached, active, mlocked, swap, swap_free, shmem, reclaimable = values
+        needed = values[: len(_FIELDS)] if self._further else values
+        ram, free, buffers, cached, swap_cached, active, mlocked, swap, swap_free, shmem, reclaimable = needed
         total_kib = ram + swap
         # The contract's formula; Buffers + Cached + SwapCached is the kernel's NR_FILE_PAGES.
         used_kib = (
             total_kib - free - reclaimable - (buffers + cached + swap_cached) + shmem + mlocked - swap_free
         )
-        kib = PAGE_SIZE // 1024
-        return Figures(total_kib // kib, max(0, used_kib // kib), active // kib)
+        three = Figures(total_kib // _PAGE_KIB, max(0, used_kib // _PAGE_KIB), active // _PAGE_KIB)
+        return self._with_further(three, values) if self._further else three
 
     def exact(self) -> tuple[Figures, int]:
         """Read the figures as the contract defines them, and how many pages the per-CPU lists take from them.
@@ -189,6 +225,11 @@ class Meter:
     def __exit__(self, *_: object) -> None:
         """Close the meter."""
         self.close()
+
+    def _with_further(self, three: Figures, values: list[int]) -> Figures:
+        # Apart, as a generator in it would make plain() slower where there are none.
+        further = (sum(sign * values[field] for sign, field in terms) for terms in self._further)
+        return self._figures(*three, *(max(0, kib) // _PAGE_KIB for kib in further))
 
     def _pcp_pages(self) -> int:
         text, size = self._zones, 0

@@ -159,11 +159,11 @@ class Levels:
 class Table:
     """All observers by fh, their thresholds by level, the newest sample, and who crossed with it.
 
-    ``advance``, ``rearm`` and ``redefine`` belong to one thread, the sampler's; all others may be called
-    from any.
+    ``figures`` is how many there are in a sample. ``advance``, ``rearm`` and ``redefine`` belong to one
+    thread, the sampler's; all others may be called from any.
     """
 
-    def __init__(self, *, pcp_is_free: bool = True) -> None:
+    def __init__(self, figures: int = len(NAMES), *, pcp_is_free: bool = True) -> None:
         self.pcp_is_free = pcp_is_free
         """What ``used`` means. Any thread may read it, and label with it the sample that it then takes."""
         self.changed: Callable[[], object] | None = None
@@ -171,8 +171,8 @@ class Table:
         self._lock = Lock()
         self._observers: dict[int, Observer] = {}
         self._opened = 0
-        self._up = tuple(Levels(figure, 1) for figure in range(len(NAMES)))
-        self._down = tuple(Levels(figure, -1) for figure in range(len(NAMES)))
+        self._up = tuple(Levels(figure, 1) for figure in range(figures))
+        self._down = tuple(Levels(figure, -1) for figure in range(figures))
         self.latest = Sample(-math.inf, Figures(0, 0, 0), exact=False)
         """The newest sample that was recorded or advanced to. Any thread may read it."""
         self._not_before_s = -math.inf

@@ -2,8 +2,9 @@
 """When to sample next: back-off, distance, rate. Pure: times and figures in, seconds out."""
 
 import math
+from collections.abc import Sequence
 
-from memnotify.figures import PAGE_SIZE, Figures
+from memnotify.figures import PAGE_SIZE
 
 # Of the time in which the nearest level could be reached: a kick says that memory does move, perhaps faster
 # than it was seen to. Half of it finds a faster one in steps that halve as well.
@@ -80,7 +81,7 @@ class Pace:
         self.min_update_period_s = min(min_update_period_s, update_period_s)
         self.fill_rate_pages_s = fill_rate_pages_s
         # The last one of each kind, exact and not: between them `used` jumps by the per-CPU lists.
-        self._last: dict[bool, tuple[float, Figures]] = {}
+        self._last: dict[bool, tuple[float, Sequence[int]]] = {}
         self.interval_s = self.kicked_s = update_period_s
         self.restart()
 
@@ -94,13 +95,13 @@ class Pace:
         self._back_off_s = self.update_period_s
         # Never longer than it was: others' subscriptions must not slow down what is being watched closely.
         self.interval_s = min(self.interval_s, self.update_period_s)
-        self._origin: dict[bool, Figures] = {}
+        self._origin: dict[bool, Sequence[int]] = {}
         self._still_since_s = math.inf
 
     def see(
         self,
         taken_s: float,
-        figures: Figures,
+        figures: Sequence[int],
         granularity_pages: int,
         nearest_pages: float = math.inf,
         *,
@@ -142,7 +143,7 @@ class Pace:
             f" memory moves at {self._seen_rate_pages_s:.0f} pages/s"
         )
 
-    def _see_rate(self, taken_s: float, figures: Figures, quiet_s: float, *, exact: bool) -> None:
+    def _see_rate(self, taken_s: float, figures: Sequence[int], quiet_s: float, *, exact: bool) -> None:
         seen = 0.0
         if exact in self._last:
             last_s, last = self._last[exact]
@@ -152,7 +153,9 @@ class Pace:
         self._seen_rate_pages_s = max(seen, self._seen_rate_pages_s * 0.5 ** (quiet_s / _HALF_LIFE_S))
         self._last[exact] = taken_s, figures
 
-    def _back_off(self, taken_s: float, figures: Figures, granularity_pages: int, *, exact: bool) -> None:
+    def _back_off(
+        self, taken_s: float, figures: Sequence[int], granularity_pages: int, *, exact: bool
+    ) -> None:
         if exact not in self._origin:
             self._origin[exact] = figures
             self._still_since_s = taken_s

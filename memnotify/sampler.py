@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-from memnotify.figures import Meter
+from memnotify.figures import NAMES, Meter
 from memnotify.logs import LIMITED
 from memnotify.observers import Distances, Sample, Table
 from memnotify.pace import Pace, granularity_pages
@@ -179,7 +179,9 @@ class Sampler:
         distances = self._table.distances(sample, self._meter.pcp_limit_pages)
         self._pace.see(
             sample.taken_s,
-            sample.figures,
+            # Further ones bound the interval by their distance alone: what moves all the time, like the page
+            # cache, or is no memory, like what is only promised, would keep it short whoever watches what.
+            sample.figures[: len(NAMES)],
             granularity,
             distances.nearest,
             unannounced_pages=self._unannounced(distances, sample.taken_s),

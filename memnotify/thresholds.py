@@ -2,8 +2,9 @@
 """The grammar of a write: the bytes a client writes become thresholds in pages."""
 
 import re
+from collections.abc import Sequence
 
-from memnotify.figures import NAMES, PAGE_SIZE, TOTAL, Figures
+from memnotify.figures import PAGE_SIZE, TOTAL, Figures
 
 WRITE_MAX = 4096
 """Bytes; a longer write is refused."""
@@ -22,8 +23,8 @@ _VALUE = re.compile(rb"([0-9]+)(?:(\.[0-9]+)?([%KMGT]))?")
 def parse(text: bytes, figures: Figures) -> Thresholds:
     """Return the thresholds that ``text`` asks for; an empty result watches nothing.
 
-    ``figures`` gives the total that a value in percent refers to. Raises ValueError, with what was
-    not understood, and then nothing of the write holds.
+    ``figures`` gives the names there are, and the total that a value in percent refers to. Raises
+    ValueError, with what was not understood, and then nothing of the write holds.
     """
     if len(text) > WRITE_MAX:
         raise ValueError(f"{len(text)} bytes written, at most {WRITE_MAX} are read")
@@ -35,7 +36,7 @@ def parse(text: bytes, figures: Figures) -> Thresholds:
         if pair is None:
             raise ValueError(f"a name was expected at {_show(text[position:])}")
         name, value = pair.groups()
-        index = _index(name)
+        index = _index(name, figures._fields)
         pages = _pages(name, value, figures[TOTAL])
         if thresholds.setdefault(index, pages) != pages:
             raise ValueError(f"{_show(name)} is given twice, as {thresholds[index]} and as {pages} pages")
@@ -43,11 +44,11 @@ def parse(text: bytes, figures: Figures) -> Thresholds:
     return {index: pages for index, pages in thresholds.items() if pages}
 
 
-def _index(name: bytes) -> int:
+def _index(name: bytes, names: Sequence[str]) -> int:
     try:
-        return NAMES.index(name.decode("ascii"))
+        return names.index(name.decode("ascii"))
     except ValueError:  # UnicodeDecodeError is one
-        raise ValueError(f"unknown name {_show(name)}; the names are {', '.join(NAMES)}") from None
+        raise ValueError(f"unknown name {_show(name)}; the names are {', '.join(names)}") from None
 
 
 def _pages(name: bytes, text: bytes, total_pages: int) -> int:

@@ -11,6 +11,7 @@ from memnotify.cli.wait import NOTHING_WATCHED
 from memnotify.client import DEFAULT_PATH, ThresholdError
 from memnotify.client.figures import Figures
 from memnotify.client.thresholds import parse, spell
+from memnotify.further import FURTHER
 
 _DESCRIPTION = """\
 Print the two variables by which programs that follow systemd's memory-pressure
@@ -27,14 +28,15 @@ For a shell, or with --format unit as a drop-in for a service:
 
 The program calls its callback at each crossing, up and down. sd-event takes a
 character device or a socket; it refuses the file that is served without CUSE:
-use --socket there.
+use --socket there. Thresholds on further figures (available, free, ...) need
+a device that has them: 'memnotify serve --figures'.
 """
 _EPILOG = """\
 exit codes: 0 printed; 2 thresholds not understood, or wrong arguments
 """
 # Whether a text is understood does not depend on how much memory there is: so much that every percentage is
-# another number of pages.
-_ANY_FIGURES = Figures((("total", 2**40), ("used", 0), ("active", 0)))
+# another number of pages. Which figures the device has is not known.
+_ANY_FIGURES = Figures((("total", 2**40), *((name, 0) for name in ("used", "active", *FURTHER))))
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

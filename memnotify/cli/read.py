@@ -40,8 +40,9 @@ def run(options: argparse.Namespace) -> int:
 
 def as_table(figures: Figures) -> str:
     """Return a line for each figure: pages, human units, percent of total."""
+    longest = max(map(len, figures.names))
     return "\n".join(
-        f"{name:<6} {pages:>12} pages {human(pages.bytes):>10} {pages.percent:>6.1f} %"
+        f"{name:<{longest}} {pages:>12} pages {human(pages.bytes):>10} {pages.percent:>6.1f} %"
         for name, pages in ((name, figures[name]) for name in figures.names)
     )
 

@@ -35,7 +35,8 @@ def parse(text: bytes, figures: Figures) -> dict[str, int]:
             )
         name = pair[1].decode("ascii", errors="replace")
         if name not in figures.names:
-            raise _refused(pair[1], f"the names are {', '.join(figures.names)}")
+            names = ", ".join(figures.names)
+            raise _refused(pair[1], f"the names are {names} (others by 'memnotify serve --figures')")
         pages = _pages(pair[2], pair[3], pair[4], figures.total)
         if pages is None or pages > _VALUE_MAX:
             raise _refused(pair[0], f"a value is a number of pages up to {_VALUE_MAX}, or has a unit")

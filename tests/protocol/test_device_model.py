@@ -24,7 +24,7 @@ from support import fake_kernel
 from support.fake_kernel import FakeKernel, serving, write_body
 from support.fakes import FakeClock, FakeMeter
 from support.model import ModelObserver, granularity_of, understood
-from support.strategies import small_figures, small_pages, small_thresholds
+from support.strategies import WIDE, small_figures, small_pages, small_thresholds
 
 from memnotify.device import Device
 from memnotify.figures import NAMES, PAGE_SIZE, Figures
@@ -34,6 +34,7 @@ from memnotify.sampler import Sampler, Tuning
 from memnotify.session import Session
 
 PERIOD_S = 0.25
+FURTHER = WIDE._fields[len(NAMES) :]
 IN, PRI = select.POLLIN, select.POLLPRI
 SELECT_WRITE = 0x32E
 IDLE = select.POLLOUT | select.POLLWRNORM
@@ -59,7 +60,8 @@ def benched(
     *, pcp_is_free: bool = True, poll_acknowledges: bool = False, update_space_kib: int = 0
 ) -> Iterator[Bench]:
     """Give a bench, and clear it away: every handle that was kept is freed."""
-    clock, meter, table = FakeClock(), FakeMeter(), Table(pcp_is_free=pcp_is_free)
+    clock, meter = FakeClock(), FakeMeter(further=FURTHER)
+    table = Table(len(WIDE._fields), pcp_is_free=pcp_is_free)
     sampler = Sampler(
         table,
         meter,
@@ -103,7 +105,7 @@ class DeviceMachine(RuleBasedStateMachine):
             )
         )
         self.kernel = self.bench.kernel
-        self.bench.meter.figures = Figures(0, 0, 0)
+        self.bench.meter.figures = WIDE(*(0 for _ in WIDE._fields))
         self.past = [(self.bench.clock(), self.bench.meter.figures)]
         self.looked_s = 0.0
 
@@ -140,7 +142,9 @@ class DeviceMachine(RuleBasedStateMachine):
     @rule(fh=files, thresholds=small_thresholds, separator=st.sampled_from((" ", "=", " = ")))
     def write(self, fh: int, thresholds: dict[int, int], separator: str) -> None:
         """Write thresholds."""
-        text = " ".join(f"{NAMES[index]}{separator}{pages}" for index, pages in thresholds.items()).encode()
+        text = " ".join(
+            f"{WIDE._fields[index]}{separator}{pages}" for index, pages in thresholds.items()
+        ).encode()
         assert self.kernel.write(fh, text) == len(text)
         self.model[fh].write(thresholds, self.sampled())
 
@@ -262,7 +266,7 @@ class Scribe:
     def text(self) -> bytes:
         """Return a write."""
         r = self._random
-        names = r.sample(("total", "used", "active"), r.randint(0, 3))
+        names = r.sample(WIDE._fields, r.randint(0, 3))
         text = " ".join(f"{name}{r.choice((' ', '  ', '=', ' = ', chr(9)))}{self._value()}" for name in names)
         text += r.choice(("", "", "\n", "\0", " "))
         if r.random() < 0.4 and text:
@@ -274,7 +278,7 @@ class Scribe:
 
     def figures(self, total: int) -> Figures:
         """Return a memory near the thresholds."""
-        return Figures(total, self._random.randint(0, 9999), self._random.randint(0, 9999))
+        return WIDE(total, *(self._random.randint(0, 9999) for _ in WIDE._fields[1:]))
 
     def _value(self) -> str:
         r = self._random
@@ -309,7 +313,7 @@ def test_a_hundred_thousand_writes() -> None:
                 batch = [(next(writers), scribe.text()) for _ in range(8)]
                 sent = [kernel.send(fake_kernel.WRITE, write_body(fh, text)) for fh, text in batch]
                 for unique, (fh, text) in zip(sent, batch, strict=True):
-                    wanted = understood(text, total)
+                    wanted = understood(text, total, WIDE._fields)
                     _, error, body = kernel.reply_to(unique)
                     if wanted is None:
                         assert error == -errno.EINVAL, text

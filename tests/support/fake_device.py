@@ -7,7 +7,7 @@ import os
 import socket
 from collections.abc import Callable
 
-import memnotify.figures
+from memnotify import figures as daemons
 from memnotify.client.errors import told
 from memnotify.client.figures import Figures
 from memnotify.thresholds import parse
@@ -23,9 +23,9 @@ class FakeDaemon:
     up, one after each read and write, before the client sees what it returned.
     """
 
-    def __init__(self, used: int = 100, *, total: int = 10_000, active: int = 50, more: str = "") -> None:
-        self.figures = memnotify.figures.Figures(total, used, active)
-        self.more = more
+    def __init__(self, used: int = 100, *, total: int = 10_000, active: int = 50, **further: int) -> None:
+        kind = daemons.figures_with(tuple(further))
+        self.figures: daemons.Figures = kind(total, used, active, *further.values())
         self.serving = True
         self.refusal = errno.ENOENT
         self.opened = 0
@@ -41,9 +41,9 @@ class FakeDaemon:
         self.links.append(FakeLink(self, path))
         return self.links[-1]
 
-    def use(self, used: int, *, total: int | None = None) -> None:
+    def use(self, used: int, **changed: int) -> None:
         """Change the figures, and wake whoever has a threshold between."""
-        self.figures = self.figures._replace(used=used, total=total or self.figures.total)
+        self.figures = self.figures._replace(used=used, **changed)
         for link in self.links:
             link.notice()
 
@@ -79,7 +79,7 @@ class FakeLink:
     def read(self) -> Figures:
         """Acknowledge and return the figures."""
         self._acknowledge()
-        figures = Figures.parse(self._daemon.figures.line + self._daemon.more.encode())
+        figures = Figures.parse(self._daemon.figures.line)
         if self._daemon.after_read:
             self._daemon.after_read.pop(0)()
         return figures

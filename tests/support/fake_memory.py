@@ -16,7 +16,7 @@ sys.exit(main(sys.argv[2:]))
 _MEMINFO = b"""\
 MemTotal:       10000000 kB
 MemFree:         %d000000 kB
-MemAvailable:    9000000 kB
+MemAvailable:    %d000000 kB
 Buffers:               0 kB
 Cached:                0 kB
 SwapCached:            0 kB
@@ -31,7 +31,7 @@ SReclaimable:          0 kB
 
 
 class FakeMemory:
-    """10 GB, of which ``used_percent`` are used: 10 to 100, in tens. 10 % are active.
+    """10 GB, of which ``used_percent`` are used: 10 to 100, in tens. 10 % are active, 90 % available.
 
     ``program`` is what a daemon.Daemon is started with, and ``ARGUMENTS`` what it needs.
     """
@@ -40,7 +40,7 @@ class FakeMemory:
 
     def __init__(self, folder: Path, used_percent: int = 50) -> None:
         self._path = folder / "meminfo"
-        self._path.write_bytes(_MEMINFO % (10 - used_percent // 10, 1))
+        self._path.write_bytes(_MEMINFO % (10 - used_percent // 10, 9, 1))
         self.program = (sys.executable, "-c", _SERVE, str(self._path))
 
     def use(self, used_percent: int) -> None:
@@ -51,11 +51,15 @@ class FakeMemory:
         """Let so much be active from now on, up to 90."""
         self._write("Active", active_percent // 10)
 
+    def make_available(self, available_percent: int) -> None:
+        """Let so much be available from now on, up to 90."""
+        self._write("MemAvailable", available_percent // 10)
+
     def _write(self, name: str, digit: int) -> None:
         line = next(
-            line for line in (_MEMINFO % (0, 0)).splitlines() if line.startswith(name.encode() + b":")
+            line for line in (_MEMINFO % (0, 0, 0)).splitlines() if line.startswith(name.encode() + b":")
         )
-        place = (_MEMINFO % (0, 0)).index(line) + line.index(b"0000000")
+        place = (_MEMINFO % (0, 0, 0)).index(line) + line.index(b"0000000")
         fd = os.open(self._path, os.O_WRONLY)
         # One byte, so whoever reads meanwhile has the one number or the other.
         os.pwrite(fd, b"%d" % digit, place)

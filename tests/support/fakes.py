@@ -4,10 +4,10 @@
 import math
 import os
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from memnotify.figures import Figures, Meter
+from memnotify.figures import Figures, Meter, figures_with
 
 
 class FakeClock:
@@ -32,9 +32,16 @@ class FakeMeter(Meter):
     has looked at the clock already), and one of ``after``, when they are and nobody has them yet.
     """
 
-    def __init__(self, used: int = 100, *, total: int = 10_000, active: int = 50) -> None:
-        """Without files, so without what Meter does here."""
-        self.figures = Figures(total, used, active)
+    def __init__(
+        self,
+        used: int = 100,
+        *,
+        total: int = 10_000,
+        active: int = 50,
+        further: Sequence[str] = (),
+    ) -> None:
+        """Without files, so without what Meter does here. Further figures are 0."""
+        self.figures: Figures = figures_with(further)(total, used, active, *(0 for _ in further))
         self.pcp_pages = 0
         self.pcp_limit_pages = total
         self.plain_reads = 0

@@ -4,6 +4,7 @@
 From the manual's words alone, so that code and model can only agree if both say what it says.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -80,7 +81,7 @@ def granularity_of(total: int) -> int:
     return total // 128 or 512 * 1024 // PAGE_SIZE
 
 
-def understood(text: bytes, total: int) -> dict[int, int] | None:
+def understood(text: bytes, total: int, names: Sequence[str] = NAMES) -> dict[int, int] | None:
     """Return what a write asks for in pages, by the figure's place in the line; None if it is refused."""
     if len(text) > 4096:
         return None
@@ -90,10 +91,10 @@ def understood(text: bytes, total: int) -> dict[int, int] | None:
         name, *words = words
         if words and words[0] == b"=":
             words = words[1:]
-        if not words or name.decode("latin-1") not in NAMES:
+        if not words or name.decode("latin-1") not in names:
             return None
         pages = _pages(words.pop(0).decode("latin-1"), total)
-        index = NAMES.index(name.decode("latin-1"))
+        index = names.index(name.decode("latin-1"))
         if pages is None or wanted.setdefault(index, pages) != pages:
             return None
     return {index: pages for index, pages in wanted.items() if pages}

@@ -9,8 +9,9 @@ import select
 from collections.abc import Callable, Mapping, Sequence
 
 from support.fakes import FakeClock, FakeKick, FakeMeter
+from support.strategies import WIDE
 
-from memnotify.figures import Figures
+from memnotify.figures import NAMES, Figures
 from memnotify.observers import Table
 from memnotify.pace import Pace
 from memnotify.sampler import Sampler
@@ -72,10 +73,10 @@ class CurveKick(FakeKick):
 
 
 class CurveMeter(FakeMeter):
-    """A memory of which a figure follows a curve."""
+    """A memory of which a figure follows a curve; there is a further one."""
 
     def __init__(self, curve: Curve, clock: FakeClock, total: int, figure: str) -> None:
-        super().__init__(total=total)
+        super().__init__(total=total, further=WIDE._fields[len(NAMES) :])
         self.figure = figure
         self.pcp_limit_pages = 0
         self.curve = curve

@@ -8,15 +8,18 @@ from typing import NamedTuple
 from hypothesis import strategies as st
 from support import fake_kernel as kernel
 
-from memnotify.figures import NAMES, PAGE_SIZE, Figures
+from memnotify.figures import PAGE_SIZE, Figures, figures_with
 
 PAGES_MAX = 2**63 - 1
-_INDEXES = st.integers(0, len(NAMES) - 1)
+
+WIDE = figures_with(("available",))
+"""Figures with a further one: what holds for them must hold for any."""
+_INDEXES = st.integers(0, len(WIDE._fields) - 1)
 
 # A memory of few pages, so that figures meet thresholds, levels and each other: of those drawn from
 # evenly, half are about to cross.
 small_pages = st.sampled_from((0, 1, *range(8, 16), 20, 30))
-small_figures = st.builds(Figures, small_pages, small_pages, small_pages)
+small_figures = st.builds(WIDE, *(small_pages for _ in WIDE._fields))
 small_thresholds = st.dictionaries(
     _INDEXES, st.sampled_from((1, *range(9, 15), 21, 30)), min_size=1, max_size=3
 )
@@ -24,7 +27,7 @@ granularities = st.sampled_from(range(7))
 """Little enough to let a crossing through, and enough to damp one."""
 
 totals = st.one_of(st.integers(0, 2000), st.integers(0, 2**40))
-figures = st.builds(Figures, totals, totals, totals)
+figures = st.one_of(*(st.builds(kind, *(totals for _ in kind._fields)) for kind in (Figures, WIDE)))
 
 blanks = st.text(" \t\n\v\f\r", min_size=1, max_size=3).map(str.encode)
 _maybe_blanks = st.one_of(st.just(b""), blanks)
@@ -42,7 +45,7 @@ def spelled_thresholds(draw: st.DrawFn) -> tuple[bytes, dict[int, int]]:
     for place, index in enumerate(order):
         if place:
             text += draw(blanks)
-        text += NAMES[index].encode() + draw(_separators)
+        text += WIDE._fields[index].encode() + draw(_separators)
         text += b"0" * draw(st.integers(0, 3)) + b"%d" % chosen[index]
     text += draw(_maybe_blanks) + draw(st.sampled_from((b"", b"\n", b"\0", b"\n\0")))
     return text, {index: pages for index, pages in chosen.items() if pages}
@@ -70,7 +73,7 @@ def measures(draw: st.DrawFn, total: int) -> Measure:
 
 _WORDS = st.sampled_from(
     [
-        *(name.encode() for name in NAMES),
+        *(name.encode() for name in WIDE._fields),
         b"=",
         b"0",
         b"5",

@@ -15,7 +15,8 @@ PACKAGE = Path(memnotify.__file__).parent
 # Each room, and the rooms it may know. Everything that is not named here may know nothing.
 LAYERS: dict[str, set[str]] = {
     "figures": set(),
-    "config": set(),
+    "further": {"figures"},
+    "config": {"further"},
     "config_file": {"config"},
     "logs": set(),
     "pressure": set(),
@@ -37,6 +38,7 @@ LAYERS: dict[str, set[str]] = {
         "config",
         "device",
         "figures",
+        "further",
         "kick",
         "observers",
         "pace",
@@ -50,7 +52,17 @@ LAYERS: dict[str, set[str]] = {
         "system",
         "transports",
     },
-    "cli": {"client", "config", "config_file", "daemon", "figures", "logs", "privileges", "transports"},
+    "cli": {
+        "client",
+        "config",
+        "config_file",
+        "daemon",
+        "figures",
+        "further",
+        "logs",
+        "privileges",
+        "transports",
+    },
     "client": set(),
     "__main__": {"cli"},
     "": set(),
@@ -58,11 +70,13 @@ LAYERS: dict[str, set[str]] = {
 # What a pure room may import of the standard library: nothing that has to do with time or the world.
 PURE = {
     "config": {"re", "collections.abc", "typing"},
-    "thresholds": {"re"},
+    "thresholds": {"collections.abc", "re"},
     "observers": {"heapq", "math", "array", "collections.abc", "threading.Lock", "typing"},
-    "pace": {"math"},
+    "pace": {"collections.abc", "math"},
+    # difflib for what is misspelled
+    "further": {"collections.abc", "difflib"},
     # The one that reads: files by descriptor, and no time
-    "figures": {"os", "re", "struct", "threading.Lock", "typing"},
+    "figures": {"collections.abc", "os", "re", "struct", "threading.Lock", "typing"},
 }
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").rstrip("."): path

@@ -24,6 +24,8 @@ LINE = b"total 1000 used 250 active 7\n"
 
 # How it is told
 
+UNKNOWN = "is not understood: the names are total, used, active (others by 'memnotify serve --figures')"
+
 
 @pytest.mark.parametrize(
     "arguments",
@@ -483,7 +485,7 @@ def test_run_with_thresholds_that_are_not_understood(
         assert main(["run", *arguments, "--", "true"]) == 2
         out, err = capsys.readouterr()
         assert out == ""
-        assert err == "memnotify run: 'usd' is not understood: the names are total, used, active\n"
+        assert err == f"memnotify run: 'usd' {UNKNOWN}\n"
     assert daemon.links == []
 
 
@@ -556,9 +558,11 @@ def test_env_with_thresholds_that_are_not_understood(
     assert err.startswith("memnotify env: --when: ")
 
 
-@pytest.mark.parametrize("thresholds", ["used 40%", "used 0.5%", "used 80% used 80.0%"])
+@pytest.mark.parametrize(
+    "thresholds", ["used 40%", "used 0.5%", "used 80% used 80.0%", "available 10% SReclaimable 1G"]
+)
 def test_env_with_any_percentage(thresholds: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """However little it is."""
+    """However little it is, and of whatever a device may have."""
     assert main(["env", "--when", thresholds]) == 0
     assert "MEMORY_PRESSURE_WRITE" in capsys.readouterr().out
 
@@ -573,7 +577,7 @@ def test_watch_with_thresholds_that_are_not_understood(
     assert main(["watch", "--when", "used 80%", "--when", "usd 5"]) == 2
     assert capsys.readouterr() == (
         "",
-        "memnotify watch: 'usd' is not understood: the names are total, used, active\n",
+        f"memnotify watch: 'usd' {UNKNOWN}\n",
     )
     assert daemon.links == []
 
@@ -608,7 +612,7 @@ def test_lowmem_bus_with_thresholds_that_are_not_understood(
         assert main(["lowmem-bus", level, "usd 5"]) == 2
         out, err = capsys.readouterr()
         assert out == ""
-        assert err == "memnotify lowmem-bus: 'usd' is not understood: the names are total, used, active\n"
+        assert err == f"memnotify lowmem-bus: 'usd' {UNKNOWN}\n"
     assert daemon.links == []
 
 

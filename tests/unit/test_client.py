@@ -101,41 +101,37 @@ def test_what_is_no_line_is_refused(line: bytes) -> None:
 # The grammar is the device's, in code of its own
 
 
-def _both(text: bytes, total: int) -> None:
-    daemon_figures = memnotify.figures.Figures(total, 5, 5)
+def _both(text: bytes, now: memnotify.figures.Figures) -> None:
+    read = Figures.parse(now.line)
     try:
-        by_index = memnotify.thresholds.parse(text, daemon_figures)
+        by_index = memnotify.thresholds.parse(text, now)
     except ValueError:
         with pytest.raises(ThresholdError):
-            parse(text, figures(5, total))
+            parse(text, read)
     else:
-        expected = {memnotify.figures.NAMES[index]: pages for index, pages in by_index.items()}
-        assert parse(text, figures(5, total)) == expected
+        assert parse(text, read) == {now._fields[index]: pages for index, pages in by_index.items()}
 
 
-_numbers = st.integers(0, 2**40)
+@given(strategies.spelled_thresholds(), strategies.figures)
+def test_thresholds_in_pages(spelled: tuple[bytes, dict[int, int]], now: memnotify.figures.Figures) -> None:
+    _both(spelled[0], now)
 
 
-@given(strategies.spelled_thresholds(), _numbers)
-def test_thresholds_in_pages(spelled: tuple[bytes, dict[int, int]], total: int) -> None:
-    _both(spelled[0], total)
-
-
-@given(st.data(), _numbers)
-def test_thresholds_with_units(data: st.DataObject, total: int) -> None:
-    measures = data.draw(st.lists(strategies.measures(total), min_size=1, max_size=3))
+@given(st.data(), strategies.figures)
+def test_thresholds_with_units(data: st.DataObject, now: memnotify.figures.Figures) -> None:
+    measures = data.draw(st.lists(strategies.measures(now.total), min_size=1, max_size=3))
     _both(
         b" ".join(
             b"%s %s" % (name, m.text)
-            for name, m in zip((b"used", b"active", b"total"), measures, strict=False)
+            for name, m in zip((b"used", b"available", b"total"), measures, strict=False)
         ),
-        total,
+        now,
     )
 
 
-@given(st.one_of(strategies.nonsense, strategies.damaged_thresholds()), _numbers)
-def test_what_the_device_refuses(text: bytes, total: int) -> None:
-    _both(text, total)
+@given(st.one_of(strategies.nonsense, strategies.damaged_thresholds()), strategies.figures)
+def test_what_the_device_refuses(text: bytes, now: memnotify.figures.Figures) -> None:
+    _both(text, now)
 
 
 def test_thresholds_by_text_and_by_name() -> None:
@@ -299,6 +295,26 @@ def test_wait_for_a_time_only(daemon: FakeDaemon, device: Memnotify) -> None:
 
 
 # The daemon's end
+
+
+def test_a_further_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is watched by its name, up and down, until a daemon serves that does not have it."""
+    daemon = FakeDaemon(available=500)
+    monkeypatch.setattr("memnotify.client.device.Link", daemon.open)
+    with Memnotify(NAME) as device:
+        assert device.subscribe(available="10%", used=200)["available"].percent == 5.0
+        for pages, up in ((1000, True), (999, False)):
+            daemon.use(100, available=pages)
+            event = device.wait(0)
+            assert isinstance(event, Crossed)
+            assert event.changes == (Change("available", 1000, up=up),)
+        daemon.end()
+        assert isinstance(device.wait(DEADLINE_S), Lost)
+        daemon.figures, daemon.serving = FakeDaemon().figures, True
+        with pytest.raises(
+            ThresholdError, match=r"'available' .* total, used, active \(others by .*--figures"
+        ):
+            device.wait(DEADLINE_S)
 
 
 def test_lost_and_restored(daemon: FakeDaemon, device: Memnotify) -> None:

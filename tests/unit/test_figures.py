@@ -3,11 +3,12 @@
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 from support.strategies import meminfo_readings
 from support.waiting import DEADLINE_S
 from support.zoneinfo import zoneinfo
@@ -82,11 +83,13 @@ def meter_of(tmp_path: Path) -> Iterator[MeterOf]:
     """Return what makes a meter of two texts."""
     made = []
 
-    def make(meminfo_text: str, zoneinfo_text: str = ZONEINFO) -> Meter:
+    def make(
+        meminfo_text: str, zoneinfo_text: str = ZONEINFO, *, further: dict[str, str] | None = None
+    ) -> Meter:
         paths = (tmp_path / "meminfo", tmp_path / "zoneinfo")
         for path, text in zip(paths, (meminfo_text, zoneinfo_text), strict=True):
             path.write_text(text)
-        made.append(Meter(meminfo=str(paths[0]), zoneinfo=str(paths[1])))
+        made.append(Meter(further=further, meminfo=str(paths[0]), zoneinfo=str(paths[1])))
         return made[-1]
 
     yield make
@@ -99,6 +102,35 @@ def test_the_formula(meter_of: MeterOf) -> None:
     meter = meter_of(meminfo())
     assert meter.plain() == FIGURES
     assert meter.exact() == (FIGURES._replace(used=FIGURES.used - PCP), PCP)
+
+
+def test_further_figures(meter_of: MeterOf, tmp_path: Path) -> None:
+    """They come after the three, in their order, never negative, and are found again in other columns."""
+    further = {"free": "MemFree", "more": "Dirty - SwapFree + Mlocked", "less": "Mlocked - Dirty"}
+    meter = meter_of(meminfo(), further=further)
+    expected = (*FIGURES, 2_000, 999_999 - 4_000 + 7, 0)
+    plain = meter.plain()
+    assert plain._asdict() == dict(zip((*NAMES, "free", "more", "less"), expected, strict=True))
+    exact, pcp_pages = meter.exact()
+    assert tuple(exact) == (FIGURES.total, FIGURES.used - PCP, FIGURES.active, *expected[3:])
+    assert pcp_pages == PCP
+    assert exact.line == b"total 15000 used %d active 600 free 2000 more 996006 less 0\n" % exact.used
+    (tmp_path / "meminfo").write_text(meminfo(Dirty=5, Shmem=100_000_000))
+    assert [*meter.plain()][3:] == [2_000, 0, 2]
+
+
+def test_a_field_that_this_kernel_lacks(meter_of: MeterOf, tmp_path: Path) -> None:
+    """It is named, and what to do; one that vanishes later is no 0 that clients would take for an event."""
+    further = {"dirty": "Dirty", "taken": "Zswap - Zswapped"}
+    with pytest.raises(
+        MeterError, match=r"^/proc/meminfo must have Zswap, Zswapped once, and .*\(--figures\)$"
+    ):
+        meter_of(meminfo(), further=further).plain()
+    meter = meter_of(meminfo(), further={"dirty": "Dirty"})
+    assert [*meter.plain()][3:] == [999_999]
+    (tmp_path / "meminfo").write_text(meminfo(Dirty=None))
+    with pytest.raises(MeterError, match="must have Dirty once"):
+        meter.plain()
 
 
 @pytest.mark.parametrize(
@@ -262,7 +294,10 @@ def test_memory_that_moves_while_it_is_read(plains: list[int], lists: list[int],
     assert (figures.used, pcp_pages) == (used, max(0, plains[-1] - used))
 
 
-def per_line(text: bytes) -> Figures:
+FURTHER = {"available": "MemAvailable", "swap_taken": "SwapTotal - SwapFree", "Zswap": "Zswap"}
+
+
+def per_line(text: bytes, further: Iterable[str] = ()) -> Figures:
     """Return the figures of a file, read in the plainest way. Raises KeyError if a field is missing."""
     kib = {}
     *lines, _ = text.decode().split("\n")
@@ -276,20 +311,28 @@ def per_line(text: bytes) -> Figures:
     files = kib["Buffers"] + kib["Cached"] + kib["SwapCached"]
     used = total - free - files + kib["Shmem"] + kib["Mlocked"]
     page_kib = PAGE_SIZE // 1024
-    return Figures(total // page_kib, max(0, used // page_kib), kib["Active"] // page_kib)
+    all_kib = {
+        "available": lambda: kib["MemAvailable"],
+        "swap_taken": lambda: max(0, kib["SwapTotal"] - kib["SwapFree"]),
+        "Zswap": lambda: kib["Zswap"],
+    }
+    more = [all_kib[name]() // page_kib for name in further]
+    values = (total // page_kib, max(0, used // page_kib), kib["Active"] // page_kib, *more)
+    return room.figures_with(tuple(further))._make(values)
 
 
-@given(meminfo_readings())
-def test_the_columns_give_what_the_lines_say(texts: list[bytes]) -> None:
+@given(meminfo_readings(), st.sets(st.sampled_from(list(FURTHER))))
+def test_the_columns_give_what_the_lines_say(texts: list[bytes], chosen: set[str]) -> None:
     """Whatever one meter reads in turn, it reads what is there, or says that something is not."""
     fd = os.memfd_create("meminfo")
     try:
-        with Meter(meminfo=f"/proc/self/fd/{fd}") as meter:
+        further = {name: FURTHER[name] for name in chosen}
+        with Meter(meminfo=f"/proc/self/fd/{fd}", further=further) as meter:
             for text in texts:
                 os.ftruncate(fd, 0)
                 os.pwrite(fd, text, 0)
                 try:
-                    expected = per_line(text)
+                    expected = per_line(text, further)
                 except KeyError:
                     with pytest.raises(MeterError):
                         meter.plain()

@@ -21,7 +21,7 @@ from hypothesis.stateful import (
 )
 from support.fakes import FakeClock
 from support.model import ModelObserver
-from support.strategies import granularities, small_figures, small_thresholds
+from support.strategies import WIDE, granularities, small_figures, small_thresholds
 
 from memnotify.figures import Figures
 from memnotify.observers import NO_HANDLE, Levels, Observer, Sample, Table, Threshold
@@ -36,9 +36,9 @@ class TableMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.table = Table()
+        self.table = Table(len(WIDE._fields))
         self.clock = FakeClock(1.0)
-        self.figures = Figures(0, 0, 0)
+        self.figures = WIDE(*(0 for _ in WIDE._fields))
         self.model: dict[int, ModelObserver] = {}
         self.handles = 0
         self.kept: set[int] = set()
@@ -258,7 +258,7 @@ def test_decided_without_the_per_cpu_lists(
     """Where the table says that the plain figures decide, any exact ones make the same events."""
 
     def build() -> tuple[Table, list[int]]:
-        table, opened = Table(), []
+        table, opened = Table(len(WIDE._fields)), []
         for moment, (thresholds, at, then) in enumerate(steps):
             opened.append(table.open())
             table.subscribe(opened[-1], thresholds, Sample(moment, at, exact=True))
@@ -443,7 +443,7 @@ def test_distances(
     writes: list[dict[int, int]], there: Figures, pcp_pages: int | None, limit_pages: int
 ) -> None:
     """Each distance is the least movement that fires something of its kind."""
-    table = Table()
+    table = Table(len(WIDE._fields))
     sample = Sample(0.0, there, exact=pcp_pages is not None, pcp_pages=pcp_pages or 0)
     for thresholds in writes:
         table.subscribe(table.open(), thresholds, sample)

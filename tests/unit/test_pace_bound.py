@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.simulation import STEP_S, Curve, Simulated
+from support.strategies import WIDE
 
-from memnotify.figures import NAMES, USED, Figures
+from memnotify.figures import USED, Figures
 from memnotify.observers import Table
 from memnotify.pace import Pace
 
-ACTIVE = NAMES.index("active")
 UPDATE_S = 0.25
 MAX_S = 15.0
 RATE_PAGES_S = 1000.0
@@ -45,7 +45,7 @@ kicks = st.sampled_from(
     moves=stretches,
     churn=st.sampled_from([0.0, 0.0, 10.0]),
     kick=kicks,
-    figure=st.sampled_from([USED, ACTIVE]),
+    figure=st.sampled_from([USED, WIDE._fields.index("active"), WIDE._fields.index("available")]),
 )
 def test_no_crossing_is_noticed_later_than_the_update_period(
     *,
@@ -60,10 +60,15 @@ def test_no_crossing_is_noticed_later_than_the_update_period(
     # Long enough in the end for what must be noticed.
     moves = [*moves, (0.0, 2 * round(UPDATE_S / STEP_S))]
     curve = Curve(start, [(share * RATE_PAGES_S * STEP_S, count) for share, count in moves], churn=churn)
-    table, noticed_s = Table(), []
+    table, noticed_s = Table(len(WIDE._fields)), []
     pace = Pace(UPDATE_S, MAX_S, fill_rate_pages_s=RATE_PAGES_S)
     sampler = Simulated(
-        curve, table, pace, lambda _: noticed_s.append(sampler.clock()), figure=NAMES[figure], kick=kick
+        curve,
+        table,
+        pace,
+        lambda _: noticed_s.append(sampler.clock()),
+        figure=WIDE._fields[figure],
+        kick=kick,
     )
     try:
         fh = table.open()
@@ -88,6 +93,21 @@ def test_no_crossing_is_noticed_later_than_the_update_period(
         assert noticed_s[0] <= crossed * STEP_S + bound_s
 
 
+def test_what_nobody_watches_costs_no_look() -> None:
+    """A further figure that moves all the time leaves a threshold on another to the back-off."""
+    looks = []
+    for pages in (0.0, RATE_PAGES_S * STEP_S):
+        table = Table(len(WIDE._fields))
+        pace = Pace(UPDATE_S, MAX_S, fill_rate_pages_s=RATE_PAGES_S)
+        curve = Curve(100, [(pages, 12_000)])
+        sampler = Simulated(curve, table, pace, lambda _: None, figure="available", kick={})
+        table.subscribe(table.open(), {USED: TOTAL_PAGES}, sampler.current())
+        sampler.live()
+        sampler.stop()
+        looks.append(sampler.looks)
+    assert looks[0] == looks[1] <= 10
+
+
 @pytest.mark.parametrize("share", [0.1, 1.0])
 def test_a_kick_lets_the_timer_rest(share: float) -> None:
     """A minute of nothing costs the back-off's samples and no more, a ramp then those that it needs."""
@@ -95,7 +115,7 @@ def test_a_kick_lets_the_timer_rest(share: float) -> None:
     ramp = Curve(100, [(0.0, 12_000), (RATE_PAGES_S * STEP_S, 600)])
     looks = []
     for curve in (quiet, ramp):
-        table = Table()
+        table = Table(len(WIDE._fields))
         pace = Pace(UPDATE_S, MAX_S, fill_rate_pages_s=RATE_PAGES_S)
         sampler = Simulated(curve, table, pace, lambda _: None, kick={"least_pages": 1, "share": share})
         table.subscribe(table.open(), {USED: 2000}, sampler.current())

@@ -8,7 +8,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from support.model import nearest, understood
-from support.strategies import Measure, damaged_thresholds, measures, nonsense, spelled_thresholds
+from support.strategies import (
+    WIDE,
+    Measure,
+    damaged_thresholds,
+    figures,
+    measures,
+    nonsense,
+    spelled_thresholds,
+)
 
 from memnotify.figures import PAGE_SIZE, Figures
 from memnotify.thresholds import WRITE_MAX, parse
@@ -180,7 +188,7 @@ def test_the_number_itself_is_bounded_too() -> None:
 def test_round_trip(spelled: tuple[bytes, dict[int, int]]) -> None:
     """However thresholds are spelled, they are understood as they were meant."""
     text, meant = spelled
-    assert parse(text, NOW) == meant
+    assert parse(text, WIDE._make((*NOW, 7))) == meant
 
 
 @given(st.data(), st.one_of(st.integers(0, 10_000), st.integers(0, 2**44)))
@@ -197,14 +205,16 @@ def test_units_round_to_the_nearest_page(data: st.DataObject, total: int) -> Non
         assert pages <= MOST
 
 
-@given(st.one_of(nonsense, damaged_thresholds()), st.integers(0, 2**44))
-@example(b"used " + b"\xff" * 4000, 0)
-@example(b"\xff" * 4000 + b" 5", 0)
-def test_any_bytes(text: bytes, total: int) -> None:
+@given(
+    st.one_of(nonsense, spelled_thresholds().map(lambda spelled: spelled[0]), damaged_thresholds()), figures
+)
+@example(b"used " + b"\xff" * 4000, NOW)
+@example(b"\xff" * 4000 + b" 5", NOW)
+def test_any_bytes(text: bytes, now: Figures) -> None:
     """Any bytes are understood as the contract says, or refused by a ValueError that can be logged."""
-    wanted = understood(text, total)
+    wanted = understood(text, now.total, now._fields)
     try:
-        assert parse(text, Figures(total, 0, 0)) == wanted
+        assert parse(text, now) == wanted
     except ValueError as refusal:
         assert wanted is None
         message = str(refusal)

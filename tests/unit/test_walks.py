@@ -11,8 +11,8 @@ import random
 
 import pytest
 from support.simulation import STEP_S, Curve, Simulated
+from support.strategies import WIDE
 
-from memnotify.figures import USED
 from memnotify.observers import Table
 from memnotify.pace import Pace
 
@@ -44,7 +44,7 @@ def walk(chance: random.Random) -> Curve:
 
 
 def crossings(curve: Curve, thresholds: list[int]) -> dict[int, list[float]]:
-    """Return when ``used`` changed sides, for each threshold."""
+    """Return when the figure changed sides, for each threshold."""
     levels = sorted(set(thresholds))
     found: dict[int, list[float]] = {level: [] for level in levels}
     for step, (before, after) in enumerate(itertools.pairwise(curve.used), start=1):
@@ -59,7 +59,8 @@ def test_nothing_lost_invented_or_late(seed: int) -> None:
     """Each observer reads when it is woken; what it is told is what happened, in time."""
     chance = random.Random(seed)  # noqa: S311 - the same walk each time
     curve = walk(chance)
-    table = Table()
+    table = Table(len(WIDE._fields))
+    figure = chance.choice(["used", "available"])
     told: dict[int, list[float]] = {}
 
     def wake(handles: list[int]) -> None:
@@ -70,7 +71,7 @@ def test_nothing_lost_invented_or_late(seed: int) -> None:
 
     kick = chance.choice([{}, {"least_pages": 50, "share": chance.choice([0.1, 1.0])}])
     pace = Pace(UPDATE_S, 15.0, fill_rate_pages_s=RATE_PAGES_S)
-    sampler = Simulated(curve, table, pace, wake, kick=kick)
+    sampler = Simulated(curve, table, pace, wake, figure=figure, kick=kick)
     # In a few places, so that the nearest is far away now and then.
     places = [chance.randrange(1, SPAN_PAGES) for _ in range(chance.choice([1, 4, 100]))]
     wanted = [chance.choice(places) + chance.randrange(100) for _ in range(THRESHOLDS)]
@@ -79,7 +80,7 @@ def test_nothing_lost_invented_or_late(seed: int) -> None:
         fh = table.open()
         thresholds[fh] = pages
         told[fh] = []
-        table.subscribe(fh, {USED: pages}, sampler.current())
+        table.subscribe(fh, {WIDE._fields.index(figure): pages}, sampler.current())
         table.poll(fh, fh)
     sampler.live()
     sampler.stop()

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: MIT
+"""The further figures, from which an administrator may choose some to come after the three. Pure."""
+
+from collections.abc import Sequence
+
+from memnotify.figures import NAMES
+
+FURTHER = {
+    "available": "MemAvailable",
+    "free": "MemFree",
+    "cached": "Cached",
+    "dirty": "Dirty",
+    "slab": "Slab",
+    "swap_size": "SwapTotal",
+    "swap_taken": "SwapTotal - SwapFree",
+    # The others have the kernel's own names, in its order (fs/proc/meminfo.c), whatever kernel has them.
+    **{
+        field: field
+        for field in (
+            *("Buffers", "SwapCached", "Unevictable", "Mlocked", "HighFree", "LowFree", "SwapFree"),
+            *("Zswap", "Zswapped", "Writeback", "AnonPages", "Mapped", "Shmem", "KReclaimable"),
+            *("SReclaimable", "SUnreclaim", "KernelStack", "ShadowCallStack", "PageTables", "SecPageTables"),
+            *("NFS_Unstable", "Bounce", "WritebackTmp", "CommitLimit", "Committed_AS", "Percpu"),
+            *("HardwareCorrupted", "AnonHugePages", "ShmemHugePages", "ShmemPmdMapped", "FileHugePages"),
+            *("FilePmdMapped", "CmaFree", "Unaccepted", "Balloon", "Hugetlb"),
+            *("DirectMap4k", "DirectMap2M", "DirectMap4M", "DirectMap1G"),
+        )
+    },
+}
+"""Names, and what each is: fields of /proc/meminfo that are added and subtracted. One line makes a figure.
+
+docs/figures.md says what they mean.
+"""
+
+LINE_MAX = 255
+"""Bytes that the line may have: many a client has a buffer of 256, and puts a NUL after what it has read."""
+# No processor addresses more than 2^56 bytes of memory (RISC-V, with Sv57; others 2^52), which with the swap
+# that Linux can have (32 areas of 2^32 pages) is less than 10^14 pages. What programs have only been promised
+# (Committed_AS) is not bounded by that: 3,000 processes may each map 128 TiB. The line is longer then.
+_DIGITS = 14
+
+
+def chosen(names: Sequence[str]) -> dict[str, str]:
+    """Return what each of ``names`` is made of, in their order.
+
+    Raises ValueError with what is wrong with one of them, or with all of them in one line.
+    """
+    for place, name in enumerate(names):
+        if name not in FURTHER:
+            raise ValueError(f"{name!r} {_refusal(name)}")
+        if name in names[:place]:
+            raise ValueError(f"{name!r} is given twice")
+        for earlier in names[:place]:
+            if name in earlier:
+                raise ValueError(
+                    f"{name!r} must stand before {earlier!r}: clients may search the line for it with strstr"
+                )
+    # A name, a blank, a number, and a blank or the newline
+    longest = sum(len(name) + _DIGITS + 2 for name in (*NAMES, *names))
+    if longest > LINE_MAX:
+        raise ValueError(
+            f"with numbers of {_DIGITS} digits the line may grow to {longest} bytes,"
+            f" and clients' buffers hold {LINE_MAX}: choose fewer figures"
+        )
+    return {name: FURTHER[name] for name in names}
+
+
+def _refusal(name: str) -> str:
+    """Return why a name is not among the figures, and what to write instead."""
+    import difflib  # noqa: PLC0415 - the daemon keeps in memory what it imports
+
+    if name in NAMES:
+        return "is in every line: leave it out"
+    for known, formula in FURTHER.items():
+        if name == formula:
+            return f"is called {known!r} here"
+    word = next((word for word in NAMES if word in name.lower()), None)
+    if word is not None:
+        instead = ": swap has 'swap_size' and 'swap_taken'" if "swap" in name.lower() else ""
+        return f"contains {word!r}, which clients search the line for{instead}"
+    if name.startswith("HugePages_"):
+        return "counts huge pages, no memory: 'Hugetlb' is their size"
+    by_lower = {known.lower(): known for known in FURTHER}
+    near = difflib.get_close_matches(name.lower(), by_lower, 1)
+    hint = f"did you mean {by_lower[near[0]]!r}? There" if near else "there"
+    return f"is not known: {hint} are {', '.join(FURTHER)}"
