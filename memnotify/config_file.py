@@ -36,7 +36,9 @@ def load(path: str | None, command_line: Mapping[str, Given]) -> Configuration:
 
 def parse(text: str, file: str) -> dict[str, Given]:
     """Return the settings in the text of a file, each with its line. Raises ConfigError."""
-    # Here, as the daemon keeps in memory what it imports, 0.9 MB, and most have no file.
+    # Here, as the daemon keeps in memory what it imports, 1.1 MB, and many have no file. Both, as the user
+    # that it becomes may not be able to read them.
+    import difflib  # noqa: PLC0415
     import tomllib  # noqa: PLC0415
 
     lines, unfinished = _lines(text, file)
@@ -56,7 +58,8 @@ def parse(text: str, file: str) -> dict[str, Given]:
         given[key] = Given(tuple(value) if isinstance(value, list) else value, f"{file}:{lines[key]}")
         try:
             if key not in SETTINGS:
-                raise ConfigError(_unknown(key, value))
+                close = difflib.get_close_matches(key.lower().replace("-", "_"), SETTINGS, n=1)
+                raise ConfigError(_unknown(key, value, close))
             SETTINGS[key].check(given[key].value)
         except ConfigError as error:
             problems.append(f"{given[key].origin}: {error}")
@@ -94,12 +97,9 @@ def _lines(text: str, file: str) -> tuple[dict[str, int], int]:
     return lines, start
 
 
-def _unknown(key: str, value: object) -> str:
-    import difflib  # noqa: PLC0415 - see above
-
+def _unknown(key: str, value: object, close: list[str]) -> str:
     if isinstance(value, dict):
         return f"{show(key)} is a table: settings stand by themselves, without a [header]"
-    close = difflib.get_close_matches(key.lower().replace("-", "_"), SETTINGS, n=1)
     hint = f"do you mean {close[0]}?" if close else f"the keys are {', '.join(SETTINGS)}"
     return f"unknown key {show(key)}: {hint}"
 

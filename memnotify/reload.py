@@ -41,6 +41,10 @@ class Reload:
                 log.error("%s", problem)  # noqa: TRY400 - the user's mistake, not a traceback's
             log.error("the configuration stays as it was")  # noqa: TRY400 - the same
             return f"configuration not reloaded: {problems[0]}"
+        except Exception:
+            # A defect, or what is imported late and cannot be read any more: no reason to drop clients.
+            log.exception("the configuration stays as it was")
+            return "configuration not reloaded: see the log"
         old = self._settings
         changed: list[str] = []
         fixed: list[str] = []

@@ -129,6 +129,18 @@ def test_what_takes_a_restart(bench: Bench, caplog: pytest.LogCaptureFixture) ->
     assert bench.reload() == "configuration reloaded"
 
 
+def test_a_defect_changes_nothing(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    """It has its traceback in the log, and the clients have their daemon."""
+
+    def fail() -> Settings:
+        raise RuntimeError("a defect")
+
+    bench.reload._read = fail
+    assert bench.reload() == "configuration not reloaded: see the log"
+    assert "RuntimeError: a defect" in caplog.text
+    assert bench.sampler.tunings == []
+
+
 def test_a_bad_configuration_changes_nothing(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     """Not even what is good in it; the log has each line that is wrong."""
     bench.wanted = Settings(update_space_kib=1)
