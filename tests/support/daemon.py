@@ -24,7 +24,7 @@ AS_NOBODY = (
     "-c",
     # Everything is imported before the rights are dropped: Python itself may lie where only root may read.
     f"""
-import contextlib, io, os, sys, tomllib
+import contextlib, difflib, io, os, sys, tomllib
 import memnotify.daemon, memnotify.transports.choice
 from memnotify.cli import main
 with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
