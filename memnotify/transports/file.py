@@ -136,6 +136,8 @@ def _detach_dead(path: str, level: int = logging.INFO) -> None:
         try:
             # Not stat: the kernel would answer it from its cache. A living daemon answers open at once.
             os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        except FileNotFoundError:
+            return  # out of sight, below what was mounted over a folder of its path
         except OSError as error:
             if error.errno not in (errno.ENOTCONN, errno.ECONNABORTED):
                 raise TransportError(f"{path} is mounted and does not answer ({error.strerror})") from error

@@ -14,7 +14,6 @@ import pytest
 from support.daemon import AS_NOBODY, NOBODY, QUICK, TRANSPORT, Daemon, ready, start
 from support.fake_manager import FakeManager
 from support.fake_memory import FakeMemory
-from support.memory import Hog, step_pages, used_pages
 from support.waiting import DEADLINE_S, eventually
 
 USER = ("--user", NOBODY.pw_name)
@@ -86,25 +85,6 @@ def test_other_users_read_poll_and_are_woken(tmp_path: Path) -> None:
         assert ready(fd, timeout_s=0) == 0
         memory.use(80)
         assert ready(fd) == select.POLLIN
-        os.close(fd)
-
-
-def test_allocations_still_end_a_long_sleep(hog: Hog) -> None:
-    # Nobody moves memory by the 32 GiB that would bring the shortest interval back.
-    with Daemon(*USER, "--log-level", "debug", "--update-space", "67108864") as daemon:
-        fd = os.open(daemon.path, os.O_RDWR | os.O_CLOEXEC)
-        os.write(fd, b"used %d" % (used_pages(fd) + step_pages()))
-
-        eventually(lambda: "next sample in 2000 ms" in daemon.log, "the interval grows")
-        # It says so of a sample that a kick has brought about, and of no other.
-        kicks = daemon.log.count("how fast does memory move")
-
-        def kicked() -> bool:
-            hog.hold(step_pages())
-            hog.hold(0)
-            return daemon.log.count("how fast does memory move") > kicks
-
-        eventually(kicked, "it looks because pages were taken")
         os.close(fd)
 
 

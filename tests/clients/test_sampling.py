@@ -8,7 +8,8 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from support.daemon import Daemon, ready
+import pytest
+from support.daemon import NOBODY, Daemon, ready
 from support.memory import Hog, step_pages, used_pages
 from support.waiting import eventually
 
@@ -26,7 +27,8 @@ while True:
 """
 
 
-def test_allocations_end_a_long_sleep(hog: Hog) -> None:
+@pytest.mark.parametrize("user", [(), ("--user", NOBODY.pw_name)], ids=["as root", "root given up"])
+def test_allocations_end_a_long_sleep(hog: Hog, user: tuple[str, ...]) -> None:
     """The timer has backed off to seconds; MAP_POPULATE takes pages without a fault.
 
     First those on the per-CPU lists, on which the test before may have left a lot. Nobody moves memory by the
@@ -34,7 +36,7 @@ def test_allocations_end_a_long_sleep(hog: Hog) -> None:
     """
     with Meter() as meter:
         _, pcp_pages = meter.exact()
-    with Daemon("--log-level", "debug", "--update-space", "67108864") as daemon:
+    with Daemon(*user, "--log-level", "debug", "--update-space", "67108864") as daemon:
         fd = os.open(daemon.path, os.O_RDWR | os.O_CLOEXEC)
         os.write(fd, b"used %d" % (used_pages(fd) + pcp_pages + 2 * step_pages()))
         # By the distance alone it would be a fraction of a second.

@@ -127,6 +127,21 @@ def test_another_file_system_at_the_path_is_refused(tmp_path: Path) -> None:
         subprocess.run(["umount", str(path)], check=True)
 
 
+def test_a_mount_out_of_sight_keeps_nobody_from_serving(tmp_path: Path) -> None:
+    path = tmp_path / "folder/device"
+    path.parent.mkdir()
+    with FileDaemon(path):
+        subprocess.run(["mount", "-t", "tmpfs", "over it", str(path.parent)], check=True)
+        try:
+            with FileDaemon(path):
+                assert _mounted(path) == 2
+        finally:
+            subprocess.run(["umount", str(path.parent)], check=True)
+        with path.open("rb", buffering=0) as device:
+            assert device.read(256).startswith(b"total ")
+    assert not path.exists()
+
+
 def test_unmounting_from_outside_ends_the_daemon_with_an_error(tmp_path: Path) -> None:
     path = tmp_path / "device"
     daemon = FileDaemon(path)
