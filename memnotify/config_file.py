@@ -3,6 +3,7 @@
 
 import os
 import re
+import stat
 from collections.abc import Iterator, Mapping
 
 from memnotify.config import SETTINGS, ConfigError, Configuration, Given, configure, show
@@ -12,7 +13,7 @@ DEFAULT_FILE = "/etc/memnotify/memnotify.toml"
 names, and what stands in a later file holds."""
 
 # Bytes. Whoever gives a device or a log by mistake shall be told so, and soon.
-_MOST = 1 << 16
+_MOST = 1 << 13
 _PLACE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 
 
@@ -28,9 +29,9 @@ def load(path: str | None, command_line: Mapping[str, Given]) -> Configuration:
         try:
             given |= parse(_text(file), file)
         except ConfigError as error:
-            problems.append(str(error))
+            problems.append(error)
     if problems:
-        raise ConfigError("\n".join(problems))
+        raise ConfigError("\n".join(map(str, problems))) from problems[0].__cause__
     return configure({**given, **command_line})
 
 
@@ -121,8 +122,11 @@ def _files(path: str | None) -> Iterator[str]:
 
 def _text(file: str) -> str:
     try:
-        with open(file, "rb") as opened:
-            data = opened.read(_MOST + 1)
+        # Nobody is waited for: while it is read again no client is answered.
+        with open(file, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as opened:
+            if stat.S_ISFIFO(os.fstat(opened.fileno()).st_mode):
+                raise ConfigError(f"{file}: this is a pipe: give the name of a file")
+            data = opened.read(_MOST + 1) or b""
     except OSError as error:
         raise ConfigError(f"{file}: {error.strerror}") from error
     if len(data) > _MOST:

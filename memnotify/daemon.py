@@ -105,6 +105,7 @@ def serve(
         def settle_in() -> None:
             if not lock_memory(stays_root=user is None):
                 log.info("memory is not locked: that takes RLIMIT_MEMLOCK without a limit")
+            gc.collect()
             gc.freeze()
             if user is not None:
                 made: list[Transport | Listener] = [transport] if listener is None else [transport, listener]
@@ -153,7 +154,7 @@ def _live(
     if manager.listens:
         table.changed = service.changed
     session.catch(*_HANGUP, signal.SIGALRM)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANGUP)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {*_HANGUP, signal.SIGALRM})
     service.begin()
     ended_by = _loop(session, service, reload, terminal=terminal)
     table.changed = None

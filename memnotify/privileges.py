@@ -172,9 +172,14 @@ def _remove_at(end: int, removals: Collection[Removal]) -> NoReturn:
         with open("/proc/self/comm", "w", encoding="utf-8") as name:
             name.write("memnotify-rm")  # beside the daemon's own in ps
         os.read(end, 1)
+        left = 0
         for removal in removals:
-            removal.remove()
-        status = 0
+            try:
+                removal.remove()
+            except OSError as error:
+                log.warning("what was to be removed is left: %s", error)
+                left = 1
+        status = left
     except Exception:
         log.exception("what was to be removed is left")
     finally:

@@ -241,30 +241,33 @@ class Sampler:
 
     def _take_over(self, poller: select.poll) -> bool:
         """Go over to what it was tuned to; False if memory cannot be read just now."""
-        while self._tunings:
-            tuning = self._tunings[0]
-            try:
-                self._redefine(pcp_is_free=tuning.pcp_is_free)
-            except OSError as error:
-                log.warning(
-                    "memory cannot be read, the configuration is taken over later: %s", error, extra=LIMITED
-                )
-                self._pace.restart()
-                return False
-            self._pace.set(
-                tuning.update_period_s,
-                tuning.max_update_period_s,
-                min_update_period_s=tuning.min_update_period_s,
-                fill_rate_pages_s=tuning.fill_rate_pages_s,
+        # As one, however many have come meanwhile: to open kicks takes a while, and nobody samples during it.
+        tunings = [self._tunings[number] for number in range(len(self._tunings))]
+        tuning = tunings[-1]
+        try:
+            self._redefine(pcp_is_free=tuning.pcp_is_free)
+        except OSError as error:
+            log.warning(
+                "memory cannot be read, the configuration is taken over later: %s", error, extra=LIMITED
             )
-            self._update_space_kib = tuning.update_space_kib
-            if tuning.open_kicks is not None:
-                for kick in self._kicks:
-                    poller.unregister(kick)
-                    kick.close()
-                self._kicks = tuning.open_kicks() or ()
-                for kick in self._kicks:
-                    poller.register(kick, select.POLLIN)
+            self._pace.restart()
+            return False
+        self._pace.set(
+            tuning.update_period_s,
+            tuning.max_update_period_s,
+            min_update_period_s=tuning.min_update_period_s,
+            fill_rate_pages_s=tuning.fill_rate_pages_s,
+        )
+        self._update_space_kib = tuning.update_space_kib
+        others = [one.open_kicks for one in tunings if one.open_kicks is not None]
+        if others:
+            for kick in self._kicks:
+                poller.unregister(kick)
+                kick.close()
+            self._kicks = others[-1]() or ()
+            for kick in self._kicks:
+                poller.register(kick, select.POLLIN)
+        for _ in tunings:
             self._tunings.popleft()
         return True
 

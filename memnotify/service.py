@@ -6,11 +6,13 @@ import logging
 import math
 import os
 import signal
-import socket
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import socket as sockets
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +33,7 @@ class Manager:
     """
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
-        self._socket: socket.socket | None = None
+        self._socket: sockets.socket | None = None
         self._unsent: deque[bytes] = deque(maxlen=_UNSENT_MAX)
         self._refused = False
         self.watchdog_s = 0.0
@@ -39,6 +41,9 @@ class Manager:
         address = _address(environment.get("NOTIFY_SOCKET", ""))
         if not address:
             return
+        # Here, as most daemons that are started by hand have nobody to tell: 0.4 MB.
+        import socket  # noqa: PLC0415
+
         notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         notify.settimeout(0)
         try:
@@ -71,7 +76,7 @@ class Manager:
         """Send what there was no room for."""
         while self._unsent and self._socket is not None:
             try:
-                self._socket.send(self._unsent[0], socket.MSG_NOSIGNAL)
+                self._socket.send(self._unsent[0])
             except OSError as error:
                 if error.errno in _NO_ROOM:
                     return

@@ -8,7 +8,7 @@ import stat
 from functools import partial
 
 from memnotify.transports import Removal, TransportError
-from memnotify.transports.file import folder_locked
+from memnotify.transports.file import folder_locked, refuse_foreign_folder
 
 log = logging.getLogger(__name__)
 
@@ -24,15 +24,19 @@ class Listener:
     def __init__(self, path: str, mode: int = 0o666) -> None:
         folder, name = os.path.split(os.path.abspath(path))
         self.path = os.path.join(os.path.realpath(folder), name)
+        refuse_foreign_folder(self.path)
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._made: os.stat_result | None = None
         try:
             with folder_locked(self.path):
                 self._remove_dead()
-                self.socket.bind(self.path)
+                # It is born with its mode: a link could take its place before that is changed. One thread.
+                before = os.umask(0o777 & ~mode)
+                try:
+                    self.socket.bind(self.path)
+                finally:
+                    os.umask(before)
                 self._made = os.lstat(self.path)
-            # Nobody can connect before the mode is right.
-            os.chmod(self.path, mode)
             self.socket.listen(_BACKLOG)
         except TransportError:
             self.close()
@@ -54,7 +58,9 @@ class Listener:
 
     def _remove(self, made: os.stat_result) -> None:
         try:
-            if os.path.samestat(os.lstat(self.path), made):
+            now = os.lstat(self.path)
+            # A successor's may have the same inode number.
+            if os.path.samestat(now, made) and now.st_mtime_ns == made.st_mtime_ns:
                 os.unlink(self.path)
         except OSError as error:
             log.warning("the socket %s could not be removed: %s", self.path, error.strerror)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The FUSE file: where it is mounted, who may use it, and what is left behind."""
 
+import fcntl
 import os
 import shutil
 import signal
@@ -177,8 +178,31 @@ def _as_nobody(*command: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
+def test_root_serves_nothing_where_others_could_exchange_it(public_folder: Path) -> None:
+    """Neither a mount nor a socket: by a link in its place root would mount on or remove something else."""
+    below = public_folder / "of root"
+    below.mkdir()
+    for place in (public_folder, below):
+        assert f"others than root can change {public_folder}" in _refused("--path", str(place / "device"))
+        own = str(place.parent / "device")
+        assert "others than root can change" in _refused("--path", own, "--socket", str(place / "socket"))
+    assert list(below.iterdir()) == []
+
+
+def test_who_locks_the_folder_keeps_nobody_from_serving(tmp_path: Path) -> None:
+    """All who may read it can do so, for as long as they like."""
+    folder = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    with FileDaemon(tmp_path / "device") as daemon:
+        assert "its folder is locked by another process" in daemon.log
+    os.close(folder)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_other_users_may_use_what_root_mounts(public_folder: Path) -> None:
     path = public_folder / "device"
+    os.chown(public_folder, 0, 0)
+    public_folder.chmod(0o755)
     with FileDaemon(path):
         done = _as_nobody("sh", "-c", f"head -n 1 {path} && echo used 80% > {path}")
         assert done.returncode == 0, done.stderr

@@ -94,7 +94,7 @@ def test_files_that_cannot_be_read(file: Path) -> None:
     assert str(caught.value).splitlines() == [
         f"{file}: Is a directory",
         f"{folder}/1.toml: No such file or directory",
-        f"{folder}/2.toml: more than 65536 bytes: is this the right file?",
+        f"{folder}/2.toml: more than 8192 bytes: is this the right file?",
         f"{folder}/3.toml:2: this is not UTF-8",
         f"{folder}/4.toml:1: path is 1: it must be a text in quotes",
     ]

@@ -3,6 +3,7 @@
 
 import errno
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -21,10 +22,11 @@ def test_cuse_has_no_path_but_its_own() -> None:
 def test_a_socket_that_cannot_be_used_is_not_left_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(errno.EPERM, "not permitted")
+    class Refused(socket.socket):
+        def listen(self, *_: object) -> None:
+            raise OSError(errno.EPERM, "not permitted")
 
-    monkeypatch.setattr("os.chmod", refuse)
+    monkeypatch.setattr("socket.socket", Refused)
     with pytest.raises(TransportError, match=r"cannot make the socket .*: not permitted"):
         Listener(str(tmp_path / "socket"))
     assert not (tmp_path / "socket").exists()
