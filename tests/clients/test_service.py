@@ -2,9 +2,11 @@
 """The daemon as a service of systemd's: what a manager hears of it."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,6 +55,20 @@ def test_ready_status_and_the_end(systemd: FakeManager) -> None:
         assert systemd.hear("STATUS=") == f"STATUS={_status(daemon, 0)}"
         assert daemon.end() == 0
         assert systemd.heard() == ["STOPPING=1"]
+
+
+def test_a_reload_is_told_from_its_beginning_to_its_end(systemd: FakeManager) -> None:
+    with Daemon(environment=systemd.environment) as daemon:
+        systemd.heard()
+        before_us = time.monotonic_ns() // 1000
+        daemon.process.send_signal(signal.SIGHUP)
+        reloading, began = systemd.hear("RELOADING=1").split("\n")
+        name, usec = began.split("=")
+        assert (reloading, name) == ("RELOADING=1", "MONOTONIC_USEC")
+        # A manager takes no answer for one that is older than its signal.
+        assert before_us <= int(usec) <= time.monotonic_ns() // 1000
+        eventually(lambda: "configuration reloaded" in daemon.log, "it has reloaded")
+        assert systemd.hear("") == f"READY=1\nSTATUS={_status(daemon, 0)}; configuration reloaded"
 
 
 def test_a_client_of_the_socket_counts_too(systemd: FakeManager, tmp_path: Path) -> None:

@@ -1,15 +1,12 @@
 # SPDX-License-Identifier: MIT
 """memnotify installed in a Debian that systemd runs, each of the tests there reported here as a subtest."""
 
-import subprocess
 from pathlib import Path
 
 import pytest
 from guest.root import install
 from guest.suite import run_pytest
-from support.program import POSTED
-
-OWN = Path(__file__).parents[1] / "clients/client.c"
+from support.program import build_client
 
 
 def test_in_system(debian: Path, tmp_path: Path, subtests: pytest.Subtests) -> None:
@@ -17,9 +14,7 @@ def test_in_system(debian: Path, tmp_path: Path, subtests: pytest.Subtests) -> N
     install(tmp_path)
     client = tmp_path / "usr/local/bin/mn_test"
     client.parent.mkdir(parents=True)
-    # Static, as it runs with another C library. -w: the posted source prints a ssize_t with %d.
-    source = POSTED if POSTED.exists() else OWN
-    subprocess.run(["gcc", "-w", "-O2", "-static", "-o", str(client), str(source)], check=True)
+    build_client(client)
     result = run_pytest(
         ["tests/guest/system"], {"MEMNOTIFY_REQUIRE_ALL": "1"}, system=[tmp_path, debian], timeout_s=600
     )

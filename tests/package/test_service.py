@@ -4,6 +4,7 @@
 from pathlib import Path
 
 from guest import vm
+from support.program import build_client
 
 # There is no network, and all that it depends on is there.
 SCRIPT = r"""
@@ -11,10 +12,11 @@ set -eEux
 trap 'journalctl --no-pager --unit="memnotify*"' ERR
 apt() { apt-get --quiet --yes -o Dir::State::Lists=/run/none -o APT::Sandbox::User=root "$@"; }
 user() { setpriv --reuid=nobody --regid=nogroup --clear-groups "$@"; }
-mn_test() { user python3 "$TREE/tools/mn_test.py" "$@"; }
+mn_test() { user /usr/local/bin/mn_test "$@"; }
 pid() { systemctl show --property=MainPID --value memnotify; }
 
 cp "$PACKAGES"/*.deb .
+cp "$CLIENT" /usr/local/bin/mn_test
 apt install ./old.deb
 systemctl is-enabled memnotify
 systemctl is-active memnotify
@@ -22,7 +24,8 @@ systemctl status --no-pager memnotify
 
 used=$(mn_test | sed -n 's/.* used \([0-9]*\) .*/\1/p')
 mn_test "used $((used + 16384))" >said &
-until grep polling said; do sleep 0.1; done
+# 7 is poll, as the number of a system call.
+until grep '^7 ' "/proc/$(pgrep --exact mn_test)/syscall"; do sleep 0.1; done
 user python3 -c 'b"x" * (128 << 20)'
 wait $!
 cat said
@@ -51,8 +54,12 @@ test -z "$(systemctl --failed --no-legend)"
 """
 
 
-def test_installed_started_used_reloaded_upgraded_removed_and_purged(packages: Path, system: Path) -> None:
+def test_installed_started_used_reloaded_upgraded_removed_and_purged(
+    packages: Path, system: Path, tmp_path: Path
+) -> None:
     """An unprivileged user's mn_test works as soon as apt has ended."""
-    env = {"PACKAGES": f"{vm.HOST}{packages}", "TREE": f"{vm.HOST}{vm.REPOSITORY}"}
+    client = tmp_path / "mn_test"
+    build_client(client)
+    env = {"PACKAGES": f"{vm.HOST}{packages}", "CLIENT": f"{vm.HOST}{client}"}
     result = vm.run(SCRIPT, timeout_s=400, env=env, cwd=Path("/opt"), system=[system])
     assert result.status == 0, result.output

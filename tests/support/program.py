@@ -14,10 +14,18 @@ from support.waiting import DEADLINE_S, eventually
 
 POSTED = Path(os.environ.get("MEMNOTIFY_MN_TEST_C", Path(__file__).parents[3] / "shared/mn_test.c"))
 """The posted mn_test; it is GPL and stays out of this tree."""
+_OWN = Path(__file__).parents[1] / "clients/client.c"
 _WAITS = {"7", "232", "271", "281"}
 """poll, epoll_wait, ppoll and epoll_pwait, as /proc/PID/syscall says on x86-64."""
 _LOOKS = 20
 """So often in a row, 2 ms apart, it is found waiting."""
+
+
+def build_client(path: Path) -> None:
+    """Make a program of the posted source, or of the project's own that says the same, for any Linux."""
+    source = POSTED if POSTED.exists() else _OWN
+    # Static, as it runs with another C library. -w: the posted source prints a ssize_t with %d.
+    subprocess.run(["gcc", "-w", "-O2", "-static", "-o", str(path), str(source)], check=True)
 
 
 def settle(pid: int) -> None:

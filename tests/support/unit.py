@@ -36,12 +36,15 @@ def main_pid() -> int:
     return int(show("MainPID"))
 
 
-def log() -> str:
-    """Return what the daemon has said since it was started last, and what systemd has said of it."""
+def log(*arguments: str) -> str:
+    """Return what the daemon has said since it was started last, and what systemd has said of it.
+
+    ``arguments`` are further ones for journalctl.
+    """
     start = show("InvocationID")
     _run("journalctl", "--sync")
     of_both = (f"_SYSTEMD_INVOCATION_ID={start}", "+", f"INVOCATION_ID={start}")
-    return _run("journalctl", "--output=cat", *of_both).stdout
+    return _run("journalctl", "--quiet", "--output=cat", *arguments, *of_both).stdout
 
 
 @contextmanager

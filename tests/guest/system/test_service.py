@@ -88,7 +88,7 @@ def test_nothing_that_it_wants_is_kept_from_it(started: None) -> None:
     assert "pages are not counted" not in said
     assert "pressure" not in said
     assert "not locked" not in said
-    assert "WARNING" not in said
+    assert log("--priority=warning") == ""
     pid = main_pid()
     held = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
     assert "/proc/pressure/memory" in held
@@ -138,7 +138,7 @@ def test_a_wrong_configuration_at_the_start_is_not_tried_again() -> None:
             != 0
         )
         assert (state(), show("ExecMainStatus"), show("NRestarts")) == ("failed", "2", "0")
-        assert str(CONFIGURATION) in log()
+        assert str(CONFIGURATION) in log("--priority=err")
     systemctl("start", NAME)
 
 
@@ -179,15 +179,55 @@ def test_restart_and_stop(started: None) -> None:
     assert "Traceback" not in log()
 
 
-def test_how_exposed_it_is() -> None:
+BOUND = "bound.service"
+
+
+@pytest.fixture
+def bound(started: None) -> Iterator[None]:
+    """Have a unit that runs and ends with the service."""
+    text = f"[Unit]\nBindsTo={NAME}\nAfter={NAME}\n[Service]\nExecStart=/bin/sleep infinity\n"
+    with file(Path("/run/systemd/system") / BOUND, text):
+        systemctl("daemon-reload")
+        systemctl("start", BOUND)
+        yield
+        systemctl("stop", BOUND)
+    systemctl("daemon-reload")
+    systemctl("start", NAME)
+
+
+def test_a_unit_bound_to_it_ends_when_it_is_stopped(bound: None) -> None:
+    assert state(BOUND) == "active"
+    systemctl("stop", NAME)
+    eventually(lambda: state(BOUND) == "inactive", "it is stopped")
+
+
+def test_a_unit_bound_to_it_does_not_outlive_a_killed_one(bound: None) -> None:
+    client = int(show("MainPID", BOUND))
+    assert Path(f"/proc/{client}").exists()
+    os.kill(main_pid(), signal.SIGKILL)
+    eventually(lambda: not Path(f"/proc/{client}").exists(), "its process is ended")
+    eventually(lambda: state() == "active", "the service was started again")
+
+
+def exposure() -> str:
+    """Return what systemd-analyze has found, from 0.0 to 10.0."""
     found = re.search(
         r"Overall exposure level for \S+: ([0-9.]+)", analyzed("security", "--no-pager", NAME).stdout
     )
     assert found
-    stated = re.search(r"exposure of ([0-9.]+)", (Path(__file__).parents[3] / "docs/systemd.md").read_text())
-    assert stated
-    assert found[1] == stated[1]
-    assert float(found[1]) <= 2.0
+    return found[1]
+
+
+def stated(text: str) -> str:
+    """Return the number that follows a text in the documentation."""
+    found = re.search(rf"{text} ([0-9]+\.[0-9])", (Path(__file__).parents[3] / "docs/systemd.md").read_text())
+    assert found
+    return found[1]
+
+
+def test_how_exposed_it_is() -> None:
+    assert exposure() == stated("exposure of")
+    assert float(exposure()) <= 2.0
 
 
 def test_the_unit_is_understood() -> None:
@@ -216,6 +256,7 @@ def test_no_file_is_served_where_nobody_else_would_see_it(without_cuse: None) ->
 
 def test_without_cuse_a_file_is_served_for_everybody(without_cuse: None) -> None:
     systemctl("daemon-reload")
+    assert exposure() == stated("exposure is then")
     systemctl("start", NAME)
     assert show("StatusText").startswith(f"{NODE}, a FUSE file")
     assert serves()

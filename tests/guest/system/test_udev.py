@@ -62,6 +62,12 @@ def test_before_the_rule_a_user_is_refused() -> None:
         assert mode() == 0o600
         done = client()
         assert (done.returncode, "cannot open device" in done.stdout) == (255, True), done
+        # And why: by another program, as that one does not say.
+        head = subprocess.run(
+            ["head", "-c", "1", NODE],
+            user="nobody", group="nogroup", extra_groups=(), capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert (head.returncode, "Permission denied" in head.stderr) == (1, True), head
         systemctl("stop", NAME)
     systemctl("start", NAME)
     assert mode() == 0o666
