@@ -78,6 +78,23 @@ def make_parser(*names: str) -> argparse.ArgumentParser:
     return parser
 
 
+def add_command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    summary: str,
+    description: str,
+    epilog: str,
+) -> argparse.ArgumentParser:
+    """Add a command to the parser, and return its own; ``summary`` is its line in the list of commands."""
+    return commands.add_parser(
+        name,
+        help=summary,
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
 def _run(arguments: Sequence[str]) -> int:
     # The daemon, which stays in memory for good, has no use for what the others import.
     names = arguments[:1] if arguments and arguments[0] in COMMANDS else COMMANDS

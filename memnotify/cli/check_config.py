@@ -4,6 +4,7 @@
 import argparse
 import sys
 
+from memnotify.cli import add_command
 from memnotify.cli.serve import add_settings, load
 from memnotify.config import SETTINGS, ConfigError, show
 
@@ -19,12 +20,8 @@ exit codes: 0 good; 2 wrong, or a file cannot be read, or wrong arguments
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the subcommand to the parser."""
-    parser = commands.add_parser(
-        "check-config",
-        help="check the configuration, and print it",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = add_command(
+        commands, "check-config", "check the configuration, and print it", _DESCRIPTION, _EPILOG
     )
     add_settings(parser)
     parser.set_defaults(run=run)

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 
 from memnotify import __version__
+from memnotify.cli import add_command
 from memnotify.cli.checks import FAILED, NOT_APPLICABLE, examine
 from memnotify.cli.machine import Machine
 from memnotify.cli.wait import seconds
@@ -33,12 +34,8 @@ exit codes: 0 no check failed; 1 one has; 2 wrong arguments
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the subcommand to the parser."""
-    parser = commands.add_parser(
-        "doctor",
-        help="check everything that the device depends on",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = add_command(
+        commands, "doctor", "check everything that the device depends on", _DESCRIPTION, _EPILOG
     )
     parser.add_argument(
         "--name", default="memnotify", help="the device's name in /dev (default: %(default)s)"

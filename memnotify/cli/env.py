@@ -6,6 +6,7 @@ import base64
 import os
 import shlex
 
+from memnotify.cli import add_command
 from memnotify.cli.tell import tell
 from memnotify.cli.wait import NOTHING_WATCHED
 from memnotify.client import DEFAULT_PATH, ThresholdError
@@ -41,12 +42,8 @@ _ANY_FIGURES = Figures((("total", 2**40), *((name, 0) for name in ("used", "acti
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the subcommand to the parser."""
-    parser = commands.add_parser(
-        "env",
-        help="print the variables of systemd's memory-pressure protocol",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = add_command(
+        commands, "env", "print the variables of systemd's memory-pressure protocol", _DESCRIPTION, _EPILOG
     )
     parser.add_argument("--when", metavar="THRESHOLDS", required=True, help="such as 'used 80%%'")
     where = parser.add_mutually_exclusive_group()

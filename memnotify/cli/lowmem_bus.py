@@ -5,6 +5,7 @@ import argparse
 import math
 from collections.abc import Iterable
 
+from memnotify.cli import add_command
 from memnotify.cli.tell import tell
 from memnotify.cli.wait import EXTRA_MISSING, seconds
 from memnotify.client import DEFAULT_PATH, Change
@@ -35,12 +36,12 @@ _DEFAULTS = {"low": "used 80%", "medium": "used 90%", "critical": "used 95%"}
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the subcommand to the parser."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "lowmem-bus",
-        help="warn desktop programs over D-Bus (GLib's GMemoryMonitor)",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "warn desktop programs over D-Bus (GLib's GMemoryMonitor)",
+        _DESCRIPTION,
+        _EPILOG,
     )
     for level, number in LEVELS.items():
         parser.add_argument(

@@ -4,6 +4,7 @@
 import argparse
 import json
 
+from memnotify.cli import add_command
 from memnotify.cli.tell import explain, tell
 from memnotify.client import DEFAULT_PATH, PAGE_SIZE, Figures, Memnotify
 
@@ -14,12 +15,12 @@ exit codes: 0 figures printed; 2 no device, or wrong arguments
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the subcommand to the parser."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "read",
-        help="print the memory figures",
-        description="Print the figures in pages, in human units and in percent of total.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "print the memory figures",
+        "Print the figures in pages, in human units and in percent of total.",
+        _EPILOG,
     )
     parser.add_argument("--path", default=DEFAULT_PATH, help="the device (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")

@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Self
 
+from memnotify.cli import add_command
 from memnotify.cli.tell import explain, tell
 from memnotify.cli.wait import count, seconds, subscribed
 from memnotify.client import (
@@ -53,12 +54,8 @@ Due = dict[tuple[int, str], tuple[Change, Figures]]
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the subcommand to the parser."""
-    parser = commands.add_parser(
-        "run",
-        help="run a command whenever a threshold is crossed",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = add_command(
+        commands, "run", "run a command whenever a threshold is crossed", _DESCRIPTION, _EPILOG
     )
     parser.add_argument("--when", metavar="THRESHOLDS", help="run when one is reached, such as 'used 80%%'")
     parser.add_argument("--when-below", metavar="THRESHOLDS", help="run when a figure falls below its own")

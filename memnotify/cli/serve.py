@@ -9,6 +9,7 @@ import sys
 from contextlib import ExitStack
 
 from memnotify import config_file, logs
+from memnotify.cli import add_command
 from memnotify.config import COMMAND_LINE, SETTINGS, ConfigError, Configuration, Given
 
 _DESCRIPTION = """\
@@ -34,13 +35,7 @@ exit codes: 0 asked to end; 1 the device cannot be served, or was lost; 2 wrong 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the subcommand to the parser."""
-    parser = commands.add_parser(
-        "serve",
-        help="serve /dev/memnotify",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = add_command(commands, "serve", "serve /dev/memnotify", _DESCRIPTION, _EPILOG)
     add_settings(parser)
     parser.set_defaults(run=run)
 

@@ -7,6 +7,7 @@ import json
 import math
 import time
 
+from memnotify.cli import add_command
 from memnotify.cli.read import as_object
 from memnotify.cli.tell import explain, tell
 from memnotify.client import DEFAULT_PATH, PAGE_SIZE, Crossed, Memnotify, ThresholdError
@@ -34,13 +35,7 @@ exit codes: 0 crossed; 1 the daemon ended while waiting; 2 thresholds not unders
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the subcommand to the parser."""
-    parser = commands.add_parser(
-        "wait",
-        help="wait until a threshold is crossed",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = add_command(commands, "wait", "wait until a threshold is crossed", _DESCRIPTION, _EPILOG)
     parser.add_argument("thresholds", metavar="THRESHOLDS", help="such as 'used 80%%'")
     parser.add_argument("--path", default=DEFAULT_PATH, help="the device (default: %(default)s)")
     parser.add_argument(

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
 
+from memnotify.cli import add_command
 from memnotify.cli.read import human
 from memnotify.cli.tell import explain, tell
 from memnotify.cli.wait import EXTRA_MISSING, seconds, subscribed
@@ -50,13 +51,7 @@ exit codes: 0 asked to end; 1 a new daemon does not understand the thresholds;
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the subcommand to the parser."""
-    parser = commands.add_parser(
-        "watch",
-        help="show the memory figures live",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = add_command(commands, "watch", "show the memory figures live", _DESCRIPTION, _EPILOG)
     parser.add_argument(
         "--when",
         metavar="THRESHOLDS",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.daemon import QUICK, TRANSPORT, Daemon
+from support.fake_memory import FakeMemory
 from support.memory import Hog
 from support.program import POSTED
 from support.require import unavailable
@@ -61,6 +62,23 @@ def opened(path: str) -> Iterator[Callable[..., int]]:
     yield open_device
     for fd in fds:
         os.close(fd)
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> FakeMemory:
+    """Return a memory that is moved by hand, half of it used."""
+    return FakeMemory(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def _memory(tmp_path_factory: pytest.TempPathFactory) -> FakeMemory:
+    return FakeMemory(tmp_path_factory.mktemp("memory"))
+
+
+@pytest.fixture
+def serve(_can_serve: None, memory: FakeMemory) -> Callable[[str], Daemon]:
+    """Return what starts a daemon of ``memory`` with a name."""
+    return lambda name: Daemon(*QUICK, *memory.ARGUMENTS, name=name, program=memory.program)
 
 
 @pytest.fixture(scope="session")

@@ -78,11 +78,6 @@ def test_every_page_is_listed() -> None:
 
 
 @pytest.fixture(scope="module")
-def _memory(tmp_path_factory: pytest.TempPathFactory) -> FakeMemory:
-    return FakeMemory(tmp_path_factory.mktemp("memory"))
-
-
-@pytest.fixture(scope="module")
 def daemon(_can_serve: None, _memory: FakeMemory) -> Iterator[Daemon]:
     """Return a daemon of that memory, where examples look for it."""
     with Daemon(*QUICK, *_memory.ARGUMENTS, name="memnotify", program=_memory.program) as daemon:

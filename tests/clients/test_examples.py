@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support.daemon import QUICK, Daemon
+from support.daemon import Daemon
 from support.fake_memory import FakeMemory
 from support.program import Program
 from support.require import unavailable
 from support.waiting import eventually
 
 REPOSITORY = Path(__file__).parents[2]
+NAME = "memnotify"
 EXAMPLES = REPOSITORY / "examples"
 ENVIRONMENT = {
     "PATH": os.pathsep.join((os.path.dirname(sys.executable), os.environ["PATH"])),
@@ -57,21 +58,9 @@ SAID = {
 
 
 @pytest.fixture
-def memory(tmp_path: Path) -> FakeMemory:
-    """Return the memory of the daemon, half of it used."""
-    return FakeMemory(tmp_path)
-
-
-@pytest.fixture
-def serve(_can_serve: None, memory: FakeMemory) -> Callable[[], Daemon]:
-    """Return what starts a daemon of that memory, where examples look for it."""
-    return lambda: Daemon(*QUICK, *memory.ARGUMENTS, name="memnotify", program=memory.program)
-
-
-@pytest.fixture
-def daemon(serve: Callable[[], Daemon]) -> Iterator[Daemon]:
-    """Return such a daemon."""
-    with serve() as daemon:
+def daemon(serve: Callable[[str], Daemon]) -> Iterator[Daemon]:
+    """Return a daemon whose memory is moved by hand, where examples look for it."""
+    with serve(NAME) as daemon:
         yield daemon
 
 
@@ -120,14 +109,14 @@ def test_it_says_what_happens(
     "name", ["epoll.c", "drop_cache.py", "with_asyncio.py", "with_trio.py", "with_glib.py"]
 )
 def test_it_outlives_the_daemon(
-    serve: Callable[[], Daemon], memory: FakeMemory, commands: dict[str, list[str]], name: str
+    serve: Callable[[str], Daemon], memory: FakeMemory, commands: dict[str, list[str]], name: str
 ) -> None:
     first, high, _ = SAID[name]
-    old = serve()
+    old = serve(NAME)
     with Program(*commands[name], environment=ENVIRONMENT) as program:
         assert [program.line() for _ in first] == first
         old.end(signal.SIGKILL)
-        with serve():
+        with serve(NAME):
             if name == "epoll.c":
                 assert sorted(program.line() for _ in first) == first
             memory.use(90)

@@ -19,11 +19,6 @@ from memnotify.client import Change, Crossed, Memnotify
 PAGES_OF_A_PERCENT = 10_000_000 * 1024 // os.sysconf("SC_PAGESIZE") // 100
 
 
-@pytest.fixture(scope="module")
-def _memory(tmp_path_factory: pytest.TempPathFactory) -> FakeMemory:
-    return FakeMemory(tmp_path_factory.mktemp("memory"))
-
-
 @pytest.fixture
 def memory(_memory: FakeMemory, path: str) -> FakeMemory:
     """Return the daemon's memory, 90 % of it available, which it has noticed."""

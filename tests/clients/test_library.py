@@ -30,11 +30,6 @@ RESTARTS, CLIENTS_EACH = (20, 50) if TRANSPORT == "fuse" else (3, 10)
 AGAIN_WITHIN_S = 2.0 if TRANSPORT == "fuse" else 20.0
 
 
-@pytest.fixture(scope="module")
-def _memory(tmp_path_factory: pytest.TempPathFactory) -> FakeMemory:
-    return FakeMemory(tmp_path_factory.mktemp("memory"))
-
-
 @pytest.fixture
 def memory(_memory: FakeMemory, path: str) -> FakeMemory:
     """Return the memory of the daemon, half of it used, which it has noticed."""

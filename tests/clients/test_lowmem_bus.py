@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from dbus_fast import Message, MessageType
 from support.bus import Bus
-from support.daemon import QUICK, Daemon
+from support.daemon import Daemon
 from support.fake_memory import FakeMemory
 from support.program import Program
 from support.require import unavailable
@@ -21,6 +21,7 @@ from support.waiting import DEADLINE_S, eventually
 from memnotify.client import Memnotify
 
 REPOSITORY = Path(__file__).parents[2]
+NAME = "memnotify-bus"
 NAME = "org.freedesktop.LowMemoryMonitor"
 PYTHON = "/usr/bin/python3"
 """Debian's, which has GLib's bindings."""
@@ -68,21 +69,9 @@ def bus(tmp_path: Path) -> Iterator[DesktopBus]:
 
 
 @pytest.fixture
-def memory(tmp_path: Path) -> FakeMemory:
-    """Return the memory of the daemon, half of it used."""
-    return FakeMemory(tmp_path)
-
-
-@pytest.fixture
-def serve_device(_can_serve: None, memory: FakeMemory) -> Callable[[], Daemon]:
-    """Return what starts a daemon of that memory."""
-    return lambda: Daemon(*QUICK, *memory.ARGUMENTS, name="memnotify-bus", program=memory.program)
-
-
-@pytest.fixture
-def path(serve_device: Callable[[], Daemon]) -> Iterator[str]:
-    """Return where such a daemon serves."""
-    with serve_device() as daemon:
+def path(serve: Callable[[str], Daemon]) -> Iterator[str]:
+    """Return where a daemon whose memory is moved by hand serves."""
+    with serve(NAME) as daemon:
         yield daemon.path
 
 
@@ -168,18 +157,16 @@ def test_it_waits_for_the_name(bus: DesktopBus, path: str, memory: FakeMemory) -
 
 
 @pytest.mark.representative
-def test_it_outlives_the_daemon(
-    bus: DesktopBus, serve_device: Callable[[], Daemon], memory: FakeMemory
-) -> None:
+def test_it_outlives_the_daemon(bus: DesktopBus, serve: Callable[[str], Daemon], memory: FakeMemory) -> None:
     """What was reached without one is warned of when there is one again."""
-    old = serve_device()
+    old = serve(NAME)
     with bus.serve(old.path, "--interval", "0") as service, bus.listen() as listener:
         service.hear("ready")
         _tune_in(old.path, memory, service, listener)
         old.end(signal.SIGKILL)
         service.hear("start 'memnotify serve' again")
         memory.use(90)
-        with serve_device():
+        with serve(NAME):
             listener.hear("100")
             # Each level's device comes back in its own time.
             said = {"it is served again", "100, medium"}

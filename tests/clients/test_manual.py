@@ -6,11 +6,11 @@ import shutil
 import signal
 import subprocess
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support.daemon import QUICK, Daemon
+from support.daemon import Daemon
 from support.fake_memory import FakeMemory
 from support.program import Program
 from support.require import unavailable
@@ -19,15 +19,9 @@ PAGE = Path(__file__).parents[2] / "docs/man/memnotify.4"
 
 
 @pytest.fixture
-def memory(tmp_path: Path) -> FakeMemory:
-    """Return the memory of the daemon, half of it used."""
-    return FakeMemory(tmp_path)
-
-
-@pytest.fixture
-def daemon(_can_serve: None, memory: FakeMemory) -> Iterator[Daemon]:
-    """Return a daemon of that memory, where the program looks for it."""
-    with Daemon(*QUICK, *memory.ARGUMENTS, name="memnotify", program=memory.program) as daemon:
+def daemon(serve: Callable[[str], Daemon]) -> Iterator[Daemon]:
+    """Return a daemon whose memory is moved by hand, where the program looks for it."""
+    with serve("memnotify") as daemon:
         yield daemon
 
 

@@ -10,31 +10,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support.daemon import QUICK, Daemon, ready
+from support.daemon import Daemon, ready
 from support.fake_memory import FakeMemory
 from support.program import settle
 from support.waiting import DEADLINE_S, eventually
 
 from memnotify.client import Memnotify
 
+NAME = "memnotify-run"
 SAY = ("sh", "-c", "echo $MEMNOTIFY_EVENT $MEMNOTIFY_NAME ${MEMNOTIFY_USED_PERCENT%.*}")
 
 
 @pytest.fixture
-def memory(tmp_path: Path) -> FakeMemory:
-    """Return the memory of the daemon, half of it used."""
-    return FakeMemory(tmp_path)
-
-
-@pytest.fixture
-def daemon(_can_serve: None, memory: FakeMemory) -> Iterator[Daemon]:
-    """Return a daemon of that memory."""
-    with _serve(memory) as daemon:
+def daemon(serve: Callable[[str], Daemon]) -> Iterator[Daemon]:
+    """Return a daemon whose memory is moved by hand."""
+    with serve(NAME) as daemon:
         yield daemon
-
-
-def _serve(memory: FakeMemory) -> Daemon:
-    return Daemon(*QUICK, *memory.ARGUMENTS, name="memnotify-run", program=memory.program)
 
 
 class Run:
@@ -190,12 +181,14 @@ def test_a_command_that_cannot_be_started(
 
 
 @pytest.mark.representative
-def test_a_new_daemon_tells_what_was_crossed_meanwhile(start: Start, memory: FakeMemory) -> None:
-    old = _serve(memory)
+def test_a_new_daemon_tells_what_was_crossed_meanwhile(
+    start: Start, serve: Callable[[str], Daemon], memory: FakeMemory
+) -> None:
+    old = serve(NAME)
     run = start(old.path, "--when", "used 80%", "--count", "1", "--", *SAY)
     old.end(signal.SIGKILL)
     memory.use(90)
-    with _serve(memory):
+    with serve(NAME):
         code, out, err = run.end()
     assert (code, out) == (0, "up used 90\n")
     assert [line.rpartition(": ")[2] for line in err.splitlines()] == [

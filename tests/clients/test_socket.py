@@ -21,12 +21,6 @@ CLIENTS = 1000
 NAME = "memnotify-socket"
 
 
-@pytest.fixture
-def memory(tmp_path: Path) -> FakeMemory:
-    """Return a memory that is moved by hand, half of it used."""
-    return FakeMemory(tmp_path)
-
-
 def daemon_at(path: Path, memory: FakeMemory, *options: str) -> Daemon:
     """Return a daemon with a socket."""
     arguments = (*QUICK, *FakeMemory.ARGUMENTS, "--socket", str(path), *options)

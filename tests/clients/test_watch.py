@@ -11,31 +11,20 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from support.daemon import QUICK, Daemon, ready
+from support.daemon import Daemon, ready
 from support.fake_memory import FakeMemory
 from support.program import Program
 from support.terminal import TAKEN, Terminal
 from support.waiting import DEADLINE_S, eventually
 
+NAME = "memnotify-watch"
 STAMP = r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}"
 
 
 @pytest.fixture
-def memory(tmp_path: Path) -> FakeMemory:
-    """Return the memory of the daemon, half of it used."""
-    return FakeMemory(tmp_path)
-
-
-@pytest.fixture
-def serve(_can_serve: None, memory: FakeMemory) -> Callable[[], Daemon]:
-    """Return what starts a daemon of that memory."""
-    return lambda: Daemon(*QUICK, *memory.ARGUMENTS, name="memnotify-watch", program=memory.program)
-
-
-@pytest.fixture
-def daemon(serve: Callable[[], Daemon]) -> Iterator[Daemon]:
-    """Return such a daemon."""
-    with serve() as daemon:
+def daemon(serve: Callable[[str], Daemon]) -> Iterator[Daemon]:
+    """Return a daemon whose memory is moved by hand."""
+    with serve(NAME) as daemon:
         yield daemon
 
 
@@ -64,14 +53,14 @@ def test_lines_where_there_is_no_terminal(daemon: Daemon, memory: FakeMemory) ->
 
 
 @pytest.mark.representative
-def test_lines_outlive_the_daemon(serve: Callable[[], Daemon], memory: FakeMemory) -> None:
-    old = serve()
+def test_lines_outlive_the_daemon(serve: Callable[[str], Daemon], memory: FakeMemory) -> None:
+    old = serve(NAME)
     with Program(*_command(old.path, "--plain", "--when", "used 80%")) as program:
         program.line()
         old.end(signal.SIGKILL)
         program.hear("start 'memnotify serve'")
         memory.use(90)
-        with serve():
+        with serve(NAME):
             events = [program.hear("served again")[20:], program.hear(": now")[20:]]
             assert events == ["it is served again", "used reached 80.0 % (7.6 GiB): now 90.0 % (8.6 GiB)"]
             program.end(signal.SIGINT)
@@ -145,13 +134,13 @@ def test_it_gives_the_terminal_back_while_it_is_stopped(daemon: Daemon) -> None:
         assert terminal.is_given_back
 
 
-def test_the_picture_outlives_the_daemon(serve: Callable[[], Daemon]) -> None:
-    old = serve()
+def test_the_picture_outlives_the_daemon(serve: Callable[[str], Daemon]) -> None:
+    old = serve(NAME)
     with _terminal(old.path) as terminal:
         terminal.shows("50.0 %")
         old.end(signal.SIGKILL)
         terminal.shows("nobody serves it")
-        with serve():
+        with serve(NAME):
             terminal.shows("it is served again")
             assert "nobody serves it" not in terminal.frame[0]
             terminal.press(b"q")
