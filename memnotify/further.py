@@ -20,7 +20,8 @@ FURTHER = {
             *("Buffers", "SwapCached", "Unevictable", "Mlocked", "HighFree", "LowFree", "SwapFree"),
             *("Zswap", "Zswapped", "Writeback", "AnonPages", "Mapped", "Shmem", "KReclaimable"),
             *("SReclaimable", "SUnreclaim", "KernelStack", "ShadowCallStack", "PageTables", "SecPageTables"),
-            *("NFS_Unstable", "Bounce", "WritebackTmp", "CommitLimit", "Committed_AS", "Percpu"),
+            *("NFS_Unstable", "Bounce", "WritebackTmp", "CommitLimit", "Committed_AS"),
+            *("VmallocChunk", "Percpu"),
             *("HardwareCorrupted", "AnonHugePages", "ShmemHugePages", "ShmemPmdMapped", "FileHugePages"),
             *("FilePmdMapped", "CmaFree", "Unaccepted", "Balloon", "Hugetlb"),
             *("DirectMap4k", "DirectMap2M", "DirectMap4M", "DirectMap1G"),
@@ -76,8 +77,8 @@ def _refusal(name: str) -> str:
     if word is not None:
         instead = ": swap has 'swap_size' and 'swap_taken'" if "swap" in name.lower() else ""
         return f"contains {word!r}, which clients search the line for{instead}"
-    if name.startswith("HugePages_"):
-        return "counts huge pages, no memory: 'Hugetlb' is their size"
+    if name.startswith(("HugePages_", "Hugepagesize")):
+        return "tells of huge pages one by one: 'Hugetlb' is the memory they take"
     near = _nearest(name)
     hint = f"did you mean {near!r}? There" if near else "there"
     return f"is not known: {hint} are {', '.join(FURTHER)}"

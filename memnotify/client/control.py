@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from memnotify.client.device import DEFAULT_PATH
+from memnotify.client.errors import MemnotifyError
 from memnotify.client.figures import PAGE_SIZE
 
 FOLDER = "/etc/memnotify"
@@ -29,7 +30,7 @@ _TRUTH = {
 }
 
 
-class ControlFileError(ValueError):
+class ControlFileError(MemnotifyError, ValueError):
     """A control file, or the variable, is not understood; the text says where and what."""
 
 

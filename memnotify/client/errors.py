@@ -6,7 +6,7 @@ import os
 
 
 class MemnotifyError(OSError):
-    """The device cannot be used: ``errno`` and ``filename`` are set, ``strerror`` says what to do next."""
+    """Of the device: ``errno`` and ``filename`` are set, ``strerror`` says what to do next."""
 
 
 class DeviceMissingError(MemnotifyError, FileNotFoundError):

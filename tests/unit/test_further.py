@@ -82,7 +82,8 @@ def test_as_many_as_a_buffer_holds() -> None:
         ("SwapTotal", "is called 'swap_size' here"),
         ("MemAvailable", "is called 'available' here"),
         ("Cached", "is called 'cached' here"),
-        ("HugePages_Free", "counts huge pages.*'Hugetlb'"),
+        ("HugePages_Free", "huge pages one by one.*'Hugetlb'"),
+        ("Hugepagesize", "huge pages one by one.*'Hugetlb'"),
         ("availble", "is not known: did you mean 'available'. There are available, free, .*, DirectMap1G$"),
         ("committed_as", "did you mean 'Committed_AS'"),
         ("MemFreeze", "did you mean"),
@@ -94,6 +95,13 @@ def test_refused(name: str, message: str) -> None:
     """It is said what is wrong with a name, and what to write instead."""
     with pytest.raises(ValueError, match=message):
         chosen(["slab", name])
+
+
+def test_every_name_of_this_kernel_is_there_or_refused_for_a_reason() -> None:
+    for name in re.findall(r"(?m)^(\S+):", Path("/proc/meminfo").read_text()):
+        if name not in FURTHER:
+            with pytest.raises(ValueError, match="is called|contains|huge pages one by one"):
+                chosen([name])
 
 
 def test_refused_where_nothing_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
