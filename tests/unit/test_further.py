@@ -100,7 +100,7 @@ def test_refused(name: str, message: str) -> None:
 def test_every_name_of_this_kernel_is_there_or_refused_for_a_reason() -> None:
     for name in re.findall(r"(?m)^(\S+):", Path("/proc/meminfo").read_text()):
         if name not in FURTHER:
-            with pytest.raises(ValueError, match="is called|contains|huge pages one by one"):
+            with pytest.raises(ValueError, match=r"is called|contains|huge pages one by one"):
                 chosen([name])
 
 
