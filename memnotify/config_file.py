@@ -39,8 +39,11 @@ def parse(text: str, file: str) -> dict[str, Given]:
     """Return the settings in the text of a file, each with its line. Raises ConfigError."""
     # Here, as the daemon keeps in memory what it imports, 1.1 MB, and many have no file. Both, as the user
     # that it becomes may not be able to read them.
-    import difflib  # noqa: PLC0415
-    import tomllib  # noqa: PLC0415
+    try:
+        import difflib  # noqa: PLC0415
+        import tomllib  # noqa: PLC0415
+    except (ImportError, OSError) as error:
+        raise ConfigError(f"{file}: what parses it cannot be loaded any more ({error}): restart") from error
 
     lines, unfinished = _lines(text, file)
     try:

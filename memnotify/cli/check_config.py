@@ -2,6 +2,7 @@
 """``memnotify check-config``: what ``serve`` would make of the configuration."""
 
 import argparse
+import io
 import sys
 
 from memnotify.cli import add_command
@@ -35,6 +36,9 @@ def run(options: argparse.Namespace) -> int:
         for problem in str(error).splitlines():
             print(f"memnotify check-config: {problem}", file=sys.stderr)
         return 2
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A file's name may have any bytes.
+        sys.stdout.reconfigure(errors="backslashreplace")
     for setting in SETTINGS.values():
         line = f"{setting.name} = {show(getattr(settings, setting.attribute))}"
         notes = filter(None, (setting.unit, origins[setting.name]))

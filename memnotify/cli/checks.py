@@ -25,7 +25,7 @@ NOT_APPLICABLE = "not applicable"
 
 # udev(7), modules-load.d(5): the first one wins where two have a file of the same name.
 _RULES = ("/etc/udev/rules.d", "/run/udev/rules.d", "/usr/local/lib/udev/rules.d", "/usr/lib/udev/rules.d")
-_MODULES = ("/etc/modules-load.d", "/run/modules-load.d", "/usr/lib/modules-load.d")
+_MODULES = tuple(f"{folder}/modules-load.d" for folder in ("/etc", "/run", "/usr/local/lib", "/usr/lib"))
 _RULE = re.compile(r'(\w+)(?:\{[^}]*\})?\s*(==|!=|\+=|-=|:=|=)\s*"([^"]*)"')
 _START = f"start it: 'memnotify serve', or systemctl start {UNIT}"
 _AS_ROOT = "run it as root to look at that"
@@ -310,6 +310,8 @@ def config(machine: Machine) -> Finding:
     try:
         settings, origins = config_file.load(given or None, {})
     except ConfigError as error:
+        if isinstance(error.__cause__, PermissionError) and os.geteuid() != 0:
+            return Finding(WARNING, str(error), _AS_ROOT)
         return Finding(
             FAILED, "; ".join(str(error).splitlines()), "mend it; 'memnotify check-config' tells more"
         )
@@ -328,13 +330,11 @@ def unit(machine: Machine) -> Finding:  # noqa: PLR0911 - one for each state of 
     if says is None:
         return Finding(NOT_APPLICABLE, "systemd does not run here")
     if says["LoadState"] != "loaded":
-        return Finding(
-            WARNING,
-            f"{UNIT} is {says['LoadState']}",
-            f"systemctl unmask {UNIT}"
-            if says["LoadState"] == "masked"
-            else "install the package, or 'make install'",
-        )
+        advice = {
+            "masked": f"systemctl unmask {UNIT}",
+            "not-found": "install the package, or 'make install'",
+        }.get(says["LoadState"], f"systemd-analyze verify {UNIT}")
+        return Finding(WARNING, f"{UNIT} is {says['LoadState']}", advice)
     shown = f"{UNIT} is {says['ActiveState']} ({says['SubState']}), {says['UnitFileState']}"
     if says["ActiveState"] == "inactive":
         return Finding(WARNING, shown, f"systemctl enable --now {UNIT}")

@@ -16,6 +16,8 @@ from memnotify.mounts import FUSE_FILE, mounts_at
 
 UNIT = "memnotify.service"
 _SYSTEMCTL_S = 5.0
+# What stays root beside a daemon that does not, with the same command line (memnotify/privileges.py).
+_REMOVER = "memnotify-rm"
 
 
 class Node(NamedTuple):
@@ -136,10 +138,14 @@ class Machine:
                     self.unseen = True
                     continue
                 lines = self.text(f"/proc/{pid}/status").splitlines()
-                server = Server(pid, dict(line.split(":\t", 1) for line in lines), fds, words)
+                status = dict(line.split(":\t", 1) for line in lines)
+                if status.get("Name") == _REMOVER or ("serve" in words and not is_told):
+                    continue
+                server = Server(pid, status, fds, words)
                 (guessed if fds is None else told if is_told else holding).append(server)
-        # Several may hold /dev/cuse, each for a name of its own.
-        found = told or holding or guessed
+        # Several may hold /dev/cuse, each for a name of its own: where there is no such device none is ours.
+        may_hold = self.is_mount or self.is_device or self.node is None
+        found = told or (holding if may_hold else []) or guessed
         # A container may have a mount at the same path. A unit may have mounts of its own, and serve here.
         ours = self._namespace("self")
         return [server for server in found if self._namespace(server.pid) == ours] or found

@@ -218,8 +218,8 @@ def test_documented_commands(block: str) -> None:
 def test_the_documented_program(served: Served) -> None:
     """It prints a line for each event."""
     (program,) = documented("python")
-    assert "/run/memnotify.socket" in program
-    command = [sys.executable, "-c", program.replace("/run/memnotify.socket", str(served.socket))]
+    assert "/run/memnotify/socket" in program
+    command = [sys.executable, "-c", program.replace("/run/memnotify/socket", str(served.socket))]
     client = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert client.stdout is not None
     eventually(lambda: served.samples, "it has subscribed")

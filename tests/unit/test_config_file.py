@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: MIT
 """The files of the configuration: which hold, and what is said of a wrong line."""
 
+import os
 import re
+import sys
 import tomllib
 from pathlib import Path
 
@@ -232,3 +234,19 @@ def test_serve_reads_the_file(file: Path, caplog: pytest.LogCaptureFixture) -> N
     file.write_text("\nname = 'a/b'\n")
     assert main(["serve"]) == 2
     assert f'{file}:2: name is "a/b"' in caplog.text
+
+
+def test_a_parser_that_cannot_be_loaded_any_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the user that root has become, at a reload: nothing but the reload fails."""
+    file = tmp_path / "memnotify.toml"
+    file.write_text("update_period = 100")
+    monkeypatch.setitem(sys.modules, "tomllib", None)
+    with pytest.raises(ConfigError, match=r"memnotify\.toml: what parses it cannot be loaded"):
+        config_file.load(str(file), {})
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(ConfigError, match="this is a pipe"):
+        config_file.load(str(pipe), {})

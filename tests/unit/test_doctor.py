@@ -102,6 +102,9 @@ def test_cuse_and_its_module(machine: Made) -> None:
     assert "as a module" in said(machine, "cuse", OK)
     assert "fuse/cuse.ko.xz" in said(machine, "module", WARNING)
     assert "/etc/modules-load.d" in said(machine, "module", WARNING)
+    machine.make("/usr/local/lib/modules-load.d/memnotify.conf", "cuse\n")
+    assert "/etc/modules-load.d" not in said(machine, "module", WARNING)
+    (machine.folder / "usr/local/lib/modules-load.d/memnotify.conf").unlink()
     machine.make("/usr/lib/modules-load.d/memnotify.conf", "# for memnotify\ncuse\n")
     assert "/etc/modules-load.d" not in said(machine, "module", WARNING)
     machine.make("/sys/class/cuse/version")
@@ -377,13 +380,18 @@ def test_daemon(machine: Made) -> None:
     machine.has(Node(errno.ENOENT))
     machine.run(5, "/dev/null", command="memnotify wait used")
     machine.run(6, "/dev/cuse", command="memnotify serve --name other")
-    assert "process 6 serves it" in said(machine, "daemon", OK)
+    machine.run(7, "/dev/cuse", command="a device of another kind")
+    assert "nobody serves" in said(machine, "daemon", FAILED)
+    machine.has(DEVICE)
     del machine.servers
-    machine.run(7, "/dev/null", "/dev/cuse")
     assert "process 7 serves it" in said(machine, "daemon", OK)
     del machine.servers
-    machine.run(8, "/dev/cuse", command="memnotify serve --path=/dev/memnotify", State="T (stopped)")
-    assert "process 7, or one of 8, serves it" in said(machine, "daemon", OK)
+    machine.run(8, "/dev/null", "/dev/cuse")
+    machine.run(9, "/dev/cuse", Name="memnotify-rm")
+    assert "process 8 serves it" in said(machine, "daemon", OK)
+    del machine.servers
+    machine.run(10, "/dev/cuse", command="memnotify serve --path=/dev/memnotify", State="T (stopped)")
+    assert "process 8, or one of 10, serves it" in said(machine, "daemon", OK)
 
 
 def test_daemon_that_is_not_there(machine: Made) -> None:
