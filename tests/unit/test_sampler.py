@@ -340,6 +340,17 @@ def test_tuned_to_another_pace(bench: Bench) -> None:
     assert bench.sampler.current() is not sample
 
 
+def test_tuned_several_times_at_once(bench: Bench) -> None:
+    """The last one holds; of the kicks those that were wanted last, and no others are opened."""
+    opened: list[str] = []
+    for period_s, name in ((0.1, "first"), (0.2, "second"), (0.3, "")):
+        open_kicks = None if not name else lambda name=name: opened.append(name)
+        bench.sampler.tune(_tuned(update_period_s=period_s, open_kicks=open_kicks))
+    assert bench.sampler._take_over(select.poll())
+    assert bench.pace.update_period_s == 0.3
+    assert opened == ["second"]
+
+
 def test_tuned_to_another_granularity(bench: Bench) -> None:
     """It counts from the next event on; what is damped already stays so."""
     bench.subscribe(500)
