@@ -130,7 +130,7 @@ class Session:
         Odd ones are no session's. They are moved to the front, and it returns how many they are.
         """
         buffer = ffi.from_buffer("uint64_t[]", handles, require_writable=True)
-        return lib.shim_notify(buffer, count)  # type: ignore[no-any-return]
+        return lib.shim_notify(buffer, count)  # type: ignore[no-any-return]  # cffi's
 
     @staticmethod
     def discard(handles: "array[int]") -> None:
@@ -168,12 +168,12 @@ def _refusal(_type: type[BaseException], error: BaseException, trace: TracebackT
 def _callback(function: Callable[..., int]) -> Callable[..., int]:
     """Make ``_on_read`` the shim's callback ``shim_on_read``. No exception leaves it."""
     name = f"shim{function.__name__}"
-    return ffi.def_extern(name=name, error=-errno.EIO, onerror=_refusal)(function)  # type: ignore[no-any-return]
+    return ffi.def_extern(name=name, error=-errno.EIO, onerror=_refusal)(function)  # type: ignore[no-any-return]  # cffi's
 
 
 @_callback
 def _on_open(session: Any, flags: int) -> int:
-    return _from_handle(session).operations.open(flags)  # type: ignore[no-any-return]
+    return _from_handle(session).operations.open(flags)  # type: ignore[no-any-return]  # cffi's
 
 
 @_callback
@@ -187,14 +187,14 @@ def _on_read(session: Any, fh: int, size: int) -> int:
 
 @_callback
 def _on_write(session: Any, fh: int, data: Any, size: int) -> int:
-    return _from_handle(session).operations.write(fh, ffi.unpack(data, size))  # type: ignore[no-any-return]
+    return _from_handle(session).operations.write(fh, ffi.unpack(data, size))  # type: ignore[no-any-return]  # cffi's
 
 
 @_callback
 def _on_poll(session: Any, fh: int, events: int, handle: int) -> int:
-    return _from_handle(session).operations.poll(fh, events, handle)  # type: ignore[no-any-return]
+    return _from_handle(session).operations.poll(fh, events, handle)  # type: ignore[no-any-return]  # cffi's
 
 
 @_callback
 def _on_release(session: Any, fh: int) -> int:
-    return _from_handle(session).operations.release(fh)  # type: ignore[no-any-return]
+    return _from_handle(session).operations.release(fh)  # type: ignore[no-any-return]  # cffi's

@@ -29,7 +29,7 @@ def lock_memory(*, stays_root: bool = True) -> bool:
         stays_root and int(process_status()["CapEff"], 16) >> _CAP_IPC_LOCK & 1
     ):
         return False
-    return lib.system_lock_memory() == 0  # type: ignore[no-any-return]
+    return lib.system_lock_memory() == 0  # type: ignore[no-any-return]  # cffi's
 
 
 def process_status() -> dict[str, str]:
@@ -119,7 +119,7 @@ class Counter:
 
     def fileno(self) -> int:
         """Return the descriptor to poll."""
-        return lib.counter_fd(self._counter)  # type: ignore[no-any-return]
+        return lib.counter_fd(self._counter)  # type: ignore[no-any-return]  # cffi's
 
     def arm(self, events: int) -> None:
         """Count from now on, to ``events`` and each time to as many again; 0 stops. Raises OSError."""
