@@ -311,7 +311,7 @@ def config(machine: Machine) -> Finding:
         settings, origins = config_file.load(given or None, {})
     except ConfigError as error:
         if isinstance(error.__cause__, PermissionError) and os.geteuid() != 0:
-            return Finding(WARNING, str(error), _AS_ROOT)
+            return Finding(WARNING, "; ".join(str(error).splitlines()), _AS_ROOT)
         return Finding(
             FAILED, "; ".join(str(error).splitlines()), "mend it; 'memnotify check-config' tells more"
         )

@@ -139,12 +139,14 @@ class Machine:
                     continue
                 lines = self.text(f"/proc/{pid}/status").splitlines()
                 status = dict(line.split(":\t", 1) for line in lines)
-                if status.get("Name") == _REMOVER or ("serve" in words and not is_told):
+                # Without --name its configuration may give it this one.
+                others = not self.is_mount and "serve" in words and option(words, "--name") and not is_told
+                if status.get("Name") == _REMOVER or others:
                     continue
                 server = Server(pid, status, fds, words)
                 (guessed if fds is None else told if is_told else holding).append(server)
         # Several may hold /dev/cuse, each for a name of its own: where there is no such device none is ours.
-        may_hold = self.is_mount or self.is_device or self.node is None
+        may_hold = self.is_mount or self.node is None or self.exists(f"/sys/class/cuse/{self.name}/dev")
         found = told or (holding if may_hold else []) or guessed
         # A container may have a mount at the same path. A unit may have mounts of its own, and serve here.
         ours = self._namespace("self")

@@ -96,7 +96,7 @@ def test_nothing_that_it_wants_is_kept_from_it(started: None) -> None:
     process = Path(f"/proc/{pid}/status")
     assert status(process, "VmLck") > 0.9 * status(process, "VmSize")
     assert Path(f"/proc/{pid}/oom_score_adj").read_text() == "-900\n"
-    assert re.search(r"(?m)^Max open files +524288 +524288 ", Path(f"/proc/{pid}/limits").read_text())
+    assert re.search(r"(?m)^Max open files +16384 +524288 ", Path(f"/proc/{pid}/limits").read_text())
 
 
 def test_it_is_root_no_more(started: None) -> None:
