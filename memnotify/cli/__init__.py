@@ -29,6 +29,23 @@ A memory meter that programs can poll: /dev/memnotify in userspace.
 """
 
 
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Help as wide as the terminal.
+
+    To find that out argparse would import shutil, and with it three compression libraries: 0.5 MB that the
+    daemon keeps, as each option that is added asks for its help's form.
+    """
+
+    def __init__(self, prog: str) -> None:
+        columns = os.environ.get("COLUMNS", "")
+        width = int(columns) if columns.isdecimal() else 0
+        if width == 0 and sys.__stdout__ is not None:
+            with contextlib.suppress(OSError, ValueError):
+                width = os.get_terminal_size(sys.__stdout__.fileno()).columns
+        # Two for a margin, as argparse has it.
+        super().__init__(prog, width=(width or 80) - 2)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; ``arguments`` defaults to the process's own."""
     for name in ("stdout", "stderr"):
@@ -68,9 +85,7 @@ def _discard(stream: TextIO) -> None:
 
 def make_parser(*names: str) -> argparse.ArgumentParser:
     """Return the parser that knows the commands of these names."""
-    parser = argparse.ArgumentParser(
-        prog="memnotify", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(prog="memnotify", description=_DESCRIPTION, formatter_class=_Help)
     parser.add_argument("--version", action="version", version=f"memnotify {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in names:
@@ -91,7 +106,7 @@ def add_command(
         help=summary,
         description=description,
         epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Help,
     )
 
 
