@@ -12,6 +12,7 @@
  *     client watch PATH PAGES    one open file with a threshold at `used` + PAGES   -> armed THRESHOLD, woken NS
  *     client sleep PATH COUNT    COUNT processes, each waiting for a threshold of its own, spread evenly over all
  *                                memory                                             -> ready; ends when stdin does
+ *     client far PATH COUNT      the same, but the nearest threshold is a quarter of memory above `used`
  *     client meminfo - COUNT     COUNT processes, each reading /proc/meminfo 4 times a second; the same
  *     client stamp - 1           copies lines from stdin to stdout, each after the moment it came: NS LINE
  */
@@ -265,13 +266,16 @@ static void watch(const char *path, long margin_pages)
 
 /* ---- sleep, meminfo ---- */
 
-static _Noreturn void sleep_at(const char *path, long number, long count)
+static _Noreturn void sleep_at(const char *path, bool far, long number, long count)
 {
 	struct pollfd item = { .fd = open_device(path), .events = POLLIN };
 	char line[LINE];
+	long long total, least;
 
 	read_line(item.fd, line);
-	set_used(item.fd, figure(line, "total ") * (number + 1) / (count + 1));
+	total = figure(line, "total ");
+	least = far ? figure(line, "used ") + total / 4 : 0;
+	set_used(item.fd, least + (total - least) * (number + 1) / (count + 1));
 	printf("ready\n");
 	fflush(stdout);
 	while (poll(&item, 1, -1) == 1 && item.revents == POLLIN)
@@ -311,7 +315,7 @@ static _Noreturn void read_meminfo(long number, long count)
 	}
 }
 
-static void hold_children(const char *path, long count)
+static void hold_children(const char *path, bool far, long count)
 {
 	pid_t parent = getpid();
 	char byte;
@@ -328,7 +332,7 @@ static void hold_children(const char *path, long count)
 		if (getppid() != parent)
 			_exit(1);
 		if (path)
-			sleep_at(path, i, count);
+			sleep_at(path, far, i, count);
 		read_meminfo(i, count);
 	}
 	while (read(0, &byte, 1) == 1)
@@ -376,9 +380,11 @@ int main(int argc, char **argv)
 	else if (count > 0 && !strcmp(argv[1], "watch"))
 		watch(argv[2], count);
 	else if (count > 0 && !strcmp(argv[1], "sleep"))
-		hold_children(argv[2], count);
+		hold_children(argv[2], false, count);
+	else if (count > 0 && !strcmp(argv[1], "far"))
+		hold_children(argv[2], true, count);
 	else if (count > 0 && !strcmp(argv[1], "meminfo"))
-		hold_children(NULL, count);
+		hold_children(NULL, false, count);
 	else if (count > 0 && !strcmp(argv[1], "stamp"))
 		stamp();
 	else {

@@ -22,7 +22,8 @@ from common import (
     table,
 )
 
-DAEMON, C, PYTHON = "memnotify and its clients", "C, /proc/meminfo at 4 Hz", "Python, the same, naively"
+FAR, EVENLY = "memnotify and its clients, far", "the same, evenly over memory"
+C, PYTHON = "C, /proc/meminfo at 4 Hz", "Python, the same, naively"
 # Fewer of the dearest, scaled up, so that the machine is not full of them.
 _PYTHON_PART = 20
 _START_S = 3.0
@@ -30,15 +31,15 @@ _START_S = 3.0
 
 def seconds(options: Namespace) -> float:
     """Return about how long it takes."""
-    return float(3 * options.rounds * (options.idle + options.window + _START_S))
+    return float(4 * options.rounds * (options.idle + options.window + _START_S))
 
 
 def measure(options: Namespace, folder: Path) -> None:
     """Run the rounds and print the table."""
     client = build("client")
-    counts = {DAEMON: options.watchers, C: options.watchers, PYTHON: max(1, options.watchers // _PYTHON_PART)}
+    counts = dict.fromkeys((FAR, EVENLY, C), options.watchers)
+    counts[PYTHON] = max(1, options.watchers // _PYTHON_PART)
     results: dict[str, list[float]] = {kind: [] for kind in counts}
-    alone: list[float] = []
     failed = dict.fromkeys(counts, 0)
     for number in range(options.rounds):
         for kind in list(counts)[:: 1 if number % 2 == 0 else -1]:
@@ -51,16 +52,12 @@ def measure(options: Namespace, folder: Path) -> None:
                 continue
             results[kind].append(sum(spent_ms_s) * options.watchers / counts[kind])
             progress(f"{label}: {results[kind][-1]:.3f} ms/s")
-            if kind == DAEMON:
-                alone.append(spent_ms_s[0])
     if not all(results.values()):
         raise BenchmarkError("all rounds of one kind failed; why stands above")
     rows = [[f"{options.watchers} watchers, idle", "measured", "windows", "failed", "CPU, ms/s"]]
     for kind, column in results.items():
         tally = [str(counts[kind]), str(len(column)), str(failed[kind])]
         rows.append([kind, *tally, spread(column, 3)])
-        if kind == DAEMON:
-            rows.append(["  the daemon alone", *tally, spread(alone, 3)])
     remark = f"windows of {options.window:g} s, {options.idle:g} s idle before; median (min to max)"
     print(f"\n{table(rows)}\nwhere fewer were measured the time is scaled up; {remark}\n")
 
@@ -82,10 +79,11 @@ def _started(
     kind: str, count: int, options: Namespace, client: Path, folder: Path
 ) -> Iterator[Sequence[int]]:
     """Start all watchers; the value is their processes' numbers, the daemon's first."""
-    if kind == DAEMON:
+    if kind in (FAR, EVENLY):
+        how = "far" if kind == FAR else "sleep"
         with (
             Server("memnotify", memnotify(options.python), folder) as server,
-            Driven([str(client), "sleep", str(server.path), str(count)]) as holder,
+            Driven([str(client), how, str(server.path), str(count)]) as holder,
         ):
             yield [server.pid, *_ready(holder, count)]
         return
