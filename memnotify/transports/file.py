@@ -6,23 +6,18 @@ import fcntl
 import logging
 import os
 import stat
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 
 from memnotify.mounts import FUSE_FILE, mounts_at
 from memnotify.session import Operations, Session
 from memnotify.transports import Removal, TransportError, TransportUnavailableError
+from memnotify.transports.folder import folder_locked, refuse_foreign_folder
 
 log = logging.getLogger(__name__)
 
 # A mount point of our own has this mode, by which a later run knows it, and which keeps others than root
 # from opening it, in the belief that it is the device, while nothing is mounted.
 _MOUNT_POINT_MODE = 0o200
-# Whoever may read a folder may lock it, for ever: among ourselves it takes some ms.
-_LOCK_S = 3.0
-_LOCK_LOOK_S = 0.02
 
 
 class FileTransport:
@@ -102,50 +97,6 @@ class FileTransport:
         except TransportError as error:
             log.warning("%s may be left: %s", self.path, error)
         os.close(mount_point)
-
-
-@contextmanager
-def folder_locked(path: str) -> Iterator[None]:
-    """Keep others of us from mounting and unmounting in the same folder meanwhile."""
-    try:
-        folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise TransportError(f"cannot use {path}: its folder: {error.strerror}") from error
-    try:
-        _lock(folder, path)
-        yield
-    finally:
-        os.close(folder)
-
-
-def _lock(folder: int, path: str) -> None:
-    due_s = time.monotonic() + _LOCK_S
-    while True:
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > due_s:
-                log.warning("%s: its folder is locked by another process: going on without a lock", path)
-                return
-            time.sleep(_LOCK_LOOK_S)
-        else:
-            return
-
-
-def refuse_foreign_folder(path: str) -> None:
-    """Raise TransportError if root is to serve where others could exchange what it mounts on or removes."""
-    folder = path
-    while os.geteuid() == 0 and folder != "/":
-        folder = os.path.dirname(folder)
-        try:
-            status = os.stat(folder)
-        except OSError as error:
-            raise TransportError(f"cannot use {path}: its folder: {error.strerror}") from error
-        if status.st_uid != 0 or (status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX):
-            raise TransportError(
-                f"others than root can change {folder}: choose a place for {path} where they cannot,"
-                " or start as the folder's owner"
-            )
 
 
 def remove_leftover(path: str) -> None:

@@ -8,7 +8,7 @@ import stat
 from functools import partial
 
 from memnotify.transports import Removal, TransportError
-from memnotify.transports.file import folder_locked, refuse_foreign_folder
+from memnotify.transports.folder import folder_locked, refuse_foreign_folder
 
 log = logging.getLogger(__name__)
 
