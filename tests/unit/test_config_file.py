@@ -3,6 +3,7 @@
 
 import os
 import re
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -250,3 +251,18 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(pipe)
     with pytest.raises(ConfigError, match="this is a pipe"):
         config_file.load(str(pipe), {})
+
+
+def test_check_config_names_a_file_of_any_bytes(tmp_path: Path) -> None:
+    """Also where what it prints must be UTF-8."""
+    file = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.toml")
+    Path(file).write_text("update_period = 100\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "memnotify", "check-config", "--config", file],
+        env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\\udcff.toml:1" in done.stdout

@@ -325,6 +325,7 @@ def test_config(machine: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         ({}, OK, "active (running), enabled"),
         ({"LoadState": "not-found"}, WARNING, "not-found -> install"),
         ({"LoadState": "masked"}, WARNING, "systemctl unmask"),
+        ({"LoadState": "bad-setting"}, WARNING, "systemd-analyze verify"),
         ({"ActiveState": "failed", "Result": "watchdog"}, FAILED, "watchdog -> journalctl"),
         ({"ActiveState": "activating", "SubState": "auto-restart"}, FAILED, "auto-restart"),
         ({"ActiveState": "reloading", "SubState": "reload"}, OK, "reloading"),
