@@ -25,6 +25,11 @@ int system_lock_memory(void)
 	return mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) == 0 ? 0 : -errno;
 }
 
+int system_no_huge_pages(void)
+{
+	return prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0) == 0 ? 0 : -errno;
+}
+
 int system_timer_slack(unsigned long slack_ns)
 {
 	return prctl(PR_SET_TIMERSLACK, slack_ns) == 0 ? 0 : -errno;

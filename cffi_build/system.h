@@ -4,6 +4,9 @@
 /* Lock the process's memory as it is touched; 0 or a negative errno. */
 int system_lock_memory(void);
 
+/* Let this process have no transparent huge pages from now on; 0 or a negative errno. */
+int system_no_huge_pages(void);
+
 /* Let the calling thread's sleeps with a time-out end up to so much later, with other wake-ups of its CPU;
    0 or a negative errno. */
 int system_timer_slack(unsigned long slack_ns);

@@ -24,7 +24,7 @@ from memnotify.reload import Reload
 from memnotify.sampler import Sampler
 from memnotify.service import Manager, Service
 from memnotify.session import Session
-from memnotify.system import lock_memory, raise_fd_limit
+from memnotify.system import avoid_huge_pages, lock_memory, raise_fd_limit
 from memnotify.transports import Transport, TransportError
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ def serve(
     """
     # Until the session can take them and what was made is cleaned up after them.
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOP | _HANGUP)
+    avoid_huge_pages()
     # A dozen counters and more for each CPU, a connection for each client of the socket: 1,024 do not last.
     raise_fd_limit()
     further = chosen(settings.figures)

@@ -117,6 +117,10 @@ def test_what_stat_says(path: str) -> None:
         assert stat.S_IMODE(status.st_mode) == 0o666
 
 
+def test_the_daemon_s_memory_is_not_rounded_up(daemon: Daemon) -> None:
+    assert daemon.status("THP_enabled") == 0
+
+
 def test_the_daemon_keeps_nothing_of_a_closed_client(daemon: Daemon) -> None:
     for round_ in range(8):
         fds = [os.open(daemon.path, os.O_RDWR) for _ in range(100)]
