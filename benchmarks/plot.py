@@ -122,8 +122,8 @@ def draw(course: Course, plan: Plan, output: Path) -> None:
     import matplotlib as mpl  # noqa: PLC0415 - only whoever draws needs it
 
     mpl.use("Agg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415
-    from matplotlib.ticker import NullFormatter, StrMethodFormatter  # noqa: PLC0415
+    from matplotlib import pyplot as plt  # noqa: PLC0415 - the same
+    from matplotlib.ticker import NullFormatter, StrMethodFormatter  # noqa: PLC0415 - the same
 
     gib = PAGE_SIZE / 2**30
     times = [at_s for at_s, _ in course.memory]

@@ -92,6 +92,9 @@ class Kick:
         elif self._to_rest:
             self._to_rest -= 1
             return 0
+        if pages == math.inf:
+            self.disarm()
+            return 0
         try:
             self._follow_cpus()
             return self._arm(pages)
@@ -129,7 +132,7 @@ class Kick:
         os.close(self._online)
 
     def _arm(self, pages: float) -> int:
-        if not self._counters or not self.least_pages <= pages < math.inf:
+        if not self._counters or pages < self.least_pages:
             self.disarm()
             return 0
         rounded = 1 << (int(pages) - self._lag_pages).bit_length() - 1

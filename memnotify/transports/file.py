@@ -134,7 +134,7 @@ def _detach_dead(path: str, level: int = logging.INFO) -> None:
             raise TransportError(f"{path} is served by another process already; stop that one first")
         command = ("umount", "-l") if os.geteuid() == 0 else ("fusermount3", "-u", "-z")
         log.log(level, "%s is the mount of a daemon that died: %s", path, " ".join(command))
-        status = os.spawnlp(os.P_WAIT, command[0], *command, "--", path)  # noqa: S606
+        status = os.spawnlp(os.P_WAIT, command[0], *command, "--", path)  # noqa: S606 - no shell is wanted
         if status != 0:
             raise TransportError(
                 f"the dead mount at {path} cannot be removed: {command[0]} ended with {status}"

@@ -92,7 +92,7 @@ def _main(kind: str, path: str, thresholds: str, count: str) -> None:
     devices = [Memnotify(path) for _ in range(int(count))]
     for device in devices:
         device.subscribe(thresholds)
-    print("subscribed", flush=True)  # noqa: T201
+    print("subscribed", flush=True)  # noqa: T201 - to the test
     KINDS[kind](devices)
     for device in devices:
         device.close()

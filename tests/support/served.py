@@ -99,11 +99,11 @@ def _main(fd: str) -> None:
     session.catch(*CAUGHT)
     print("ready", flush=True)  # noqa: T201 - what the test reads
     while _interrupted(session):
-        print(*session.caught(), flush=True)  # noqa: T201
+        print(*session.caught(), flush=True)  # noqa: T201 - to the test
         # A signal may come at any moment between two rounds of serving, or as one begins.
         for _ in range(random.randrange(3000)):  # noqa: S311 - no secret
             pass
-    print("gone", flush=True)  # noqa: T201
+    print("gone", flush=True)  # noqa: T201 - to the test
     Session.discard(table.close_all())
     session.close()
     sampler.stop()

@@ -77,9 +77,9 @@ def test_figures_are_values() -> None:
     read = Figures.parse(b"total 1000 used 250 active 7\n")
     assert read == pickle.loads(pickle.dumps(read))  # noqa: S301 - our own
     assert len({read, Figures.parse(b"total 1000 used 250 active 7")}) == 1
-    assert pickle.loads(pickle.dumps(read.used)).percent == 25.0  # noqa: S301
+    assert pickle.loads(pickle.dumps(read.used)).percent == 25.0  # noqa: S301 - our own
     with pytest.raises(AttributeError):
-        read.used = 5  # type: ignore[assignment,misc]
+        read.used = 5  # type: ignore[assignment,misc]  # that it is refused is the test
 
 
 def test_further_figures_have_their_names() -> None:

@@ -41,7 +41,7 @@ def test_each_event_is_a_call(daemon: FakeDaemon, device: Memnotify) -> None:
     with Observer(device, seen.append):
         for count, used in enumerate((300, 100, 300), start=1):
             daemon.use(used)
-            eventually(lambda count=count: len(seen) == count, "the event")  # type: ignore[misc]
+            eventually(lambda count=count: len(seen) == count, "the event")  # type: ignore[misc]  # mypy infers no type for a default
         daemon.serving = False
         daemon.end()
         eventually(lambda: len(seen) == 4, "the loss")

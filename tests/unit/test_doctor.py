@@ -354,7 +354,7 @@ def test_unit(
 
 def test_unit_of_another_device(tmp_path: Path) -> None:
     said(Machine("other", None, 5.0, str(tmp_path)), "unit", NOT_APPLICABLE)
-    said(Machine("memnotify", "/tmp/other", 5.0, str(tmp_path)), "unit", NOT_APPLICABLE)  # noqa: S108
+    said(Machine("memnotify", "/tmp/other", 5.0, str(tmp_path)), "unit", NOT_APPLICABLE)  # noqa: S108 - never opened
 
 
 def test_systemctl_that_fails(machine: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

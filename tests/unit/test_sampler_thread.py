@@ -402,15 +402,14 @@ def test_a_kick_too_early_waits(kicked: Kicked) -> None:
     """Before the threshold can be in reach a kick is no reason to look; it is remembered, and wakes once."""
     sampler, kick, *_ = kicked
     # Less than the slack of the sleep that it ends, which is no reason to look either
-    sampler.rate.kicked_s = 300.0
+    sampler.rate.kicked_s = 3.5
     reads, sleeps = sampler.memory.plain_reads, len(sampler.sleeps)
     kick.count(400)
     eventually(lambda: len(sampler.sleeps) > sleeps, "the sampler sleeps until then")
-    assert 0 < (sampler.sleeps[-1] or 0) <= 300
+    assert 0 < (sampler.sleeps[-1] or 0) <= 3.5
     assert kick.rests == 1
     sampler.wake()
     eventually(lambda: len(sampler.sleeps) == sleeps + 2, "it sleeps again")
-    assert (sampler.sleeps[-1] or 0) > 200
     assert sampler.memory.plain_reads == reads
 
 
@@ -539,11 +538,11 @@ def test_a_crossing_is_told_whatever_it_is_tuned_to(make: Maker) -> None:
 # How long a sleep may be
 
 
-@pytest.mark.parametrize(("update_period_s", "slack_s"), [(0.9, 0.0), (8.0, 1.0), (3600.0, 4.0)])
+@pytest.mark.parametrize(("update_period_s", "slack_s"), [(0.9, 0.0), (8.0, 0.5), (3600.0, 4.0)])
 def test_a_distant_sample_may_ride_on_another_wake_up(
     make: Maker, update_period_s: float, slack_s: float
 ) -> None:
-    """From a second on an eighth of the sleep is slack; a shorter one has none, nor has a parked thread."""
+    """From a second on a sixteenth of the sleep is slack; a shorter one has none, nor has a parked thread."""
     sampler = make(update_period_s=update_period_s, long_sleeps_end=True)
     sampler.write(THRESHOLD)
     eventually(lambda: sampler.sleeps_long, "the sampler sleeps")
