@@ -188,7 +188,8 @@ class Setting(NamedTuple):
     def check(self, value: object) -> None:
         """Raise ConfigError if it cannot be ``value``."""
         about = self.about
-        if type(value) is not type(self.default):
+        texts = value if isinstance(value, tuple) else ()
+        if type(value) is not type(self.default) or not all(isinstance(text, str) for text in texts):
             kinds = {
                 bool: "true or false",
                 int: f"a whole number of {self.unit}",

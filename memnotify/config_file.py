@@ -31,7 +31,9 @@ def load(path: str | None, command_line: Mapping[str, Given]) -> Configuration:
         except ConfigError as error:
             problems.append(error)
     if problems:
-        raise ConfigError("\n".join(map(str, problems))) from problems[0].__cause__
+        # What this user may not read is the cause only where nothing else is wrong.
+        problem = min(problems, key=lambda problem: isinstance(problem.__cause__, PermissionError))
+        raise ConfigError("\n".join(map(str, problems))) from problem.__cause__
     return configure({**given, **command_line})
 
 

@@ -129,8 +129,8 @@ def _limit(kept: int) -> None:
 class Remover:
     """A process that stays root, waits until this one has ended, however it ends, and then removes things.
 
-    It has at most two capabilities, none to gain and no descriptor but those that removing takes, and no
-    signal but SIGKILL reaches it. To be made while there is one thread, before ``become``.
+    It has at most two capabilities, none to gain and no descriptor but 0 to 2 and those that removing takes,
+    and no signal but SIGKILL reaches it. To be made while there is one thread, before ``become``.
     """
 
     def __init__(self, removals: Collection[Removal]) -> None:

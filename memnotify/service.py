@@ -216,8 +216,10 @@ class Service:
             self._alarm_by(_SETTLE_LOOK_S)
         if self._manager.unsent:
             self._alarm_by(_RETRY_S)
-        # ``changed`` takes note first and sets the alarm then, which may just have been undone.
+        # ``changed``, in any thread, takes note first and sets the alarm then, which may just have been
+        # undone while its time was noted.
         if self._changed:
+            self._alarm_due_s = math.inf
             self._alarm_by(_STATUS_S)
 
     def _alarm_by(self, delay_s: float) -> None:

@@ -5,6 +5,7 @@ import argparse
 import contextlib
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import TextIO
@@ -51,6 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever started it
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for good
+    with contextlib.suppress(ValueError):  # not the main thread, so somebody else's program
+        # Ignored, as whoever started it may have left it, no child could be waited for.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
         return _answer(sys.argv[1:] if arguments is None else arguments)
     finally:

@@ -306,6 +306,11 @@ def _given(rule: str, name: str, path: str) -> dict[str, str]:
 def config(machine: Machine) -> Finding:
     """Whether the configuration is good: that of the daemon, or what the next one would read."""
     given = option(machine.servers[0].words, "--config") if machine.servers else ""
+    if given and not os.path.isabs(given):
+        try:
+            given = os.path.join(os.readlink(machine.place(f"/proc/{machine.servers[0].pid}/cwd")), given)
+        except OSError:
+            return Finding(WARNING, f"{given}, in a folder that this user may not see", _AS_ROOT)
     path = given or config_file.DEFAULT_FILE
     try:
         settings, origins = config_file.load(given or None, {})

@@ -146,7 +146,8 @@ class Machine:
                 server = Server(pid, status, fds, words)
                 (guessed if fds is None else told if is_told else holding).append(server)
         # Several may hold /dev/cuse, each for a name of its own: where there is no such device none is ours.
-        may_hold = self.is_mount or self.node is None or self.exists(f"/sys/class/cuse/{self.name}/dev")
+        device = self.path.removeprefix("/dev/").replace("/", "!")
+        may_hold = self.is_mount or self.node is None or self.exists(f"/sys/class/cuse/{device}/dev")
         found = told or (holding if may_hold else []) or guessed
         # A container may have a mount at the same path. A unit may have mounts of its own, and serve here.
         ours = self._namespace("self")
@@ -169,8 +170,13 @@ class Machine:
 
     def _is_told(self, words: Sequence[str]) -> bool:
         """Return whether a command line is that of a process that serves the device."""
-        path = option(words, "--path") or f"/dev/{option(words, '--name') or 'memnotify'}"
-        return "serve" in words and os.path.abspath(path) == self.path
+        before = words[: words.index("serve")] if "serve" in words else ()
+        if "memnotify" not in map(os.path.basename, before):
+            return False
+        path, name = option(words, "--path"), option(words, "--name")
+        if not path and not name and option(words, "--config"):
+            return False  # that file says
+        return os.path.abspath(path or f"/dev/{name or 'memnotify'}") == self.path
 
     @cached_property
     def unit(self) -> Mapping[str, str] | None:

@@ -94,7 +94,7 @@ class FileTransport:
                 _detach_dead(self.path, logging.DEBUG)
                 if self._ours:
                     _unlink_same(self.path, mount_point)
-        except TransportError as error:
+        except (TransportError, OSError) as error:
             log.warning("%s may be left: %s", self.path, error)
         os.close(mount_point)
 
@@ -149,6 +149,9 @@ def _claim(path: str) -> tuple[int, bool]:
             ours = _is_ours(status)
             if not ours and (not stat.S_ISREG(status.st_mode) or status.st_size):
                 raise TransportError(f"{path} exists and is not an empty regular file: choose another --path")
+            if os.geteuid() == 0 != status.st_uid:
+                # Its owner could put a link in its place, in a folder with the sticky bit too.
+                raise TransportError(f"{path} is not root's own: remove it, or choose another --path")
             fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         else:
             ours = True

@@ -63,6 +63,12 @@ def test_without_setpcap_the_bounding_set_stays_and_nothing_else() -> None:
         assert status["NoNewPrivs"] == "1"
 
 
+def test_children_are_waited_for_whatever_was_ignored_at_the_start() -> None:
+    ignoring = ("sh", "-c", "trap '' CHLD; exec \"$@\"", "sh", sys.executable, "-m", "memnotify")
+    with Daemon(*USER, program=ignoring) as daemon:
+        assert len(_children(daemon)) == (TRANSPORT == "fuse")
+
+
 def test_memory_is_locked_where_that_holds_without_root(dropped: Daemon) -> None:
     limit = Path(f"/proc/{dropped.pid}/limits").read_text().split("Max locked memory", 1)[1].split()[1]
     assert (dropped.status("VmLck") > 0) == (limit == "unlimited")

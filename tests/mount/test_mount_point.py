@@ -189,6 +189,19 @@ def test_root_serves_nothing_where_others_could_exchange_it(public_folder: Path)
     assert list(below.iterdir()) == []
 
 
+def test_root_mounts_on_no_file_of_others(public_folder: Path) -> None:
+    """They can rename it in a folder with the sticky bit too, and root would follow a link there."""
+    os.chown(public_folder, 0, 0)
+    public_folder.chmod(0o1777)
+    path = public_folder / "device"
+    path.touch()
+    os.chown(path, NOBODY.pw_uid, NOBODY.pw_gid)
+    assert f"{path} is not root's own" in _refused("--path", str(path))
+    os.chown(path, 0, 0)
+    with FileDaemon(path):
+        pass
+
+
 def test_who_locks_the_folder_keeps_nobody_from_serving(tmp_path: Path) -> None:
     """All who may read it can do so, for as long as they like."""
     folder = os.open(tmp_path, os.O_RDONLY)

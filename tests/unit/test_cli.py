@@ -212,7 +212,7 @@ def test_the_daemon_is_not_burdened_with_the_other_commands() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     imported = done.stdout.split()
     assert "memnotify.cli.serve" in imported
-    burdens = ("memnotify.client", "json", "tomllib", "difflib")
+    burdens = ("memnotify.client", "json", "tomllib", "difflib", "shutil", "lzma")
     assert not [name for name in imported if name.startswith(burdens)]
 
 

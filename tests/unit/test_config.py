@@ -123,6 +123,7 @@ def test_within_bounds(values: dict[str, object]) -> None:
         ({"pcp_is_free": "no"}, 'file:1: pcp_is_free is "no": it must be true or false'),
         ({"name": 5}, "file:1: name is 5: it must be a text in quotes"),
         ({"name": ["a", 2]}, 'file:1: name is ["a", 2]: it must be a text in quotes'),
+        ({"figures": (1,)}, "file:1: figures is [1]: it must be a list of texts"),
         ({"log_level": "loud"}, 'file:1: log_level is "loud": it must be one of debug, info, warning, error'),
         ({"transport": ""}, 'file:1: transport is "": it must be one of auto, cuse, fuse'),
         (

@@ -237,6 +237,28 @@ def test_serve_reads_the_file(file: Path, caplog: pytest.LogCaptureFixture) -> N
     assert f'{file}:2: name is "a/b"' in caplog.text
 
 
+def test_what_may_not_be_read_hides_no_mistake(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the cause doctor tells what only root could see from what is wrong."""
+    read = config_file._text
+
+    def text(name: str) -> str:
+        if name == str(file):
+            raise ConfigError(f"{name}: Permission denied") from PermissionError()
+        return read(name)
+
+    monkeypatch.setattr(config_file, "_text", text)
+    file.touch()
+    with pytest.raises(ConfigError) as caught:
+        config_file.load(None, {})
+    assert isinstance(caught.value.__cause__, PermissionError)
+    folder = Path(f"{file}.d")
+    folder.mkdir()
+    (folder / "a.toml").write_text("fill_rat = 5\n")
+    with pytest.raises(ConfigError, match=r"denied\n.*unknown key") as caught:
+        config_file.load(None, {})
+    assert caught.value.__cause__ is None
+
+
 def test_a_parser_that_cannot_be_loaded_any_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the user that root has become, at a reload: nothing but the reload fails."""
     file = tmp_path / "memnotify.toml"

@@ -317,6 +317,12 @@ def test_config(machine: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "own: No such file" in said(machine, "config", FAILED)
     (tmp_path / "own").touch()
     assert "own: the defaults" in said(machine, "config", OK)
+    # From its own folder on, if that may be seen.
+    machine.servers = [Server(7, STATUS, None, ["memnotify", "serve", "--config", "own"])]
+    assert "may not see" in said(machine, "config", WARNING)
+    machine.run(7)
+    (machine.folder / "proc/7/cwd").symlink_to(tmp_path)
+    assert "own: the defaults" in said(machine, "config", OK)
 
 
 @pytest.mark.parametrize(
@@ -399,6 +405,18 @@ def test_daemon(machine: Made) -> None:
     assert "process 8, or one of 10, serves it" in said(machine, "daemon", OK)
 
 
+def test_daemon_whose_name_only_its_file_knows(machine: Made) -> None:
+    machine.has(DEVICE)
+    machine.path = "/dev/foo"
+    machine.make("/sys/class/cuse/foo/dev", "252:0\n")
+    machine.run(7, "/dev/cuse")
+    machine.run(8, "/dev/cuse", command="memnotify serve --config /etc/foo.toml")
+    assert [server.pid for server in machine.servers] == [7, 8]
+    del machine.servers
+    machine.path = "/dev/memnotify"
+    assert [server.pid for server in machine.servers] == [7], "the other one may be anything"
+
+
 def test_daemon_that_is_not_there(machine: Made) -> None:
     machine.has(Node(errno.ENOENT))
     assert "nobody serves" in said(machine, "daemon", FAILED)
@@ -441,7 +459,9 @@ def test_daemon_of_which_only_the_command_line_is_seen(
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
 
     machine.run(5, "/dev/cuse", command="init")
+    machine.run(6, command="another serve")
     machine.run(7, "/dev/cuse")
+    machine.run(8, "/dev/cuse", command="memnotify serve --config /etc/other.toml")
     names = os.listdir
     monkeypatch.setattr(os, "listdir", lambda path: forbid(path) if path.endswith("/fd") else names(path))
     assert [(server.pid, server.fds) for server in machine.servers] == [(7, None)]
