@@ -64,7 +64,7 @@ def test_without_setpcap_the_bounding_set_stays_and_nothing_else() -> None:
 
 
 def test_children_are_waited_for_whatever_was_ignored_at_the_start() -> None:
-    ignoring = ("sh", "-c", "trap '' CHLD; exec \"$@\"", "sh", sys.executable, "-m", "memnotify")
+    ignoring = ("env", "--ignore-signal=CHLD", sys.executable, "-m", "memnotify")
     with Daemon(*USER, program=ignoring) as daemon:
         assert len(_children(daemon)) == (TRANSPORT == "fuse")
 
