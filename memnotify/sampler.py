@@ -22,7 +22,7 @@ from memnotify.threads import start_thread
 log = logging.getLogger(__name__)
 
 # A sleep of a second or more may end so much of it early, with another wake-up of the CPU: 0.9 s of the
-# default max_update_period, as an eighth made five wake-ups a minute of four; and 4 s, which 32 bits of
+# default max_update_period, as each second more is a wake-up more in four minutes; and 4 s, which 32 bits of
 # nanoseconds hold, at the most. What is near has no time to give.
 _SLACK_SHARE = 1 / 16
 _SLACK_FROM_S = 1.0
