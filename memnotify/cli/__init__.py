@@ -8,9 +8,12 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from memnotify import __version__
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 COMMANDS = ("serve", "check-config", "read", "wait", "run", "watch", "env", "lowmem-bus", "doctor")
 """The names of the commands, in the order of --help."""
@@ -87,9 +90,18 @@ def _discard(stream: TextIO) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose exit code does not depend on whether its message could be written."""
+
+    def _print_message(self, message: str, file: "SupportsWrite[str] | None" = None) -> None:
+        # Up to 3.11.2, Debian 12's, argparse lets out what newer ones suppress: 1 instead of 2 at the end.
+        with contextlib.suppress(OSError):
+            super()._print_message(message, file)
+
+
 def make_parser(*names: str) -> argparse.ArgumentParser:
     """Return the parser that knows the commands of these names."""
-    parser = argparse.ArgumentParser(prog="memnotify", description=_DESCRIPTION, formatter_class=_Help)
+    parser = _Parser(prog="memnotify", description=_DESCRIPTION, formatter_class=_Help)
     parser.add_argument("--version", action="version", version=f"memnotify {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in names:

@@ -13,7 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 from guest.vm import HOST, REPOSITORY, RESULTS, run
+from support.require import required, unavailable
 
 REPORT = "junit.xml"
 OPTIONS = (
@@ -59,19 +61,35 @@ def run_pytest(
 ) -> SuiteResult:
     """Boot one guest, run pytest with `args` in the repository's folder there, and return every case.
 
-    `system` is that of vm.run.
+    `system` is that of vm.run. What the host lacks a guest lacks as well: a test that cannot run is skipped
+    there as it is here, unless MEMNOTIFY_REQUIRE_ALL is 1.
 
     No case at all means that pytest did not get as far as to write its report: see its output.
     Raises GuestLost and GuestUnavailable as vm.run does.
     """
     python, cwd = sys.executable, REPOSITORY
-    env = {**ENVIRONMENT, **env}
+    env = {**ENVIRONMENT, **required(), **env}
     if system:
         python, cwd = "/usr/bin/python3", Path(f"{HOST}{REPOSITORY}")
         env["PYTHONPATH"] = HOST + sysconfig.get_path("purelib")
     command = shlex.join([python, "-m", "pytest", *args, *OPTIONS])
     result = run(command, timeout_s=timeout_s, env=env, cwd=cwd, system=system)
     return SuiteResult(result.status, cases(result.files.get(REPORT, b"")), result.output)
+
+
+def report(result: SuiteResult, subtests: pytest.Subtests) -> None:
+    """Let each case of a guest be a subtest here, with the outcome that it had there."""
+    assert result.cases, result.output
+    for case in result.cases:
+        for name, value in case.recorded.items():
+            print(f"{name}: {value}")  # noqa: T201 - pytest -rA shows it, but not from within a subtest
+        with subtests.test(case.name):
+            if case.outcome == "skipped":
+                unavailable(f"skipped in the guest: {case.message}")
+            if case.outcome != "passed":
+                pytest.fail(f"{case.outcome} in the guest: {case.message}", pytrace=False)
+    # What no case shows: an error at collection, a warning at exit.
+    assert result.status == 0, result.output
 
 
 def cases(report: bytes) -> list[Case]:

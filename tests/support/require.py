@@ -10,6 +10,11 @@ REQUIRE_ALL = "MEMNOTIFY_REQUIRE_ALL"
 """Set to 1 where a test that cannot run is a failure, as in CI."""
 
 
+def required() -> dict[str, str]:
+    """Return the variable for a program whose tests skip or fail as this machine's do: a guest's."""
+    return {name: os.environ[name] for name in (REQUIRE_ALL,) if name in os.environ}
+
+
 def unavailable(reason: str) -> NoReturn:
     """Skip the test, or fail it if MEMNOTIFY_REQUIRE_ALL is 1; ``reason`` says what to install."""
     if os.environ.get(REQUIRE_ALL) == "1":
