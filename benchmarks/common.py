@@ -173,14 +173,16 @@ class Driven:
 class Server:
     """A server on a mount of its own, from when it answers until the block is left."""
 
-    def __init__(self, name: str, command: Sequence[str], folder: Path, *, log_fd: int | None = None) -> None:
+    def __init__(
+        self, name: str, command: Sequence[str], directory: Path, *, log_fd: int | None = None
+    ) -> None:
         """Start ``command``, to which the path is added; only entering the block waits for it.
 
-        Its log goes to ``log_fd``, or into the folder.
+        Its log goes to ``log_fd``, or into the directory.
         """
         self.name = name
-        self.path = folder / name
-        self._log = folder / f"{name}.log"
+        self.path = directory / name
+        self._log = directory / f"{name}.log"
         self.path.touch()
         with self._log.open("wb") as log:
             # Closed input: a server is not to hang on to the terminal. And it ends with this program.
@@ -332,13 +334,13 @@ def end_on_signal(number: int, _: FrameType | None) -> None:
 
 
 def run(name: str, work: Callable[[Path], None]) -> int:
-    """Do ``work`` in a folder that is removed after it; return the exit status."""
+    """Do ``work`` in a directory that is removed after it; return the exit status."""
     for ending in ENDING:
         signal.signal(ending, end_on_signal)
     try:
         check_machine()
-        with tempfile.TemporaryDirectory(prefix="memnotify-bench-") as folder:
-            work(Path(folder))
+        with tempfile.TemporaryDirectory(prefix="memnotify-bench-") as directory:
+            work(Path(directory))
     except BenchmarkError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 1

@@ -79,7 +79,7 @@ class Plan:
     clients: int
     core: int
     client: Path
-    folder: Path
+    directory: Path
     commands: dict[str, list[str]]
 
 
@@ -174,7 +174,7 @@ def run_round(plan: Plan, names: list[str], results: dict[str, Results]) -> None
     with ExitStack() as stack:
         with on_core(plan.core):
             servers = {
-                name: stack.enter_context(Server(name, plan.commands[name], plan.folder)) for name in names
+                name: stack.enter_context(Server(name, plan.commands[name], plan.directory)) for name in names
             }
         for action, round_trip, cpu in (("read", READ, READ_CPU), ("poll", POLL, POLL_CPU)):
             for name, server in servers.items():
@@ -221,7 +221,7 @@ def fuse_flags() -> list[str]:
     return [*flags.stdout.decode().split(), "-pthread", "-lm"]
 
 
-def compare(options: argparse.Namespace, folder: Path) -> None:
+def compare(options: argparse.Namespace, directory: Path) -> None:
     """Run the rounds and print the table."""
     commands = {
         "C": [str(build("peer", fuse_flags()))],
@@ -235,7 +235,7 @@ def compare(options: argparse.Namespace, folder: Path) -> None:
         clients=options.clients,
         core=options.core,
         client=build("client"),
-        folder=folder,
+        directory=directory,
         commands=commands,
     )
     cores = os.sched_getaffinity(0)
@@ -259,7 +259,7 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n\n")[0] if __doc__ else None,
         epilog="Run as root, from an environment in which memnotify is installed (pip install -e .). It"
-        " mounts in a temporary folder and leaves nothing behind. Absolute times depend on the machine and"
+        " mounts in a temporary directory and leaves nothing behind. Absolute times depend on the machine and"
         " on what else it does: quote the ratios. benchmarks/README.md says what each row means.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
@@ -279,7 +279,7 @@ def parse_options() -> argparse.Namespace:
 def main() -> int:
     """Run the command; return its exit status."""
     options = parse_options()
-    return run("compare", lambda folder: compare(options, folder))
+    return run("compare", lambda directory: compare(options, directory))
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from support.zoneinfo import zoneinfo
 
-from memnotify.figures import Meter
-from memnotify.further import FURTHER
+from memnotify.abi.figures import EXTRA_FIGURES
+from memnotify.kernel.meminfo import MemInfoReader
 
 ROUND_S = 0.01
 
@@ -31,12 +31,12 @@ def per_line(text: bytes) -> dict[bytes, int]:
     return {words[0]: int(words[1]) for words in lines}
 
 
-def elsewhere(text: str) -> Meter:
-    """Return a meter that takes a text for /proc/zoneinfo."""
+def elsewhere(text: str) -> MemInfoReader:
+    """Return a reader that takes a text for /proc/zoneinfo."""
     fd = os.memfd_create("zoneinfo")
     os.write(fd, text.encode())
     try:
-        return Meter(zoneinfo=f"/proc/self/fd/{fd}")
+        return MemInfoReader(zoneinfo=f"/proc/self/fd/{fd}")
     finally:
         os.close(fd)
 
@@ -56,22 +56,22 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=31, help="how many (%(default)s)")
     rounds = parser.parse_args().rounds
     with (
-        Meter() as meter,
-        Meter(further=dict(itertools.islice(FURTHER.items(), 7))) as seven_further,
+        MemInfoReader() as reader,
+        MemInfoReader(further=dict(itertools.islice(EXTRA_FIGURES.items(), 7))) as seven_further,
         elsewhere(zoneinfo(256, nodes=2).text) as two_nodes,
         elsewhere(zoneinfo(256, nodes=8).text) as eight_nodes,
         open("/proc/meminfo", "rb", buffering=0) as file,
     ):
-        meter.plain()
+        reader.read_plain()
         text = os.pread(file.fileno(), 1 << 16, 0)
         rows: dict[str, Callable[[], object]] = {
             "read /proc/meminfo": lambda: os.pread(file.fileno(), 1 << 14, 0),
-            "understand it, by columns": lambda: meter._columns.values(text),
+            "understand it, by columns": lambda: reader._columns.values(text),
             "understand it, line by line": lambda: per_line(text),
-            "plain figures": meter.plain,
-            "plain figures with seven further ones": seven_further.plain,
-            "exact figures": meter.exact,
-            "read and understand /proc/zoneinfo": meter._pcp_pages,
+            "plain figures": reader.read_plain,
+            "plain figures with seven further ones": seven_further.read_plain,
+            "exact figures": reader.read_exact,
+            "read and understand /proc/zoneinfo": reader._pcp_pages,
             "256 CPUs' on 2 nodes, without the kernel's time to write it": two_nodes._pcp_pages,
             "256 CPUs' on 8 nodes, without the kernel's time to write it": eight_nodes._pcp_pages,
         }

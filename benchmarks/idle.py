@@ -36,7 +36,7 @@ def seconds(options: Namespace) -> float:
     return float(options.rounds * (options.idle + options.window + _START_S))
 
 
-def measure(options: Namespace, folder: Path) -> None:
+def measure(options: Namespace, directory: Path) -> None:
     """Run the rounds and print the table."""
     client = build("client")
     why = {name: programs.missing(name) for name in NAMES if not name.startswith("memnotify")}
@@ -47,7 +47,7 @@ def measure(options: Namespace, folder: Path) -> None:
     for number in range(options.rounds):
         label = f"round {number + 1} of {options.rounds}"
         try:
-            found = _window(options, runnable, client, folder)
+            found = _window(options, runnable, client, directory)
         except BenchmarkError as error:
             failed += 1
             progress(f"{label}: failed: {error}")
@@ -71,7 +71,7 @@ def measure(options: Namespace, folder: Path) -> None:
 
 
 def _window(
-    options: Namespace, runnable: Sequence[str], client: Path, folder: Path
+    options: Namespace, runnable: Sequence[str], client: Path, directory: Path
 ) -> dict[str, tuple[int, float]]:
     """Start all programs afresh; return the wake-ups and the ms of CPU time of each, in one window."""
     with ExitStack() as stack:
@@ -79,12 +79,12 @@ def _window(
         pids: dict[str, int] = {}
         for name in runnable:
             if name in (WATCHING, PARKED):
-                server = Server(name.replace(", ", "-"), memnotify(options.python), folder)
+                server = Server(name.replace(", ", "-"), memnotify(options.python), directory)
                 pids[name] = stack.enter_context(server).pid
                 if name == WATCHING:
                     watchers = [stack.enter_context(_far(client, server, part)) for part in _FAR]
             else:
-                program = programs.Program(name, _start(name, folder, stack), client)
+                program = programs.Program(name, _start(name, directory, stack), client)
                 pids[name] = stack.enter_context(program).pid
         for watcher in watchers:
             watcher.answer()
@@ -106,11 +106,11 @@ def _far(client: Path, server: Server, part: float) -> Driven:
     return Driven([str(client), "watch", str(server.path), str(pages)])
 
 
-def _start(name: str, folder: Path, stack: ExitStack) -> programs.Start:
+def _start(name: str, directory: Path, stack: ExitStack) -> programs.Start:
     if name == "earlyoom":
         return programs.earlyoom()
     if name == "nohang":
-        return programs.nohang(folder)
+        return programs.nohang(directory)
     if name == "psi-notify":
         return programs.psi_notify()
-    return programs.low_memory_monitor(stack.enter_context(programs.Bus(folder)))
+    return programs.low_memory_monitor(stack.enter_context(programs.Bus(directory)))

@@ -23,9 +23,9 @@ from typing import Protocol
 
 from common import HERE, BenchmarkError, build, positive, progress, run, table
 
-from memnotify.figures import Meter
-from memnotify.kick import ALLOCATED, FREED, Kick
-from memnotify.pressure import open_trigger
+from memnotify.kernel.meminfo import MemInfoReader
+from memnotify.kernel.page_counters import ALLOCATED, FREED, PageCounter
+from memnotify.kernel.psi import open_trigger
 
 DISTANCE_PAGES = (2 << 30) // mmap.PAGESIZE
 BURST = 512 << 20
@@ -85,24 +85,24 @@ class Faults:
 
 
 class Both:
-    """The daemon's two kicks together; the one for what is allocated is polled."""
+    """The daemon's two page_counters together; the one for what is allocated is polled."""
 
     def __init__(self) -> None:
-        self._kicks = Kick(ALLOCATED), Kick(FREED)
+        self._page_counters = PageCounter(ALLOCATED), PageCounter(FREED)
 
     def fileno(self) -> int:
         """Return the descriptor."""
-        return self._kicks[0].fileno()
+        return self._page_counters[0].fileno()
 
     def arm(self, pages: float) -> None:
         """Count."""
-        for kick in self._kicks:
-            kick.arm(pages)
+        for counter in self._page_counters:
+            counter.arm(pages)
 
     def close(self) -> None:
         """End it."""
-        for kick in self._kicks:
-            kick.close()
+        for counter in self._page_counters:
+            counter.close()
 
 
 class Pressure:
@@ -128,11 +128,11 @@ class Pressure:
 
 CANDIDATES: dict[str, Callable[[], Candidate]] = {
     "page faults": Faults,
-    "kmem:mm_page_alloc, each allocation": lambda: Kick(["kmem/mm_page_alloc"]),
-    "allocated: leaves the buddy lists or the cache": lambda: Kick(ALLOCATED),
-    "freed: kmem:mm_page_free": lambda: Kick(FREED),
+    "kmem:mm_page_alloc, each allocation": lambda: PageCounter(["kmem/mm_page_alloc"]),
+    "allocated: leaves the buddy lists or the cache": lambda: PageCounter(ALLOCATED),
+    "freed: kmem:mm_page_free": lambda: PageCounter(FREED),
     "allocated and freed": Both,
-    "vmscan: kswapd woken, direct reclaim": lambda: Kick(
+    "vmscan: kswapd woken, direct reclaim": lambda: PageCounter(
         ["vmscan/mm_vmscan_wakeup_kswapd", "vmscan/mm_vmscan_direct_reclaim_begin"]
     ),
     "PSI": Pressure,
@@ -226,8 +226,8 @@ def _noticed(make: Callable[[], Candidate], way: str) -> str:
         candidate = make()
         stack.callback(candidate.close)
         reader, writer = os.pipe()
-        with Meter() as meter:
-            _, pcp_pages = meter.exact()
+        with MemInfoReader() as meminfo:
+            _, pcp_pages = meminfo.read_exact()
         size = BURST + pcp_pages * mmap.PAGESIZE
         child = os.fork()
         if child == 0:
@@ -270,7 +270,7 @@ def main() -> int:
         coverage()
         cost(options.rounds, options.core)
 
-    return run("kicks", work)
+    return run("page_counters", work)
 
 
 if __name__ == "__main__":

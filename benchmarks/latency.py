@@ -44,7 +44,7 @@ class Plan:
     python: str
     client: Path
     fill: Path
-    folder: Path
+    directory: Path
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def seconds(options: Namespace) -> float:
     return float(len(options.ways) * options.rounds * len(names) * (options.idle + _WORK_S))
 
 
-def measure(options: Namespace, folder: Path) -> None:
+def measure(options: Namespace, directory: Path) -> None:
     """Run the rounds of each way and print its table."""
     plan = Plan(
         rounds=options.rounds,
@@ -81,7 +81,7 @@ def measure(options: Namespace, folder: Path) -> None:
         python=options.python,
         client=build("client"),
         fill=build("fill"),
-        folder=folder,
+        directory=directory,
     )
     taken_kib = max(_TAKEN[way] for way in options.ways) * plan.distance_mib * 1024
     if meminfo_kib("MemAvailable") < taken_kib + (1 << 20):
@@ -113,8 +113,8 @@ def _round(plan: Plan, way: str, filler: str, number: int, results: dict[str, Re
 
 
 def _filler(plan: Plan, way: str) -> Driven:
-    # Beside the program: a folder for temporary files may lie in memory.
-    environment = {"FILL_CORE": str(plan.core), "FILL_FOLDER": str(plan.fill.parent)}
+    # Beside the program: a directory for temporary files may lie in memory.
+    environment = {"FILL_CORE": str(plan.core), "FILL_DIRECTORY": str(plan.fill.parent)}
     return Driven([str(plan.fill), way], environment=environment, patient=True)
 
 
@@ -157,7 +157,7 @@ def _watching(plan: Plan, name: str) -> Iterator[Watching]:
     if name == "memnotify":
         pages = (plan.distance_mib << 20) // PAGE_SIZE
         with (
-            Server(name, memnotify(plan.python), plan.folder) as server,
+            Server(name, memnotify(plan.python), plan.directory) as server,
             Driven([str(plan.client), "watch", str(server.path), str(pages)]) as watcher,
         ):
             limit_kib = int(watcher.answer()[1]) * PAGE_SIZE // 1024
@@ -173,7 +173,7 @@ def _watching(plan: Plan, name: str) -> Iterator[Watching]:
     limit_kib = available_kib + _per_cpu_kib() - (plan.distance_mib << 10)
     if limit_kib >= available_kib:
         raise BenchmarkError("more lies on the per-CPU free lists than is to be taken: more --distance-mib")
-    start = programs.earlyoom(limit_kib) if name == "earlyoom" else programs.nohang(plan.folder, limit_kib)
+    start = programs.earlyoom(limit_kib) if name == "earlyoom" else programs.nohang(plan.directory, limit_kib)
     with programs.Program(name, start, plan.client) as program:
         yield Watching("available", limit_kib, program.noticed_ns)
 

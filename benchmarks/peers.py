@@ -73,18 +73,18 @@ def parse_options() -> Namespace:
     return parser.parse_args()
 
 
-def measure(options: Namespace, folder: Path) -> None:
+def measure(options: Namespace, directory: Path) -> None:
     """Do what the command line asks for. Raises BenchmarkError."""
     print(f"Linux {platform.release()}, {platform.machine()}, Python {platform.python_version()}")
     if options.command == "latency":
         _announce(latency.seconds(options))
-        latency.measure(options, folder)
+        latency.measure(options, directory)
     elif options.command == "idle":
         _announce(idle.seconds(options))
-        idle.measure(options, folder)
+        idle.measure(options, directory)
     elif options.command == "watchers":
         _announce(watchers.seconds(options))
-        watchers.measure(options, folder)
+        watchers.measure(options, directory)
     else:
         try:
             import tick  # noqa: PLC0415 - the others need memnotify only where the daemon runs
@@ -104,7 +104,7 @@ def _announce(seconds: float) -> None:
 def main() -> int:
     """Run the command; return its exit status."""
     options = parse_options()
-    return run("peers", lambda folder: measure(options, folder))
+    return run("peers", lambda directory: measure(options, directory))
 
 
 if __name__ == "__main__":

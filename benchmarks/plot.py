@@ -18,7 +18,7 @@ from pathlib import Path
 from common import PAGE_SIZE, BenchmarkError, Driven, Server, build, memnotify, positive, progress, run
 
 from memnotify.client import Memnotify
-from memnotify.figures import Meter
+from memnotify.kernel.meminfo import MemInfoReader
 
 # How often a bit of memory is taken or freed, and looked at for the curve.
 _STEP_S = 0.02
@@ -67,7 +67,7 @@ def samples(lines: Iterable[str]) -> list[tuple[int, float]]:
     return [(int(found[1]), float(found[2])) for line in lines if (found := _SAMPLE.match(line))]
 
 
-def record(plan: Plan, folder: Path) -> Course:
+def record(plan: Plan, directory: Path) -> Course:
     """Run a daemon against the ramp. Raises BenchmarkError."""
     client = build("client")
     *serve, path = memnotify(plan.python)
@@ -77,9 +77,9 @@ def record(plan: Plan, folder: Path) -> Course:
             ends.callback(os.close, reader)
             ends.callback(os.close, writer)
             stamped = stack.enter_context(Driven([str(client), "stamp", "-", "1"], stdin=reader))
-            server = Server("memnotify", [*serve, "--log-level", "debug", path], folder, log_fd=writer)
+            server = Server("memnotify", [*serve, "--log-level", "debug", path], directory, log_fd=writer)
         stack.enter_context(server)
-        meter = stack.enter_context(Meter())
+        meminfo = stack.enter_context(MemInfoReader())
         device = stack.enter_context(Memnotify(str(server.path)))
         threshold = device.read().used + (plan.distance_mib << 20) // PAGE_SIZE
         device.subscribe(f"used {threshold}")
@@ -87,7 +87,7 @@ def record(plan: Plan, folder: Path) -> Course:
         lines: list[str] = []
         memory, events = [], []
         for now_s in _ramp(plan):
-            memory.append((now_s, meter.exact()[0].used))
+            memory.append((now_s, meminfo.read_exact()[0].used))
             # All of it, and soon: the daemon drops what nobody reads.
             while (line := stamped.line(0)) is not None:
                 lines.append(line)
@@ -203,13 +203,13 @@ def parse_options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def plot(options: argparse.Namespace, folder: Path) -> None:
+def plot(options: argparse.Namespace, directory: Path) -> None:
     """Record and draw. Raises BenchmarkError."""
     if importlib.util.find_spec("matplotlib") is None:
         raise BenchmarkError("matplotlib is missing: pip install -e '.[bench]'")
     plan = Plan(options.distance_mib, options.taken_mib, options.rate, options.still, options.python)
     progress(f"this takes about {plan.seconds:.0f} s")
-    course = record(plan, folder)
+    course = record(plan, directory)
     try:
         draw(course, plan, options.output)
     except OSError as error:
@@ -220,7 +220,7 @@ def plot(options: argparse.Namespace, folder: Path) -> None:
 def main() -> int:
     """Run the command; return its exit status."""
     options = parse_options()
-    return run("plot", lambda folder: plot(options, folder))
+    return run("plot", lambda directory: plot(options, directory))
 
 
 if __name__ == "__main__":

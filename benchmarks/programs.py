@@ -133,10 +133,10 @@ class Program:
 class Bus:
     """A D-Bus of our own for low-memory-monitor, which wants the system's."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, directory: Path) -> None:
         """Start it; only entering the block waits for it."""
-        os.chmod(folder, 0o777)  # noqa: S103 - the other user's socket comes there
-        self._socket = folder / "bus"
+        os.chmod(directory, 0o777)  # noqa: S103 - the other user's socket comes there
+        self._socket = directory / "bus"
         self.address = f"unix:path={self._socket}"
         command = ["dbus-daemon", "--session", "--nofork", "--nopidfile", "--address", self.address]
         self._process = subprocess.Popen([*_harmless(NOBODY), *command], stdin=subprocess.DEVNULL)
@@ -175,7 +175,7 @@ def earlyoom(available_kib: int | None = None) -> Start:
     )
 
 
-def nohang(folder: Path, available_kib: int | None = None) -> Start:
+def nohang(directory: Path, available_kib: int | None = None) -> Start:
     """Return how to start nohang: by its own defaults, or to notice at ``available_kib``.
 
     It then sleeps as long as for any soft threshold, but finds no victim that is bad enough. Its
@@ -192,11 +192,11 @@ def nohang(folder: Path, available_kib: int | None = None) -> Start:
         text, count = re.subn(r"mem_min_kb > mem_total \* 0\.5\b", "mem_min_kb > mem_total", text)
         if count != 1:
             raise BenchmarkError("this nohang's bound of half of memory is not where it was in 0.2.0")
-    program, config = folder / "nohang.py", folder / "nohang.conf"
+    program, config = directory / "nohang.py", directory / "nohang.conf"
     program.write_text(text, encoding="utf-8")
     defaults = Path(_NOHANG_DEFAULTS).read_text(encoding="utf-8")
     config.write_text(with_settings(defaults, settings), encoding="utf-8")
-    os.chmod(folder, 0o755)  # noqa: S103 - the other user reads both files
+    os.chmod(directory, 0o755)  # noqa: S103 - the other user reads both files
     return Start(
         # -u: what it says is heard when it says it.
         command=["/usr/bin/python3", "-u", str(program), "--config", str(config), "--monitor"],

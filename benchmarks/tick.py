@@ -11,12 +11,12 @@ from collections.abc import Callable
 
 from common import BenchmarkError, spread, table
 
-from memnotify.device import Device
-from memnotify.figures import Meter
-from memnotify.kick import open_kicks
-from memnotify.observers import Table
-from memnotify.pace import Pace
-from memnotify.sampler import Sampler
+from memnotify.engine.device import Device
+from memnotify.engine.sampler import Sampler
+from memnotify.engine.schedule import SamplingSchedule
+from memnotify.engine.table import ObserverTable
+from memnotify.kernel.meminfo import MemInfoReader
+from memnotify.kernel.page_counters import open_page_counters
 
 COUNTS = (10, 1_000, 100_000)
 _BATCH = 100
@@ -31,12 +31,13 @@ def seconds(options: Namespace) -> float:
 
 def measure(options: Namespace) -> None:
     """Run the rounds and print the table."""
-    with Meter() as meter:
+    with MemInfoReader() as reader:
         smallest, *_ = names = [f"look(), {count} thresholds" for count in COUNTS]
         measured: dict[str, Callable[[], object]] = {
-            name: _look(count, meter) for name, count in zip(names, COUNTS, strict=True)
+            name: _look(count, reader) for name, count in zip(names, COUNTS, strict=True)
         }
-        measured |= {"Meter.plain()": meter.plain, "Meter.exact()": meter.exact}
+        methods = {method.__name__: method for method in (reader.read_plain, reader.read_exact)}
+        measured |= methods
         results: dict[str, list[float]] = {name: [] for name in measured}
         # As the daemon does: the collector is not to visit 100,000 observers meanwhile.
         gc.freeze()
@@ -50,12 +51,14 @@ def measure(options: Namespace) -> None:
     print(f"\n{table(rows)}\n{options.rounds} rounds of {_BATCH}, interleaved; median (min to max)\n")
 
 
-def _look(count: int, meter: Meter) -> Callable[[], object]:
+def _look(count: int, reader: MemInfoReader) -> Callable[[], object]:
     """Return the look() of a sampler with ``count`` thresholds, half of them exceeded, none of them near."""
-    observers = Table()
-    sampler = Sampler(observers, meter, Pace(0.25, 15), _crossed, kicks=open_kicks())
+    observers = ObserverTable()
+    sampler = Sampler(
+        observers, reader, SamplingSchedule(0.25, 15), _crossed, page_counters=open_page_counters()
+    )
     device = Device(observers, sampler)
-    (total, used, _), _ = meter.exact()
+    (total, used, _), _ = reader.read_exact()
     # From a third below to total, but for as much again above: far from what else runs here.
     below, above = used * 2 // 3, used + (total - used) // 4
     for number in range(count):

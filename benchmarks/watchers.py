@@ -34,7 +34,7 @@ def seconds(options: Namespace) -> float:
     return float(4 * options.rounds * (options.idle + options.window + _START_S))
 
 
-def measure(options: Namespace, folder: Path) -> None:
+def measure(options: Namespace, directory: Path) -> None:
     """Run the rounds and print the table."""
     client = build("client")
     counts = dict.fromkeys((FAR, EVENLY, C), options.watchers)
@@ -45,7 +45,7 @@ def measure(options: Namespace, folder: Path) -> None:
         for kind in list(counts)[:: 1 if number % 2 == 0 else -1]:
             label = f"round {number + 1} of {options.rounds}, {kind}"
             try:
-                spent_ms_s = _window(options, kind, counts[kind], client, folder)
+                spent_ms_s = _window(options, kind, counts[kind], client, directory)
             except BenchmarkError as error:
                 failed[kind] += 1
                 progress(f"{label}: failed: {error}")
@@ -62,9 +62,9 @@ def measure(options: Namespace, folder: Path) -> None:
     print(f"\n{table(rows)}\nwhere fewer were measured the time is scaled up; {remark}\n")
 
 
-def _window(options: Namespace, kind: str, count: int, client: Path, folder: Path) -> list[float]:
+def _window(options: Namespace, kind: str, count: int, client: Path, directory: Path) -> list[float]:
     """Start all watchers afresh; return the ms of CPU time a second that each process then took."""
-    with _started(kind, count, options, client, folder) as pids:
+    with _started(kind, count, options, client, directory) as pids:
         time.sleep(options.idle)
         before = [cpu_ns(pid) for pid in pids]
         time.sleep(options.window)
@@ -76,13 +76,13 @@ def _window(options: Namespace, kind: str, count: int, client: Path, folder: Pat
 
 @contextmanager
 def _started(
-    kind: str, count: int, options: Namespace, client: Path, folder: Path
+    kind: str, count: int, options: Namespace, client: Path, directory: Path
 ) -> Iterator[Sequence[int]]:
     """Start all watchers; the value is their processes' numbers, the daemon's first."""
     if kind in (FAR, EVENLY):
         how = "far" if kind == FAR else "sleep"
         with (
-            Server("memnotify", memnotify(options.python), folder) as server,
+            Server("memnotify", memnotify(options.python), directory) as server,
             Driven([str(client), how, str(server.path), str(count)]) as holder,
         ):
             yield [server.pid, *_ready(holder, count)]

@@ -7,7 +7,7 @@ import sys
 
 from memnotify.cli import add_command
 from memnotify.cli.serve import add_settings, load
-from memnotify.config import SETTINGS, ConfigError, show
+from memnotify.config.settings import SETTINGS, ConfigError, show
 
 _DESCRIPTION = """\
 Check the configuration as 'memnotify serve' would, with the same options, and

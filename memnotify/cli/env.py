@@ -6,13 +6,13 @@ import base64
 import os
 import shlex
 
+from memnotify.abi.figures import EXTRA_FIGURES
 from memnotify.cli import add_command
-from memnotify.cli.tell import tell
+from memnotify.cli.common import tell
 from memnotify.cli.wait import NOTHING_WATCHED
 from memnotify.client import DEFAULT_PATH, ThresholdError
-from memnotify.client.figures import Figures
-from memnotify.client.thresholds import parse, spell
-from memnotify.further import FURTHER
+from memnotify.client._figures import Figures
+from memnotify.client._thresholds import parse, spell
 
 _DESCRIPTION = """\
 Print the two variables by which programs that follow systemd's memory-pressure
@@ -37,7 +37,7 @@ exit codes: 0 printed; 2 thresholds not understood, or wrong arguments
 """
 # Whether a text is understood does not depend on how much memory there is: so much that every percentage is
 # another number of pages. Which figures the device has is not known.
-_ANY_FIGURES = Figures((("total", 2**40), *((name, 0) for name in ("used", "active", *FURTHER))))
+_ANY_FIGURES = Figures((("total", 2**40), *((name, 0) for name in ("used", "active", *EXTRA_FIGURES))))
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

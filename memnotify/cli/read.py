@@ -5,7 +5,7 @@ import argparse
 import json
 
 from memnotify.cli import add_command
-from memnotify.cli.tell import explain, tell
+from memnotify.cli.common import explain, tell
 from memnotify.client import DEFAULT_PATH, PAGE_SIZE, Figures, Memnotify
 
 _EPILOG = """\

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Self
 
 from memnotify.cli import add_command
-from memnotify.cli.tell import explain, tell
+from memnotify.cli.common import explain, tell
 from memnotify.cli.wait import count, seconds, subscribed
 from memnotify.client import (
     DEFAULT_PATH,

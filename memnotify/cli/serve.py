@@ -8,9 +8,10 @@ import signal
 import sys
 from contextlib import ExitStack
 
-from memnotify import config_file, logs
+from memnotify import logs
 from memnotify.cli import add_command
-from memnotify.config import COMMAND_LINE, SETTINGS, ConfigError, Configuration, Given
+from memnotify.config import files
+from memnotify.config.settings import COMMAND_LINE, SETTINGS, ConfigError, Configuration, Given
 
 _DESCRIPTION = """\
 Serve the memnotify device until SIGTERM or SIGINT. SIGHUP makes it read its
@@ -46,7 +47,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         "--config",
         metavar="FILE",
         help="read FILE and FILE.d/*.toml, where options stand as KEY = VALUE"
-        f" (default: {config_file.DEFAULT_FILE})",
+        f" (default: {files.DEFAULT_FILE})",
     )
     for setting in SETTINGS.values():
         option = f"--{setting.name.replace('_', '-')}"
@@ -69,7 +70,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 def load(options: argparse.Namespace) -> Configuration:
     """Return the configuration by the parsed options and the files. Raises ConfigError."""
     given = {name: Given(value, COMMAND_LINE) for name, value in vars(options).items() if name in SETTINGS}
-    return config_file.load(options.config, given)
+    return files.load(options.config, given)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -96,10 +97,10 @@ def _serve(options: argparse.Namespace) -> int:
     logging.getLogger().setLevel(settings.log_level.upper())
     # Here, so that the other commands neither load libfuse nor need it.
     from memnotify import daemon  # noqa: PLC0415
-    from memnotify.figures import MeterError  # noqa: PLC0415
-    from memnotify.privileges import PrivilegesError, find_user  # noqa: PLC0415
+    from memnotify.daemon.privileges import PrivilegesError, find_user  # noqa: PLC0415
+    from memnotify.kernel.meminfo import MemInfoError  # noqa: PLC0415
     from memnotify.transports import TransportError  # noqa: PLC0415
-    from memnotify.transports.choice import choose  # noqa: PLC0415
+    from memnotify.transports.selection import select_transport  # noqa: PLC0415
 
     try:
         user = find_user(settings.user) if settings.user else None
@@ -111,17 +112,17 @@ def _serve(options: argparse.Namespace) -> int:
             listener = None
             if settings.socket:
                 # The daemon keeps in memory what it imports.
-                from memnotify.transports.listener import Listener  # noqa: PLC0415
+                from memnotify.transports.unix_listener import Listener  # noqa: PLC0415
 
                 listener = Listener(settings.socket, int(settings.socket_mode, 8))
                 undo.callback(listener.close)
                 log.info("clients may connect to %s too", listener.path)
-            transport = choose(settings.transport, settings.name, settings.path or None)
+            transport = select_transport(settings.transport, settings.name, settings.path or None)
             serving = daemon.serve(
                 transport, settings, listener, user=user, read=lambda: load(options).settings
             )
             return 0 if serving else 1
-    except (TransportError, MeterError, PrivilegesError, OSError) as error:
+    except (TransportError, MemInfoError, PrivilegesError, OSError) as error:
         log.error("%s", error)  # noqa: TRY400 - says what to do; a traceback would not
         return 1
 

@@ -8,10 +8,10 @@ import math
 import time
 
 from memnotify.cli import add_command
+from memnotify.cli.common import explain, tell
 from memnotify.cli.read import as_object
-from memnotify.cli.tell import explain, tell
 from memnotify.client import DEFAULT_PATH, PAGE_SIZE, Crossed, Memnotify, ThresholdError
-from memnotify.client.thresholds import parse, spell
+from memnotify.client._thresholds import parse, spell
 
 EXTRA_MISSING = 4
 """The exit code of a command whose extra is not installed."""

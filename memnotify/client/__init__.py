@@ -4,9 +4,9 @@
 ``Memnotify`` is the device; docs/clients.md shows every way to use it.
 """
 
-from memnotify.client.control import ControlFileError
-from memnotify.client.device import DEFAULT_PATH, Crossed, Event, Lost, Memnotify, Restored
-from memnotify.client.errors import (
+from memnotify.client._control import ControlFileError
+from memnotify.client._device import DEFAULT_PATH, Crossed, Event, Lost, Memnotify, Restored
+from memnotify.client._errors import (
     DeviceForbiddenError,
     DeviceLostError,
     DeviceMissingError,
@@ -14,11 +14,11 @@ from memnotify.client.errors import (
     NotADeviceError,
     ThresholdError,
 )
-from memnotify.client.figures import PAGE_SIZE, Figures, Pages
-from memnotify.client.observer import Observer
-from memnotify.client.signals import Signal, Signals
-from memnotify.client.source import Source
-from memnotify.client.thresholds import Change
+from memnotify.client._figures import PAGE_SIZE, Figures, Pages
+from memnotify.client._observer import Observer
+from memnotify.client._signals import Signal, Signals
+from memnotify.client._source import Source
+from memnotify.client._thresholds import Change
 
 __all__ = [
     "DEFAULT_PATH",

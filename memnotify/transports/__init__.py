@@ -4,7 +4,7 @@
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-from memnotify.session import Operations, Session
+from memnotify.transports.session import Operations, Session
 
 
 class TransportError(Exception):

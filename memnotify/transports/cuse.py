@@ -6,9 +6,9 @@ import logging
 import os
 import stat
 
-from memnotify.session import Operations, Session
 from memnotify.transports import Removal, TransportError, TransportUnavailableError
-from memnotify.transports.file import remove_leftover
+from memnotify.transports.fuse import remove_leftover
+from memnotify.transports.session import Operations, Session
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from support.daemon import QUICK, TRANSPORT, Daemon
 from support.fake_memory import FakeMemory
 from support.waiting import eventually
 
-from memnotify.cli.checks import CHECKS, FAILED, NOT_APPLICABLE, OK, WARNING
+from memnotify.cli.doctor.checks import CHECKS, FAILED, NOT_APPLICABLE, OK, WARNING
 
 
 def _doctor(*arguments: str, name: str = "memnotify-test") -> tuple[int, dict[str, dict[str, str]]]:

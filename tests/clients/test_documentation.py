@@ -115,24 +115,24 @@ def bus(tmp_path: Path) -> Iterator[Bus]:
         yield bus
 
 
-def _command(example: Example, folder: Path) -> list[str]:
+def _command(example: Example, directory: Path) -> list[str]:
     if example.language == "python":
         return [sys.executable, "-c", example.code]
     if example.language == "sh":
         return ["sh", "-euc", example.code]
     if shutil.which("gcc") is None:
         unavailable("gcc is not installed: apt install gcc libc6-dev")
-    (folder / "example.c").write_text(example.code)
-    program = str(folder / "example")
+    (directory / "example.c").write_text(example.code)
+    program = str(directory / "example")
     subprocess.run(["gcc", "-Wall", "-Wextra", "-Werror", "-o", program, f"{program}.c"], check=True)
     return [program]
 
 
 def _prints(
-    command: list[str], environment: dict[str, str], daemon: Daemon, memory: FakeMemory, folder: Path
+    command: list[str], environment: dict[str, str], daemon: Daemon, memory: FakeMemory, directory: Path
 ) -> str:
     """Return what a command prints while memory is moved, whenever it waits, and until it waits again."""
-    with open(folder / "printed", "w+") as printed, Memnotify(daemon.path) as witness:
+    with open(directory / "printed", "w+") as printed, Memnotify(daemon.path) as witness:
         witness.subscribe(used="80%")
         process = subprocess.Popen(
             command,

@@ -72,10 +72,10 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     python = "/usr/bin/python3"
     if subprocess.run([python, "-c", "import gi"], check=False, capture_output=True).returncode:
         unavailable("GLib's bindings are not installed: apt install python3-gi")
-    folder = tmp_path_factory.mktemp("examples")
+    directory = tmp_path_factory.mktemp("examples")
     commands: dict[str, list[str]] = {}
     for name in SAID:
-        source, binary = str(EXAMPLES / name), str(folder / name.removesuffix(".c"))
+        source, binary = str(EXAMPLES / name), str(directory / name.removesuffix(".c"))
         if name.endswith(".c"):
             subprocess.run(["gcc", "-Wall", "-Wextra", "-Werror", "-o", binary, source], check=True)
             commands[name] = [binary]

@@ -27,10 +27,10 @@ TIMES = 1000 if TRANSPORT == "fuse" else 50
 class Served(Daemon):
     """A daemon with a socket, and a control file with two of its signals."""
 
-    def __init__(self, folder: Path) -> None:
-        self.socket = str(folder / "socket")
-        self.control_file = str(folder / "test.mn")
-        memory = FakeMemory(folder)
+    def __init__(self, directory: Path) -> None:
+        self.socket = str(directory / "socket")
+        self.control_file = str(directory / "test.mn")
+        memory = FakeMemory(directory)
         super().__init__(
             *(*QUICK, *memory.ARGUMENTS, "--socket", self.socket),
             name="memnotify-leaks",

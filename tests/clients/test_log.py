@@ -78,5 +78,5 @@ def test_failed_requests_are_logged_once_a_second(tmp_path: Path) -> None:
     os.close(fd)
     process.send_signal(signal.SIGTERM)
     _, log = process.communicate(timeout=DEADLINE_S)
-    assert "MeterError: /proc/meminfo must have" in log
+    assert "MemInfoError: /proc/meminfo must have" in log
     assert 1 <= log.count("ERROR: a request failed") <= flooded_s + 1

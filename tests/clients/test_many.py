@@ -20,7 +20,7 @@ epoll = select.epoll()
 for fd in fds:
     os.write(fd, threshold.encode())
     epoll.register(fd, select.EPOLLIN | select.EPOLLET)
-counts = collections.Counter()
+counts = collections.TracepointCounter()
 figures = []
 print("subscribed", flush=True)
 for line in sys.stdin:

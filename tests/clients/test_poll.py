@@ -12,7 +12,7 @@ from support.daemon import QUICK, TRANSPORT, Daemon, ready
 from support.memory import Hog, step_pages, used_pages
 from support.waiting import DEADLINE_S, eventually
 
-from memnotify.figures import Meter
+from memnotify.kernel.meminfo import MemInfoReader
 
 Open = Callable[..., int]
 
@@ -287,8 +287,8 @@ def test_the_defaults_notice_as_well(arguments: tuple[str, ...], hog: Hog) -> No
         fd = os.open(daemon.path, os.O_RDWR)
         _watch_above(fd)
         # What other tests have freed lies on the per-CPU lists, is taken first, and is no news without P.
-        with Meter() as meter:
-            _, pcp_pages = meter.exact()
+        with MemInfoReader() as reader:
+            _, pcp_pages = reader.read_exact()
         hog.hold(pcp_pages + 3 * step_pages())
         assert ready(fd) == select.POLLIN
         os.close(fd)

@@ -146,9 +146,9 @@ def test_the_manager_is_told_though_the_user_could_not_open_its_socket(tmp_path:
 
 
 def test_a_reload_reads_what_the_user_may_read() -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        os.chmod(folder, 0o755)
-        file = Path(folder, "memnotify.toml")
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o755)
+        file = Path(directory, "memnotify.toml")
         file.write_text("update_period = 300\n")
         with Daemon(*USER, "--config", str(file)) as daemon:
             file.write_text("update_period = 400\n")

@@ -23,9 +23,9 @@ GROWTH_KIB = 1024
 class Configured(Daemon):
     """A daemon of a fake memory, with a configuration file that a test changes."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
-        self.memory = FakeMemory(folder)
-        self.file = folder / "memnotify.toml"
+    def __init__(self, directory: Path, *arguments: str) -> None:
+        self.memory = FakeMemory(directory)
+        self.file = directory / "memnotify.toml"
         self.file.touch()
         super().__init__("--config", str(self.file), *arguments, program=self.memory.program)
 
@@ -163,12 +163,12 @@ def _kept(daemon: Configured) -> tuple[int, int, int]:
 
 
 def _fds(daemon: Configured, but: str = "perf_event") -> int:
-    """Return how many descriptors it has, but for those of a kick's counters: the last reload closes them."""
-    folder = f"/proc/{daemon.pid}/fd"
+    """Return how many descriptors it has, without those of the page counters: the last reload closes them."""
+    directory = f"/proc/{daemon.pid}/fd"
     count = 0
-    for name in os.listdir(folder):
+    for name in os.listdir(directory):
         try:
-            count += not but or but not in os.readlink(f"{folder}/{name}")
+            count += not but or but not in os.readlink(f"{directory}/{name}")
         except FileNotFoundError:
             continue
     return count

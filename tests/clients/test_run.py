@@ -205,7 +205,7 @@ def test_the_command_starts_from_a_process_that_was_there(
     helper = run.helper
     memory.use(90)
     assert run.line() == helper
-    assert run.line() == "4"  # three, and the folder itself: none of ours
+    assert run.line() == "4"  # three, and the directory itself: none of ours
     ignored = int(run.line().split()[1], 16)
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them
         assert not ignored & 1 << (number - 1)

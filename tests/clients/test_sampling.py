@@ -13,7 +13,7 @@ from support.daemon import NOBODY, Daemon, ready
 from support.memory import Hog, step_pages, used_pages
 from support.waiting import eventually
 
-from memnotify.figures import Meter
+from memnotify.kernel.meminfo import MemInfoReader
 
 _STUCK = """
 import os, select, sys
@@ -34,8 +34,8 @@ def test_allocations_end_a_long_sleep(hog: Hog, user: tuple[str, ...]) -> None:
     First those on the per-CPU lists, on which the test before may have left a lot. Nobody moves memory by the
     32 GiB that would bring the shortest interval back.
     """
-    with Meter() as meter:
-        _, pcp_pages = meter.exact()
+    with MemInfoReader() as reader:
+        _, pcp_pages = reader.read_exact()
     with Daemon(*user, "--log-level", "debug", "--update-space", "67108864") as daemon:
         fd = os.open(daemon.path, os.O_RDWR | os.O_CLOEXEC)
         os.write(fd, b"used %d" % (used_pages(fd) + pcp_pages + 2 * step_pages()))

@@ -19,9 +19,9 @@ from support.waiting import DEADLINE_S, eventually
 _SERVE = """
 import os, sys, threading, time
 from memnotify.cli import main
-from memnotify.device import Device
-from memnotify.figures import Meter
-from memnotify.sockets import SocketServer
+from memnotify.engine.device import Device
+from memnotify.kernel.meminfo import MemInfoReader
+from memnotify.transports.unix_server import SocketServer
 thread, hang = sys.argv[1:3]
 
 def hanging(call):
@@ -32,7 +32,7 @@ def hanging(call):
     return called
 
 Device.write = hanging(Device.write)
-Meter.plain = hanging(Meter.plain)
+MemInfoReader.plain = hanging(MemInfoReader.plain)
 SocketServer._turn = hanging(SocketServer._turn)
 sys.exit(main(sys.argv[3:]))
 """

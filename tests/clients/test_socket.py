@@ -131,12 +131,12 @@ def test_the_socket_of_one_that_was_killed(tmp_path: Path, memory: FakeMemory) -
 
 
 @pytest.fixture
-def folder() -> Iterator[Path]:
-    """Return a folder that others may look into; pytest's own is closed to them."""
-    folder = Path("/run/memnotify-test-socket")
-    folder.mkdir(mode=0o755)
-    yield folder
-    folder.rmdir()
+def directory() -> Iterator[Path]:
+    """Return a directory that others may look into; pytest's own is closed to them."""
+    directory = Path("/run/memnotify-test-socket")
+    directory.mkdir(mode=0o755)
+    yield directory
+    directory.rmdir()
 
 
 @contextmanager
@@ -153,18 +153,18 @@ def as_nobody() -> Iterator[pwd.struct_passwd]:
 
 
 @pytest.mark.parametrize("mode", [None, 0o660])
-def test_who_may_connect(folder: Path, memory: FakeMemory, mode: int | None) -> None:
+def test_who_may_connect(directory: Path, memory: FakeMemory, mode: int | None) -> None:
     """Everybody, or whoever the mode lets."""
-    path = folder / "socket"
+    path = directory / "socket"
     with daemon_at(path, memory, *(() if mode is None else ("--socket-mode", f"{mode:o}"))):
         assert stat.S_IMODE(path.stat().st_mode) == (mode or 0o666)
         with as_nobody(), pytest.raises(PermissionError) if mode else nullcontext():
             connected(path).close()
 
 
-def test_who_connects_is_told_by_the_kernel(folder: Path, memory: FakeMemory) -> None:
+def test_who_connects_is_told_by_the_kernel(directory: Path, memory: FakeMemory) -> None:
     """His process, user and group stand in the log."""
-    path = folder / "socket"
+    path = directory / "socket"
     with daemon_at(path, memory, "--log-level", "debug") as daemon:
         with as_nobody() as nobody:
             connected(path).close()
@@ -193,7 +193,7 @@ def test_where_it_cannot_be(tmp_path: Path, memory: FakeMemory) -> None:
     file.write_text("mine")
     assert "exists and is no socket" in refusal(file)
     assert file.read_text() == "mine"
-    assert "No such file or directory" in refusal(tmp_path / "no folder/socket")
+    assert "No such file or directory" in refusal(tmp_path / "no directory/socket")
     assert "too long" in refusal(tmp_path / ("s" * 108))
 
 

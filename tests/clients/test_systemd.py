@@ -96,9 +96,9 @@ class Service:
 class Served(Daemon):
     """A daemon whose memory is moved by hand, with a socket."""
 
-    def __init__(self, folder: Path) -> None:
-        self.memory = FakeMemory(folder)
-        self.socket = folder / "socket"
+    def __init__(self, directory: Path) -> None:
+        self.memory = FakeMemory(directory)
+        self.socket = directory / "socket"
         options = ("--socket", str(self.socket), "--log-level", "debug", *FakeMemory.ARGUMENTS)
         super().__init__(*QUICK, *options, program=self.memory.program, name="memnotify-systemd")
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A kernel that has CUSE: Debian's own, unpacked into a cache folder and never installed.
+"""A kernel that has CUSE: Debian's own, unpacked into a cache directory and never installed.
 
 What the host needs is checked here too, so that whatever is missing is named with the command that brings it.
 """
@@ -41,7 +41,7 @@ class GuestUnavailable(Exception):  # noqa: N818 - a state of the host, not a fa
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel ready to boot: `image` is what QEMU loads, `modules` its /lib/modules/RELEASE folder."""
+    """A kernel ready to boot: `image` is what QEMU loads, `modules` its /lib/modules/RELEASE directory."""
 
     image: Path
     modules: Path
@@ -63,7 +63,7 @@ def kernel() -> Kernel:
     stale = stale_fuse_mounts()
     if stale:
         raise GuestUnavailable(
-            f"dead FUSE mounts would hide folders from the guest: umount -l {' '.join(stale)}"
+            f"dead FUSE mounts would hide directories from the guest: umount -l {' '.join(stale)}"
         )
     return _kernel()
 
@@ -94,41 +94,41 @@ def _kernel() -> Kernel:
     found = re.search(r"Depends: (linux-image-\S+)", output("apt-cache", "depends", META_PACKAGE))
     if found is None:
         raise GuestUnavailable(f"apt-cache names no kernel for {META_PACKAGE}: run apt-get update")
-    folder = cached(found[1], functools.partial(_unpack, found[1]))
-    modules = next((folder / "lib/modules").iterdir())
-    return Kernel(image=folder / "kernel", modules=modules)
+    directory = cached(found[1], functools.partial(_unpack, found[1]))
+    modules = next((directory / "lib/modules").iterdir())
+    return Kernel(image=directory / "kernel", modules=modules)
 
 
 def cached(name: str, make: Callable[[Path], None]) -> Path:
-    """Return the folder of that name in the cache, which `make` fills where it is not there yet."""
+    """Return the directory of that name in the cache, which `make` fills where it is not there yet."""
     cache = Path(os.environ.get("MEMNOTIFY_GUEST_CACHE") or Path.home() / ".cache/memnotify/guest")
-    folder = cache / name
-    if not folder.exists():
+    directory = cache / name
+    if not directory.exists():
         cache.mkdir(parents=True, exist_ok=True)
         with (cache / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # a second run waits here, then finds what the first one made
-            if not folder.exists():
+            if not directory.exists():
                 partial = cache / "partial"
                 # Of a run that died: the lock says nobody works there.
                 shutil.rmtree(partial, ignore_errors=True)
                 partial.mkdir()
                 make(partial)
-                partial.rename(folder)
-    return folder
+                partial.rename(directory)
+    return directory
 
 
-def _unpack(package: str, folder: Path) -> None:
-    """Download `package` and make `folder` hold what a boot needs of it."""
-    output("apt-get", "download", package, cwd=folder)
-    (archive,) = folder.glob("*.deb")
-    output("dpkg", "-x", str(archive), str(folder))
+def _unpack(package: str, directory: Path) -> None:
+    """Download `package` and make `directory` hold what a boot needs of it."""
+    output("apt-get", "download", package, cwd=directory)
+    (archive,) = directory.glob("*.deb")
+    output("dpkg", "-x", str(archive), str(directory))
     archive.unlink()
-    if not (folder / "lib").exists():  # newer packages ship /usr/lib/modules; depmod -b looks in /lib
-        (folder / "lib").symlink_to("usr/lib")
-    (modules,) = (folder / "lib/modules").iterdir()
-    output("depmod", "-b", str(folder), modules.name)
-    (image,) = (folder / "boot").glob("vmlinuz-*")
-    (folder / "kernel").write_bytes(_decompressed(image.read_bytes()))
+    if not (directory / "lib").exists():  # newer packages ship /usr/lib/modules; depmod -b looks in /lib
+        (directory / "lib").symlink_to("usr/lib")
+    (modules,) = (directory / "lib/modules").iterdir()
+    output("depmod", "-b", str(directory), modules.name)
+    (image,) = (directory / "boot").glob("vmlinuz-*")
+    (directory / "kernel").write_bytes(_decompressed(image.read_bytes()))
 
 
 def _decompressed(image: bytes) -> bytes:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A Debian with systemd to boot in a guest, made once into the cache folder and never written again."""
+"""A Debian with systemd to boot in a guest, made once into the cache directory and never written again."""
 
 import hashlib
 import os
@@ -40,18 +40,18 @@ def debian(suite: str = "bookworm") -> Path:
         raise GuestUnavailable("apt knows no mirror of Debian")
     packages = ",".join(PACKAGES)
 
-    def make(folder: Path) -> None:
+    def make(directory: Path) -> None:
         output(
             "mmdebstrap", "--mode=root", "--variant=minbase", f"--include={packages}",
-            suite, str(folder), source,
+            suite, str(directory), source,
         )  # fmt: skip
 
     return cached(f"{suite}-{hashlib.sha256(packages.encode()).hexdigest()[:8]}", make)
 
 
-def install(folder: Path) -> None:
-    """Make `folder` a layer to lay over such a root: memnotify in it, where a package has its files."""
-    command = ["make", "--silent", "install", "prefix=/usr", f"DESTDIR={folder}"]
+def install(directory: Path) -> None:
+    """Make `directory` a layer to lay over such a root: memnotify in it, where a package has its files."""
+    command = ["make", "--silent", "install", "prefix=/usr", f"DESTDIR={directory}"]
     done = subprocess.run(
         command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )

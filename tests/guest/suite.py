@@ -59,7 +59,7 @@ class SuiteResult:
 def run_pytest(
     args: Sequence[str], env: Mapping[str, str], *, timeout_s: float = 900, system: Sequence[Path] = ()
 ) -> SuiteResult:
-    """Boot one guest, run pytest with `args` in the repository's folder there, and return every case.
+    """Boot one guest, run pytest with `args` in the repository's directory there, and return every case.
 
     `system` is that of vm.run. What the host lacks a guest lacks as well: a test that cannot run is skipped
     there as it is here, unless MEMNOTIFY_REQUIRE_ALL is 1.

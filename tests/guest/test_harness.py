@@ -147,19 +147,19 @@ def test_missing_tools_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_dead_fuse_mounts_are_named(root: None, tmp_path: Path) -> None:
     """A FUSE mount whose server is gone is found, whatever its name, and stops the boot."""
-    folder = tmp_path / "a folder"
-    folder.mkdir()
+    directory = tmp_path / "a directory"
+    directory.mkdir()
     server = os.open("/dev/fuse", os.O_RDWR)
     options = f"fd={server},rootmode=40000,user_id=0,group_id=0"
     subprocess.run(
-        ["mount", "--internal-only", "-t", "fuse", "-o", options, "test", folder],
+        ["mount", "--internal-only", "-t", "fuse", "-o", options, "test", directory],
         pass_fds=[server],
         check=True,
     )
     try:
         os.close(server)
         with pytest.raises(OSError, check=lambda error: error.errno == errno.ENOTCONN):
-            folder.stat()
-        assert str(folder) in kernel.stale_fuse_mounts()
+            directory.stat()
+        assert str(directory) in kernel.stale_fuse_mounts()
     finally:
-        subprocess.run(["umount", "--lazy", folder], check=True)
+        subprocess.run(["umount", "--lazy", directory], check=True)

@@ -21,8 +21,8 @@ def test_in_guest(guest: Callable[..., GuestResult], subtests: pytest.Subtests) 
         libsystemd()  # into the cache: there is no network in a guest
     files = [
         str(path.relative_to(REPOSITORY))
-        for folder in ("tests/clients", "tests/guest/inside")
-        for path in sorted((REPOSITORY / folder).glob("test_*.py"))
+        for directory in ("tests/clients", "tests/guest/inside")
+        for path in sorted((REPOSITORY / directory).glob("test_*.py"))
     ]
     with ThreadPoolExecutor(GUESTS) as at_once:
         results = list(

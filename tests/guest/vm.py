@@ -3,7 +3,7 @@
 
 The guest's root directory is the host's, at the same paths, so the host's python, its venv and this
 repository work inside as they are. All of it can be written, and nothing of it lasts: see init.sh. The one
-folder that does last is $RESULTS, whose files the host reads when the guest has ended.
+directory that does last is $RESULTS, whose files the host reads when the guest has ended.
 
 With a root of its own (see root.py) the guest is a whole system: systemd is its process 1, the script one of
 its services, and the host's files are below HOST.
@@ -65,21 +65,22 @@ def run(
     """Run a bash script in a guest of its own, which is up after 2 to 3 s, and return what it left.
 
     `env` is added to the guest's own few variables; nothing else of the host's environment gets in.
-    `system` is the root directory to boot instead of the host's, with its systemd as process 1: folders laid
+    `system` is the root directory to boot instead of the host's, with its systemd as process 1: directories
+    laid
     one over the other, the topmost first; the script runs when that system is up, after 8 s.
     `timeout_s` counts from the start of the boot; emulated processors are some 10 times slower than real.
     Raises GuestLost, and GuestUnavailable where this host cannot run guests. No process outlives the call,
     nor the caller, should that be killed.
     """
     booted = kernel()
-    with tempfile.TemporaryDirectory(prefix="memnotify-guest-") as folder:
-        console, initramfs, shared = (Path(folder, name) for name in ("console", "initramfs", "shared"))
+    with tempfile.TemporaryDirectory(prefix="memnotify-guest-") as directory:
+        console, initramfs, shared = (Path(directory, name) for name in ("console", "initramfs", "shared"))
         results = shared / "results"
         results.mkdir(parents=True)
         (shared / "script").write_text(script)
         (shared / "environment").write_text(_environment(env or {}, cwd))
         (shared / "modules").write_text(f"{HOST if system else ''}{booted.modules}\n")
-        initramfs.write_bytes(_initramfs(booted, Path(folder, "unpacked")))
+        initramfs.write_bytes(_initramfs(booted, Path(directory, "unpacked")))
         command = _qemu(booted, initramfs, shared, system, memory=memory, cpus=cpus)
         why = _boot(command, console, timeout_s)
         status, output = (_text(shared / name) for name in ("status", "output"))
@@ -126,7 +127,7 @@ def _qemu(
     # fmt: on
     # remap: inode numbers stay unique although the host's root is several file systems.
     shares = {"host": "path=/,readonly=on,multidevs=remap", "guest": f"path={shared}"}
-    shares |= {f"system{number}": f"path={folder},readonly=on" for number, folder in enumerate(system)}
+    shares |= {f"system{number}": f"path={directory},readonly=on" for number, directory in enumerate(system)}
     for tag, options in shares.items():
         command += ["-fsdev", f"local,id={tag},security_model=none,{options}"]
         command += ["-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag}"]
@@ -142,13 +143,13 @@ def _environment(env: Mapping[str, str], cwd: Path) -> str:
     return "\n".join(lines)
 
 
-def _initramfs(booted: Kernel, folder: Path) -> bytes:
+def _initramfs(booted: Kernel, directory: Path) -> bytes:
     """Return the archive the kernel starts from: busybox, init.sh, and the modules in the order they load."""
-    (folder / "bin").mkdir(parents=True)
-    (folder / "modules").mkdir()
-    shutil.copy(busybox(), folder / "bin/busybox")
-    shutil.copy(Path(__file__).with_name("init.sh"), folder / "init")
-    (folder / "init").chmod(0o755)
+    (directory / "bin").mkdir(parents=True)
+    (directory / "modules").mkdir()
+    shutil.copy(busybox(), directory / "bin/busybox")
+    shutil.copy(Path(__file__).with_name("init.sh"), directory / "init")
+    (directory / "init").chmod(0o755)
     root, release = booted.modules.parents[2], booted.modules.name
     modprobe = ["modprobe", "-d", str(root), "-S", release, "--all", "--show-depends", *MODULES]
     shown = subprocess.run(modprobe, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, check=True).stdout
@@ -156,11 +157,11 @@ def _initramfs(booted: Kernel, folder: Path) -> bytes:
     for number, path in zip(itertools.count(10), map(Path, paths), strict=False):
         packed = path.read_bytes()
         module = lzma.decompress(packed) if path.suffix == ".xz" else packed
-        (folder / "modules" / f"{number}-{path.name.removesuffix('.xz')}").write_bytes(module)
-    names = "\n".join(str(path.relative_to(folder)) for path in sorted(folder.rglob("*")))
+        (directory / "modules" / f"{number}-{path.name.removesuffix('.xz')}").write_bytes(module)
+    names = "\n".join(str(path.relative_to(directory)) for path in sorted(directory.rglob("*")))
     cpio = ["busybox", "cpio", "--quiet", "-o", "-H", "newc"]
     return subprocess.run(
-        cpio, cwd=folder, env=ENVIRONMENT, input=names.encode(), stdout=subprocess.PIPE, check=True
+        cpio, cwd=directory, env=ENVIRONMENT, input=names.encode(), stdout=subprocess.PIPE, check=True
     ).stdout
 
 

@@ -10,7 +10,7 @@ import pytest
 from support.daemon import Daemon
 
 from memnotify.cli import main
-from memnotify.cli.trial import Step, attempt, round_trip
+from memnotify.cli.doctor.probe import Step, attempt, round_trip
 
 
 def _doctor(path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:

@@ -129,7 +129,7 @@ def test_another_file_system_at_the_path_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_mount_out_of_sight_keeps_nobody_from_serving(tmp_path: Path) -> None:
-    path = tmp_path / "folder/device"
+    path = tmp_path / "directory/device"
     path.parent.mkdir()
     with FileDaemon(path):
         subprocess.run(["mount", "-t", "tmpfs", "over it", str(path.parent)], check=True)
@@ -164,12 +164,12 @@ def test_an_administrator_may_change_mode_and_group(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def public_folder() -> Iterator[Path]:
-    """Return a folder that an ordinary user reaches and owns; pytest's own are root's alone."""
-    folder = Path(tempfile.mkdtemp())
-    os.chown(folder, NOBODY.pw_uid, NOBODY.pw_gid)
-    yield folder
-    shutil.rmtree(folder)
+def public_directory() -> Iterator[Path]:
+    """Return a directory that an ordinary user reaches and owns; pytest's own are root's alone."""
+    directory = Path(tempfile.mkdtemp())
+    os.chown(directory, NOBODY.pw_uid, NOBODY.pw_gid)
+    yield directory
+    shutil.rmtree(directory)
 
 
 def _as_nobody(*command: str) -> "subprocess.CompletedProcess[str]":
@@ -178,22 +178,22 @@ def _as_nobody(*command: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def test_root_serves_nothing_where_others_could_exchange_it(public_folder: Path) -> None:
+def test_root_serves_nothing_where_others_could_exchange_it(public_directory: Path) -> None:
     """Neither a mount nor a socket: by a link in its place root would mount on or remove something else."""
-    below = public_folder / "of root"
+    below = public_directory / "of root"
     below.mkdir()
-    for place in (public_folder, below):
-        assert f"others than root can change {public_folder}" in _refused("--path", str(place / "device"))
+    for place in (public_directory, below):
+        assert f"others than root can change {public_directory}" in _refused("--path", str(place / "device"))
         own = str(place.parent / "device")
         assert "others than root can change" in _refused("--path", own, "--socket", str(place / "socket"))
     assert list(below.iterdir()) == []
 
 
-def test_root_mounts_on_no_file_of_others(public_folder: Path) -> None:
-    """They can rename it in a folder with the sticky bit too, and root would follow a link there."""
-    os.chown(public_folder, 0, 0)
-    public_folder.chmod(0o1777)
-    path = public_folder / "device"
+def test_root_mounts_on_no_file_of_others(public_directory: Path) -> None:
+    """They can rename it in a directory with the sticky bit too, and root would follow a link there."""
+    os.chown(public_directory, 0, 0)
+    public_directory.chmod(0o1777)
+    path = public_directory / "device"
     path.touch()
     os.chown(path, NOBODY.pw_uid, NOBODY.pw_gid)
     assert f"{path} is not root's own" in _refused("--path", str(path))
@@ -202,30 +202,30 @@ def test_root_mounts_on_no_file_of_others(public_folder: Path) -> None:
         pass
 
 
-def test_who_locks_the_folder_keeps_nobody_from_serving(tmp_path: Path) -> None:
+def test_who_locks_the_directory_keeps_nobody_from_serving(tmp_path: Path) -> None:
     """All who may read it can do so, for as long as they like."""
-    folder = os.open(tmp_path, os.O_RDONLY)
-    fcntl.flock(folder, fcntl.LOCK_EX)
+    directory = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(directory, fcntl.LOCK_EX)
     with FileDaemon(tmp_path / "device") as daemon:
-        assert "its folder is locked by another process" in daemon.log
-    os.close(folder)
+        assert "its directory is locked by another process" in daemon.log
+    os.close(directory)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_other_users_may_use_what_root_mounts(public_folder: Path) -> None:
-    path = public_folder / "device"
-    os.chown(public_folder, 0, 0)
-    public_folder.chmod(0o755)
+def test_other_users_may_use_what_root_mounts(public_directory: Path) -> None:
+    path = public_directory / "device"
+    os.chown(public_directory, 0, 0)
+    public_directory.chmod(0o755)
     with FileDaemon(path):
         done = _as_nobody("sh", "-c", f"head -n 1 {path} && echo used 80% > {path}")
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith("total ")
 
 
-def test_an_ordinary_user_serves_a_path_of_his_own(public_folder: Path) -> None:
+def test_an_ordinary_user_serves_a_path_of_his_own(public_directory: Path) -> None:
     if shutil.which("fusermount3") is None:
         unavailable("fusermount3 is not installed: apt install fuse3")
-    path = public_folder / "device"
+    path = public_directory / "device"
     mode = stat.S_IMODE(os.stat("/dev/fuse").st_mode)
     os.chmod("/dev/fuse", 0o666)  # as udev has it
     try:
@@ -242,6 +242,6 @@ def test_an_ordinary_user_serves_a_path_of_his_own(public_folder: Path) -> None:
         process.terminate()
         _, log = process.communicate(timeout=DEADLINE_S)
         assert process.returncode == 0, log
-        assert list(public_folder.iterdir()) == []
+        assert list(public_directory.iterdir()) == []
     finally:
         os.chmod("/dev/fuse", mode)

@@ -14,7 +14,7 @@ from support.require import unavailable
 
 @pytest.fixture(scope="session")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a clean clone of the repository, in a folder of its own, in which the package can be built."""
+    """Return a clean clone of the repository, in which the package can be built."""
     if lacking():
         unavailable(lacking())
     return clone(tmp_path_factory.mktemp("package") / "tree")
@@ -28,15 +28,15 @@ def package(tree: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def packages(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with the package as old.deb and that of a later version as new.deb."""
+    """Return a directory with the package as old.deb and that of a later version as new.deb."""
     tree = clone(tmp_path_factory.mktemp("newer") / "tree")
     changelog = tree / "debian/changelog"
     entry = changelog.read_text()
     changelog.write_text(re.sub(r"\((\S+)\)", r"(\1.1)", entry, count=1) + "\n" + entry)
-    folder = tmp_path_factory.mktemp("packages")
-    shutil.copy(package, folder / "old.deb")
-    shutil.copy(build(tree), folder / "new.deb")
-    return folder
+    directory = tmp_path_factory.mktemp("packages")
+    shutil.copy(package, directory / "old.deb")
+    shutil.copy(build(tree), directory / "new.deb")
+    return directory
 
 
 @pytest.fixture(scope="session")

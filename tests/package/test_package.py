@@ -19,9 +19,9 @@ def contents(package: Path) -> set[str]:
     return {re.sub(r"^/lib/", "/usr/lib/", name).removesuffix(".gz") for name in names}
 
 
-def files(folder: Path) -> set[str]:
-    """Return the files below a folder, by their names there."""
-    return {f"/{path.relative_to(folder)}" for path in folder.rglob("*") if not path.is_dir()}
+def files(directory: Path) -> set[str]:
+    """Return the files below a directory, by their names there."""
+    return {f"/{path.relative_to(directory)}" for path in directory.rglob("*") if not path.is_dir()}
 
 
 def test_the_build_leaves_nothing_behind(tree: Path, package: Path) -> None:
@@ -82,7 +82,7 @@ def test_what_make_install_installs_runs_from_usr_local(tree: Path, system: Path
     script = """
         cp -a /mnt/. /
         /usr/local/bin/memnotify --version
-        python3 -c 'import memnotify.session; print(memnotify.session.__file__)'
+        python3 -c 'import memnotify.transports.session; print(memnotify.transports.session.__file__)'
         systemd-sysusers
         getent passwd memnotify
         systemctl enable memnotify

@@ -26,15 +26,15 @@ from support.fakes import FakeClock, FakeMeter
 from support.model import ModelObserver, granularity_of, understood
 from support.strategies import WIDE, small_figures, small_pages, small_thresholds
 
-from memnotify.device import Device
-from memnotify.figures import NAMES, PAGE_SIZE, Figures
-from memnotify.observers import Table
-from memnotify.pace import Pace
-from memnotify.sampler import Sampler, Tuning
-from memnotify.session import Session
+from memnotify.abi.figures import NAMES, PAGE_SIZE, Figures
+from memnotify.engine.device import Device
+from memnotify.engine.sampler import Sampler, Tuning
+from memnotify.engine.schedule import SamplingSchedule
+from memnotify.engine.table import ObserverTable
+from memnotify.transports.session import Session
 
 PERIOD_S = 0.25
-FURTHER = WIDE._fields[len(NAMES) :]
+EXTRA_FIGURES = WIDE._fields[len(NAMES) :]
 IN, PRI = select.POLLIN, select.POLLPRI
 SELECT_WRITE = 0x32E
 IDLE = select.POLLOUT | select.POLLWRNORM
@@ -48,9 +48,9 @@ class Bench(NamedTuple):
     """A device behind a session that serves, with its sampler in the test's hands."""
 
     kernel: FakeKernel
-    table: Table
+    table: ObserverTable
     sampler: Sampler
-    meter: FakeMeter
+    reader: FakeMeter
     clock: FakeClock
     device: Device
 
@@ -60,19 +60,19 @@ def benched(
     *, pcp_is_free: bool = True, poll_acknowledges: bool = False, update_space_kib: int = 0
 ) -> Iterator[Bench]:
     """Give a bench, and clear it away: every handle that was kept is freed."""
-    clock, meter = FakeClock(), FakeMeter(further=FURTHER)
-    table = Table(len(WIDE._fields), pcp_is_free=pcp_is_free)
+    clock, reader = FakeClock(), FakeMeter(further=EXTRA_FIGURES)
+    table = ObserverTable(len(WIDE._fields), pcp_is_free=pcp_is_free)
     sampler = Sampler(
         table,
-        meter,
-        Pace(PERIOD_S, 15),
+        reader,
+        SamplingSchedule(PERIOD_S, 15),
         Session.notify,
         update_space_kib=update_space_kib,
         clock=clock,
     )
     device = Device(table, sampler, poll_acknowledges=poll_acknowledges)
     with serving(device) as (kernel, _):
-        yield Bench(kernel, table, sampler, meter, clock, device)
+        yield Bench(kernel, table, sampler, reader, clock, device)
         Session.discard(table.close_all())
     sampler.stop()
 
@@ -105,8 +105,8 @@ class DeviceMachine(RuleBasedStateMachine):
             )
         )
         self.kernel = self.bench.kernel
-        self.bench.meter.figures = WIDE(*(0 for _ in WIDE._fields))
-        self.past = [(self.bench.clock(), self.bench.meter.figures)]
+        self.bench.reader.figures = WIDE(*(0 for _ in WIDE._fields))
+        self.past = [(self.bench.clock(), self.bench.reader.figures)]
         self.looked_s = 0.0
 
     def teardown(self) -> None:
@@ -175,16 +175,16 @@ class DeviceMachine(RuleBasedStateMachine):
     def move(self, figures: Figures, pcp_pages: int, seconds: float) -> None:
         """Change the memory, and the pages on the per-CPU lists."""
         self.bench.clock.tick(seconds)
-        self.bench.meter.figures = figures
-        self.bench.meter.pcp_pages = pcp_pages
+        self.bench.reader.figures = figures
+        self.bench.reader.pcp_pages = pcp_pages
         self.past.append((self.bench.clock(), self.figures()))
 
     def figures(self) -> Figures:
         """Return them as the contract defines them: without pcp_is_free what lies there counts as used."""
-        meter = self.bench.meter
+        reader = self.bench.reader
         if self.bench.table.pcp_is_free:
-            return meter.figures
-        return meter.figures._replace(used=meter.figures.used + meter.pcp_pages)
+            return reader.figures
+        return reader.figures._replace(used=reader.figures.used + reader.pcp_pages)
 
     @rule(granularity=st.integers(0, 6), pcp_is_free=st.booleans(), poll_acknowledges=st.booleans())
     def reload(self, granularity: int, *, pcp_is_free: bool, poll_acknowledges: bool) -> None:
@@ -301,13 +301,13 @@ def test_a_hundred_thousand_writes() -> None:
     scribe, total = Scribe(seed=2012), 10_000
     answers = {0: 0, -errno.EINVAL: 0}
     events = 0
-    with benched() as (kernel, _, sampler, meter, clock, _):
+    with benched() as (kernel, _, sampler, reader, clock, _):
         fhs = [kernel.open() for _ in range(4)]
         model = {fh: ModelObserver() for fh in fhs}
         writers = itertools.cycle(fhs)
         for _ in range(2500):
             clock.tick(1)
-            meter.figures = scribe.figures(total)
+            reader.figures = scribe.figures(total)
             # Some at once, for speed; few, as a socket holds few.
             for _ in range(5):
                 batch = [(next(writers), scribe.text()) for _ in range(8)]
@@ -319,14 +319,14 @@ def test_a_hundred_thousand_writes() -> None:
                         assert error == -errno.EINVAL, text
                     else:
                         assert (error, body) == (0, fake_kernel.WRITE_OUT.pack(len(text), 0)), text
-                        model[fh].write(wanted, meter.figures)
+                        model[fh].write(wanted, reader.figures)
                     answers[error] += 1
             for _ in range(2):
                 clock.tick(1)
-                meter.figures = scribe.figures(total)
+                reader.figures = scribe.figures(total)
                 sampler.look()
                 for fh in fhs:
-                    model[fh].see(meter.figures, granularity_of(total))
+                    model[fh].see(reader.figures, granularity_of(total))
                     assert kernel.poll(fh, 0x19) == (EVENT if model[fh].pending else IDLE)
                     events += model[fh].pending
         assert kernel.silent()

@@ -19,7 +19,7 @@ from support import fake_kernel
 from support.fake_kernel import FakeKernel, connected, serving
 from support.waiting import DEADLINE_S, eventually
 
-from memnotify.session import KEEP_HANDLE, Session
+from memnotify.transports.session import KEEP_HANDLE, Session
 
 IDLE = select.POLLOUT | select.POLLWRNORM
 

@@ -14,7 +14,7 @@ _BUS = """\
 <busconfig>
   <type>system</type>
   <auth>EXTERNAL</auth>
-  <listen>unix:path={folder}/bus</listen>
+  <listen>unix:path={directory}/bus</listen>
   <policy context="default">
     <allow user="*"/>
     <deny own="*"/>
@@ -28,7 +28,7 @@ _BUS = """\
     <allow receive_type="signal"/>
     <allow send_destination="org.freedesktop.DBus" send_interface="org.freedesktop.DBus"/>
   </policy>
-  <includedir>{folder}/system.d</includedir>
+  <includedir>{directory}/system.d</includedir>
 </busconfig>
 """
 
@@ -36,15 +36,15 @@ _BUS = """\
 class Bus:
     """A dbus-daemon, and how a program finds it."""
 
-    def __init__(self, folder: Path, *policies: Path) -> None:
+    def __init__(self, directory: Path, *policies: Path) -> None:
         if shutil.which("dbus-daemon") is None:
             unavailable("dbus-daemon is not installed: apt install dbus")
-        (folder / "system.d").mkdir(parents=True)
+        (directory / "system.d").mkdir(parents=True)
         for policy in policies:
-            shutil.copy(policy, folder / "system.d")
-        (folder / "bus.conf").write_text(_BUS.format(folder=folder))
-        self.environment = {"DBUS_SYSTEM_BUS_ADDRESS": f"unix:path={folder}/bus"}
+            shutil.copy(policy, directory / "system.d")
+        (directory / "bus.conf").write_text(_BUS.format(directory=directory))
+        self.environment = {"DBUS_SYSTEM_BUS_ADDRESS": f"unix:path={directory}/bus"}
         self.program = Program(
-            "dbus-daemon", f"--config-file={folder}/bus.conf", "--nofork", "--print-address"
+            "dbus-daemon", f"--config-file={directory}/bus.conf", "--nofork", "--print-address"
         )
         self.program.hear("unix:")

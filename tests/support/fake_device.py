@@ -7,25 +7,26 @@ import os
 import socket
 from collections.abc import Callable
 
-from memnotify import figures as daemons
-from memnotify.client.errors import told
-from memnotify.client.figures import Figures
-from memnotify.thresholds import parse
+from memnotify.abi.figures import Figures as DaemonFigures
+from memnotify.abi.figures import figures_with
+from memnotify.abi.thresholds import parse
+from memnotify.client._errors import told
+from memnotify.client._figures import Figures
 
 GRANULARITY_PAGES = 5
 """By which it damps chatter, as the device does."""
 
 
 class FakeDaemon:
-    """Serves ``open`` in place of memnotify.client.link.Link, while ``serving``.
+    """Serves ``open`` in place of memnotify.client._device_file.DeviceFile, while ``serving``.
 
     Every change of the figures is noticed at once. ``after_read`` and ``after_write`` are run and used
     up, one after each read and write, before the client sees what it returned.
     """
 
     def __init__(self, used: int = 100, *, total: int = 10_000, active: int = 50, **further: int) -> None:
-        kind = daemons.figures_with(tuple(further))
-        self.figures: daemons.Figures = kind(total, used, active, *further.values())
+        kind = figures_with(tuple(further))
+        self.figures: DaemonFigures = kind(total, used, active, *further.values())
         self.serving = True
         self.refusal = errno.ENOENT
         self.opened = 0

@@ -17,7 +17,7 @@ from typing import NamedTuple, Self
 
 from support.waiting import DEADLINE_S
 
-from memnotify.session import Operations, Session
+from memnotify.transports.session import Operations, Session
 
 GETATTR, SETATTR, OPEN, READ, WRITE, RELEASE = 3, 4, 14, 15, 16, 18
 FORGET, INIT, INTERRUPT, DESTROY, IOCTL, POLL = 2, 26, 36, 38, 39, 40

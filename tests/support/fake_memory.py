@@ -38,8 +38,8 @@ class FakeMemory:
 
     ARGUMENTS = ("--no-pcp-is-free",)
 
-    def __init__(self, folder: Path, used_percent: int = 50) -> None:
-        self._path = folder / "meminfo"
+    def __init__(self, directory: Path, used_percent: int = 50) -> None:
+        self._path = directory / "meminfo"
         self._path.write_bytes(_MEMINFO % (10 - used_percent // 10, 9, 1))
         self.program = (sys.executable, "-c", _SERVE, str(self._path))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A clock, a memory and kicks that a test moves by hand."""
+"""A clock, a memory and page_counters that a test moves by hand."""
 
 import math
 import os
@@ -7,7 +7,8 @@ from array import array
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from memnotify.figures import Figures, Meter, figures_with
+from memnotify.abi.figures import Figures, figures_with
+from memnotify.kernel.meminfo import MemInfoReader
 
 
 class FakeClock:
@@ -25,8 +26,8 @@ class FakeClock:
         self.now_s += seconds
 
 
-class FakeMeter(Meter):
-    """A meter of a memory that is only told of: ``figures`` are exact, ``pcp_pages`` the per-CPU lists.
+class FakeMeter(MemInfoReader):
+    """A reader of a memory that is only told of: ``figures`` are exact, ``pcp_pages`` the per-CPU lists.
 
     Each reading runs and uses up one of ``before``, when the figures are not yet taken (whoever reads
     has looked at the clock already), and one of ``after``, when they are and nobody has them yet.
@@ -40,7 +41,7 @@ class FakeMeter(Meter):
         active: int = 50,
         further: Sequence[str] = (),
     ) -> None:
-        """Without files, so without what Meter does here. Further figures are 0."""
+        """Without files, so without what MemInfoReader does here. Further figures are 0."""
         self.figures: Figures = figures_with(further)(total, used, active, *(0 for _ in further))
         self.pcp_pages = 0
         self.pcp_limit_pages = total
@@ -55,13 +56,13 @@ class FakeMeter(Meter):
         if active is not None:
             self.figures = self.figures._replace(active=active)
 
-    def plain(self) -> Figures:
+    def read_plain(self) -> Figures:
         """Return the figures without the per-CPU lists."""
         self.plain_reads += 1
         figures, pcp_pages = self._take()
         return figures._replace(used=figures.used + pcp_pages)
 
-    def exact(self) -> tuple[Figures, int]:
+    def read_exact(self) -> tuple[Figures, int]:
         """Return the figures as the contract defines them, and the pages on the per-CPU lists."""
         self.exact_reads += 1
         return self._take()
@@ -86,8 +87,8 @@ class Woken(list[int]):
         self.extend(handles[:count])
 
 
-class FakeKick:
-    """A kick of a memory that is only told of: ``count`` makes it ready where it is armed for that."""
+class FakePageCounter:
+    """A counter of a memory that is only told of: ``count`` makes it ready where it is armed for that."""
 
     def __init__(self, least_pages: int = 0) -> None:
         self.least_pages = least_pages

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A libsystemd that knows memory pressure (254 or later): Debian 13's, in a cache folder, never installed."""
+"""A libsystemd that knows memory pressure (254 or later): Debian 13's, in a cache, never installed."""
 
 import fcntl
 import os
@@ -15,10 +15,10 @@ PACKAGES = ("libsystemd0", "libsystemd-dev", "libcap2", "libc6")
 # A configuration of apt's own, so that the machine's lists and packages stay as they are.
 _SOURCE = "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {mirror} trixie main\n"
 _CONFIGURATION = """\
-Dir::Etc::SourceList "{folder}/sources.list";
+Dir::Etc::SourceList "{directory}/sources.list";
 Dir::Etc::SourceParts "/nonexistent";
-Dir::State::Lists "{folder}/lists";
-Dir::Cache "{folder}/cache";
+Dir::State::Lists "{directory}/lists";
+Dir::Cache "{directory}/cache";
 APT::Sandbox::User "root";
 """
 
@@ -64,27 +64,27 @@ def libsystemd() -> Libsystemd:
     return Libsystemd(root)
 
 
-def _unpack(folder: Path) -> None:
-    (folder / "lists/partial").mkdir(parents=True)
-    (folder / "cache/archives/partial").mkdir(parents=True)
+def _unpack(directory: Path) -> None:
+    (directory / "lists/partial").mkdir(parents=True)
+    (directory / "cache/archives/partial").mkdir(parents=True)
     found = mirror()
     if found is None:
         raise LibsystemdUnavailable("apt knows no mirror of Debian")
-    (folder / "sources.list").write_text(_SOURCE.format(mirror=found))
-    configuration = folder / "apt.conf"
-    configuration.write_text(_CONFIGURATION.format(folder=folder))
+    (directory / "sources.list").write_text(_SOURCE.format(mirror=found))
+    configuration = directory / "apt.conf"
+    configuration.write_text(_CONFIGURATION.format(directory=directory))
     ours = {"APT_CONFIG": str(configuration)}
-    _run(folder, ours, "apt-get", "update")
-    _run(folder, ours, "apt-get", "download", *PACKAGES)
-    for archive in folder.glob("*.deb"):
-        _run(folder, {}, "dpkg", "-x", str(archive), str(folder / "root"))
+    _run(directory, ours, "apt-get", "update")
+    _run(directory, ours, "apt-get", "download", *PACKAGES)
+    for archive in directory.glob("*.deb"):
+        _run(directory, {}, "dpkg", "-x", str(archive), str(directory / "root"))
 
 
-def _run(folder: Path, variables: Mapping[str, str], *command: str) -> str:
+def _run(directory: Path, variables: Mapping[str, str], *command: str) -> str:
     environment = {**os.environ, "LC_ALL": "C", **variables}
     try:
         done = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+            command, cwd=directory, env=environment, capture_output=True, text=True, check=False
         )
     except FileNotFoundError:
         raise LibsystemdUnavailable(f"no {command[0]}: Debian's tools unpack libsystemd") from None

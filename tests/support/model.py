@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from memnotify.figures import NAMES, PAGE_SIZE, USED, Figures
+from memnotify.abi.figures import NAMES, PAGE_SIZE, USED, Figures
 
 
 @dataclass

@@ -60,22 +60,22 @@ def run(*command: str, cwd: Path = REPOSITORY) -> str:
     return done.stdout
 
 
-def clone(folder: Path) -> Path:
-    """Make ``folder`` a clean clone of this tree: what git has, or would take, committed. Return it."""
+def clone(directory: Path) -> Path:
+    """Make ``directory`` a clean clone of this tree: what git has, or would take, committed. Return it."""
     listed = run(*_GIT, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
     for name in listed.rstrip("\0").split("\0"):
         if os.path.lexists(REPOSITORY / name):  # git has it still
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(REPOSITORY / name, folder / name, follow_symlinks=False)
-    run(*_GIT, "init", "--quiet", cwd=folder)
-    run(*_GIT, "add", "--all", cwd=folder)
-    run(*_GIT, "commit", "--quiet", "--message=All", cwd=folder)
-    return folder
+            (directory / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(REPOSITORY / name, directory / name, follow_symlinks=False)
+    run(*_GIT, "init", "--quiet", cwd=directory)
+    run(*_GIT, "add", "--all", cwd=directory)
+    run(*_GIT, "commit", "--quiet", "--message=All", cwd=directory)
+    return directory
 
 
-def changes(folder: Path) -> str:
+def changes(directory: Path) -> str:
     """Return what git sees to be different in a clone."""
-    return run(*_GIT, "status", "--porcelain", cwd=folder)
+    return run(*_GIT, "status", "--porcelain", cwd=directory)
 
 
 def build(tree: Path) -> Path:
@@ -85,12 +85,12 @@ def build(tree: Path) -> Path:
     return package
 
 
-def in_chroot(system: Path, folder: Path, script: str) -> str:
+def in_chroot(system: Path, directory: Path, script: str) -> str:
     """Run a bash script that stops at the first failure, in a copy of a root directory; return what it says.
 
     The copy and its mounts end with the script. It has no service manager, and of devices only /dev/null;
-    ``folder`` is its /mnt.
+    ``directory`` is its /mnt.
     """
     alone = ("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child")
     with tempfile.TemporaryDirectory(prefix="memnotify-chroot-") as mount_point:
-        return run(*alone, "sh", "-ec", _CHROOT, mount_point, str(system), str(folder), script)
+        return run(*alone, "sh", "-ec", _CHROOT, mount_point, str(system), str(directory), script)

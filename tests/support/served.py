@@ -21,11 +21,11 @@ from support.fake_kernel import FakeKernel
 from support.fakes import FakeMeter
 from support.waiting import DEADLINE_S
 
-from memnotify.device import Device
-from memnotify.observers import Table
-from memnotify.pace import Pace
-from memnotify.sampler import Sampler
-from memnotify.session import Session
+from memnotify.engine.device import Device
+from memnotify.engine.sampler import Sampler
+from memnotify.engine.schedule import SamplingSchedule
+from memnotify.engine.table import ObserverTable
+from memnotify.transports.session import Session
 
 CAUGHT = (signal.SIGTERM, signal.SIGINT)
 
@@ -92,8 +92,8 @@ class Served:
 
 def _main(fd: str) -> None:
     logging.basicConfig(level=logging.DEBUG)
-    table, meter = Table(), FakeMeter()
-    sampler = Sampler(table, meter, Pace(0.25, 15), Session.notify)
+    table, reader = ObserverTable(), FakeMeter()
+    sampler = Sampler(table, reader, SamplingSchedule(0.25, 15), Session.notify)
     session = Session.cuse("fake", Device(table, sampler))
     session.attach(f"/dev/fd/{fd}")
     session.catch(*CAUGHT)

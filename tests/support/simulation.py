@@ -8,13 +8,13 @@ import os
 import select
 from collections.abc import Callable, Mapping, Sequence
 
-from support.fakes import FakeClock, FakeKick, FakeMeter
+from support.fakes import FakeClock, FakeMeter, FakePageCounter
 from support.strategies import WIDE
 
-from memnotify.figures import NAMES, Figures
-from memnotify.observers import Table
-from memnotify.pace import Pace
-from memnotify.sampler import Sampler
+from memnotify.abi.figures import NAMES, Figures
+from memnotify.engine.sampler import Sampler
+from memnotify.engine.schedule import SamplingSchedule
+from memnotify.engine.table import ObserverTable
 
 STEP_S = 0.005
 
@@ -42,8 +42,8 @@ class Curve:
         return min(int(now_s / STEP_S + 1e-6), len(self.used) - 1)
 
 
-class CurveKick(FakeKick):
-    """A kick that comes as late as it may, or earlier: after ``share`` of what it is armed for."""
+class CurveKick(FakePageCounter):
+    """A counter that comes as late as it may, or earlier: after ``share`` of what it is armed for."""
 
     def __init__(
         self, curve: Curve, passed: list[float], clock: FakeClock, least_pages: int, share: float
@@ -93,28 +93,28 @@ class Simulated(Sampler):
     def __init__(
         self,
         curve: Curve,
-        table: Table,
-        pace: Pace,
+        table: ObserverTable,
+        schedule: SamplingSchedule,
         on_wake: Callable[[list[int]], None],
         *,
         figure: str = "used",
-        kick: Mapping[str, float],
+        counter: Mapping[str, float],
     ) -> None:
         self.curve = curve
         self.clock = FakeClock(0.0)
         self.looks = 0
         self.curve_kicks = [
-            CurveKick(curve, passed, self.clock, int(kick["least_pages"]), kick["share"])
+            CurveKick(curve, passed, self.clock, int(counter["least_pages"]), counter["share"])
             for passed in (curve.allocated, curve.freed)
-            if kick
+            if counter
         ]
         super().__init__(
             table,
             CurveMeter(curve, self.clock, total=1 << 30, figure=figure),
-            pace,
+            schedule,
             lambda handles, count: on_wake(list(handles[:count])),
             update_space_kib=1,
-            kicks=(self.curve_kicks[0], self.curve_kicks[1]) if kick else None,
+            page_counters=(self.curve_kicks[0], self.curve_kicks[1]) if counter else None,
             clock=self.clock,
         )
 
@@ -122,17 +122,17 @@ class Simulated(Sampler):
         """Let the curve pass."""
         self._loop()
 
-    def look(self, *, kicked: bool = False) -> None:
+    def look(self, *, counter_fired: bool = False) -> None:
         """Count."""
         self.looks += 1
-        super().look(kicked=kicked)
+        super().look(counter_fired=counter_fired)
 
     def _sleep(self, poller: select.poll, timeout_s: float | None) -> set[int | None]:
         assert timeout_s is not None, "somebody watches all the time"
         end_s = self.clock() + max(0.0, timeout_s)
         ready: set[int | None] = set()
         while not ready:
-            first = min(self.curve_kicks, key=lambda kick: kick.due_s, default=None)
+            first = min(self.curve_kicks, key=lambda counter: counter.due_s, default=None)
             if first is None or first.due_s > end_s:
                 self.clock.now_s = end_s
                 ready = super()._sleep(poller, 0)

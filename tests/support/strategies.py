@@ -8,7 +8,7 @@ from typing import NamedTuple
 from hypothesis import strategies as st
 from support import fake_kernel as kernel
 
-from memnotify.figures import PAGE_SIZE, Figures, figures_with
+from memnotify.abi.figures import PAGE_SIZE, Figures, figures_with
 
 PAGES_MAX = 2**63 - 1
 
@@ -38,17 +38,21 @@ page_values = st.one_of(st.integers(0, 20_000), st.integers(0, PAGES_MAX))
 @st.composite
 def spelled_thresholds(draw: st.DrawFn) -> tuple[bytes, dict[int, int]]:
     """Draw thresholds as a client may write them, and what they are: zeros and repetitions among them."""
-    chosen = draw(st.dictionaries(_INDEXES, page_values))
-    order = draw(st.lists(st.sampled_from(sorted(chosen)), max_size=5)) if chosen else []
-    order += draw(st.permutations(sorted(chosen)))
+    select_extra_figures = draw(st.dictionaries(_INDEXES, page_values))
+    order = (
+        draw(st.lists(st.sampled_from(sorted(select_extra_figures)), max_size=5))
+        if select_extra_figures
+        else []
+    )
+    order += draw(st.permutations(sorted(select_extra_figures)))
     text = draw(_maybe_blanks)
     for place, index in enumerate(order):
         if place:
             text += draw(blanks)
         text += WIDE._fields[index].encode() + draw(_separators)
-        text += b"0" * draw(st.integers(0, 3)) + b"%d" % chosen[index]
+        text += b"0" * draw(st.integers(0, 3)) + b"%d" % select_extra_figures[index]
     text += draw(_maybe_blanks) + draw(st.sampled_from((b"", b"\n", b"\0", b"\n\0")))
-    return text, {index: pages for index, pages in chosen.items() if pages}
+    return text, {index: pages for index, pages in select_extra_figures.items() if pages}
 
 
 class Measure(NamedTuple):
@@ -177,7 +181,7 @@ _kib_values = st.sampled_from((7, 12_345_678, 99_999_999, 100_000_000, 123_456_7
 
 @st.composite
 def meminfo_readings(draw: st.DrawFn) -> list[bytes]:
-    """Draw what a meter may read in turn: some values change, seldom the kernel, some texts are damaged."""
+    """Draw what a reader may read in turn: some values change, seldom the kernel, some texts are damaged."""
     order: list[str] = list(_MEMINFO)
     width = 8
     kib = dict.fromkeys(order, draw(_kib_values))

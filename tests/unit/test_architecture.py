@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""Imports point one way, and the pure rooms stay pure: what docs/architecture.md says, held to."""
+"""Imports point one way: what docs/architecture.md says of packages and files, held to."""
 
 import ast
 import re
 import sys
+from collections.abc import Mapping
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -12,74 +14,28 @@ import memnotify
 
 PACKAGE = Path(memnotify.__file__).parent
 
-# Each room, and the rooms it may know. Everything that is not named here may know nothing.
+# Each package or file at the top, and what it may import of the others.
 LAYERS: dict[str, set[str]] = {
-    "figures": set(),
-    "further": {"figures"},
-    "config": {"further"},
-    "mounts": set(),
-    "config_file": {"config"},
+    "abi": set(),
     "logs": set(),
-    "pressure": set(),
-    "service": set(),
-    "threads": set(),
-    "_shim": set(),
-    "system": {"_shim"},
-    "kick": {"system"},
-    "privileges": {"system"},
-    "thresholds": {"figures"},
-    "observers": {"figures", "thresholds"},
-    "pace": {"figures"},
-    "sampler": {"figures", "logs", "observers", "pace", "system", "threads", "thresholds"},
-    "device": {"logs", "observers", "sampler", "thresholds"},
-    "reload": {"config", "device", "figures", "kick", "sampler"},
-    "session": {"_shim", "logs"},
-    "sockets": {"device", "logs", "threads", "thresholds"},
-    "transports": {"mounts", "session"},
-    "daemon": {
-        "config",
-        "device",
-        "figures",
-        "further",
-        "kick",
-        "observers",
-        "pace",
-        "pressure",
-        "privileges",
-        "reload",
-        "sampler",
-        "service",
-        "session",
-        "sockets",
-        "system",
-        "transports",
-    },
-    "cli": {
-        "client",
-        "config",
-        "config_file",
-        "daemon",
-        "figures",
-        "further",
-        "logs",
-        "mounts",
-        "privileges",
-        "transports",
-    },
-    "client": set(),
+    "worker": set(),
+    "client": {"abi"},
+    "config": {"abi"},
+    "kernel": {"abi", "_shim"},
+    "engine": {"abi", "kernel", "logs", "worker"},
+    "transports": {"_shim", "abi", "engine", "kernel", "logs", "worker"},
+    "daemon": {"abi", "config", "engine", "kernel", "logs", "transports", "worker"},
+    "cli": {"abi", "client", "config", "daemon", "kernel", "logs", "transports"},
     "__main__": {"cli"},
-    "": set(),
 }
-# What a pure room may import of the standard library: nothing that has to do with time or the world.
+# What pure modules may import of the standard library: nothing that has to do with time or the world.
 PURE = {
-    "config": {"re", "collections.abc", "typing"},
-    "thresholds": {"collections.abc", "re"},
-    "observers": {"heapq", "math", "array", "collections.abc", "threading.Lock", "typing"},
-    "pace": {"collections.abc", "math"},
-    # difflib for what is misspelled
-    "further": {"collections.abc", "difflib"},
-    # The one that reads: files by descriptor, and no time
-    "figures": {"collections.abc", "os", "re", "struct", "threading.Lock", "typing"},
+    "abi.figures": {"collections.abc", "difflib", "os.sysconf", "typing"},
+    "abi.thresholds": {"collections.abc", "re"},
+    "config.settings": {"re", "collections.abc", "typing"},
+    "engine.observer": {"heapq", "math", "collections.abc"},
+    "engine.table": {"math", "array", "collections.abc", "threading.Lock", "typing"},
+    "engine.schedule": {"collections.abc", "math"},
 }
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").rstrip("."): path
@@ -99,59 +55,66 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-def known_rooms(path: Path) -> set[str]:
-    """Return the rooms that a file imports from; ``__init__``'s own names are of no room."""
-    names = {name.split(".")[1] for name in imports(path) if name.startswith("memnotify.")}
-    return names - {"__version__"}
+def imported_modules(path: Path) -> set[str]:
+    """Return the modules of memnotify that a file imports, or imports names of."""
+    names = {name.removeprefix("memnotify.") for name in imports(path) if name.startswith("memnotify.")}
+    return {name if name in MODULES else name.rpartition(".")[0] for name in names} - {""}
 
 
-def test_every_module_has_a_room() -> None:
-    """A new module is given its place here, and a room that is gone is not kept."""
-    assert {name.split(".")[0] for name in MODULES} | {"_shim"} == set(LAYERS)
+def assert_no_circle(edges: Mapping[str, set[str]]) -> None:
+    """Raise graphlib.CycleError, which names the circle, if there is one."""
+    TopologicalSorter(edges).prepare()
+
+
+def test_every_module_has_a_layer() -> None:
+    """A new package is given its place here, and one that is gone is not kept."""
+    assert {name.split(".")[0] for name in MODULES} - {""} == set(LAYERS)
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_point_one_way(module: str) -> None:
-    """A module knows the rooms below it, and its own."""
-    room = module.split(".", maxsplit=1)[0]
-    assert known_rooms(MODULES[module]) - {room} <= LAYERS[room]
+    """A module imports from the layers below its own, and from its own."""
+    layer = module.split(".", maxsplit=1)[0]
+    imported = {name.split(".")[0] for name in imported_modules(MODULES[module])}
+    assert imported - {layer} <= LAYERS.get(layer, set())
 
 
 def test_the_layers_have_no_circle() -> None:
     """The table above can be put in an order."""
-    left = dict(LAYERS)
-    while left:
-        free = [room for room, known in left.items() if not known & set(left)]
-        assert free, f"a circle among {sorted(left)}"
-        for room in free:
-            del left[room]
+    assert_no_circle(LAYERS)
 
 
-def test_who_imports_what_is_compiled() -> None:
-    """What is compiled has two doors: one to libfuse3, one to the system calls that Python lacks."""
+def test_the_files_have_no_circle() -> None:
+    """Neither can two files import each other, within a package or across."""
+    assert_no_circle({name: imported_modules(path) - {name} for name, path in MODULES.items()})
+
+
+def test_the_compiled_module_has_two_importers() -> None:
+    """The session imports what binds libfuse3, syscalls what Python lacks of the system's calls."""
     compiled = "memnotify._shim.lib"
-    assert [name for name, path in MODULES.items() if compiled in imports(path)] == ["session", "system"]
-    for name, prefixes in (("session", ("shim_", "SHIM_")), ("system", ("system_", "counter_"))):
+    importers = {"kernel.syscalls": ("system_", "counter_"), "transports.session": ("shim_", "SHIM_")}
+    assert {name for name, path in MODULES.items() if compiled in imports(path)} == set(importers)
+    for name, prefixes in importers.items():
         used = set(re.findall(r"\blib\.(\w+)", MODULES[name].read_text()))
         assert used
         assert all(function.startswith(prefixes) for function in used)
 
 
-@pytest.mark.parametrize("room", PURE)
-def test_pure_rooms(room: str) -> None:
-    """A pure room imports no thread, no clock and no file, and opens none by a built-in function."""
-    path = MODULES[room]
-    allowed = PURE[room]
+@pytest.mark.parametrize("module", PURE)
+def test_pure_modules(module: str) -> None:
+    """A pure module imports no thread, no clock and no file, and opens none by a built-in function."""
+    path = MODULES[module]
+    allowed = PURE[module]
     for name in imports(path):
         if not name.startswith("memnotify."):
-            assert name in allowed or name.rpartition(".")[0] in allowed, f"{room} imports {name}"
+            assert name in allowed or name.rpartition(".")[0] in allowed, f"{module} imports {name}"
     used = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
     assert not used & {"open", "print", "input", "exec", "eval", "__import__"}
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if name.split(".")[0] == "client"])
+@pytest.mark.parametrize("module", [name for name in MODULES if name.split(".")[0] in ("client", "abi")])
 def test_the_client_needs_the_standard_library_only(module: str) -> None:
-    """A program that uses the device takes on nothing of the daemon, nor its dependencies."""
+    """A program that uses the library loads nothing of the daemon, nor its dependencies."""
     for name in imports(MODULES[module]):
         top = name.split(".")[0]
-        assert top in sys.stdlib_module_names or name.startswith("memnotify.client")
+        assert top in sys.stdlib_module_names or name.startswith(("memnotify.client", "memnotify.abi"))

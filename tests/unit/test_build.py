@@ -50,7 +50,12 @@ def test_an_sdist_becomes_a_wheel_that_installs_and_runs(tmp_path: Path) -> None
     shown = _run(str(tmp_path / "venv/bin/memnotify"), "--version")
     assert shown.stdout.startswith("memnotify ")
     # From elsewhere: here the tree itself would be imported.
-    imported = _run(python, "-I", "-c", "import memnotify.session; print(memnotify.session.__file__)")
+    imported = _run(
+        python,
+        "-I",
+        "-c",
+        "import memnotify.transports.session; print(memnotify.transports.session.__file__)",
+    )
     assert imported.stdout.startswith(str(tmp_path)), imported.stderr
 
 

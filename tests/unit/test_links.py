@@ -9,7 +9,11 @@ import pytest
 REPOSITORY = Path(__file__).parents[2]
 PAGES = [
     *REPOSITORY.glob("*.md"),
-    *(page for folder in ("docs", "examples", "benchmarks") for page in REPOSITORY.glob(f"{folder}/**/*.md")),
+    *(
+        page
+        for directory in ("docs", "examples", "benchmarks")
+        for page in REPOSITORY.glob(f"{directory}/**/*.md")
+    ),
 ]
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]*)\)")
 

@@ -13,11 +13,11 @@ from typing import NamedTuple
 import pytest
 from support.require import unavailable
 
+from memnotify.abi.figures import EXTRA_FIGURES
 from memnotify.cli import COMMANDS, make_parser
-from memnotify.cli.checks import CHECKS
-from memnotify.config import SETTINGS, configure
-from memnotify.config_file import parse
-from memnotify.further import FURTHER
+from memnotify.cli.doctor.checks import CHECKS
+from memnotify.config.files import parse
+from memnotify.config.settings import SETTINGS, configure
 
 REPOSITORY = Path(__file__).parents[2]
 MAN = REPOSITORY / "docs/man"
@@ -181,7 +181,7 @@ def test_the_further_figures_are_there() -> None:
     section = _section("memnotify.toml.5", "FIGURES")
     made = {head.removeprefix("Ic "): body.strip().replace("\\-", "-") for head, body in _items(section)}
     same = dict.fromkeys(re.findall(r"(?m)^\.Ic (\w+)", section))
-    assert made | {name: name for name in same} == FURTHER
+    assert made | {name: name for name in same} == EXTRA_FIGURES
 
 
 def test_the_choices_of_a_key_are_there() -> None:

@@ -14,7 +14,7 @@ from support.daemon import AS_NOBODY, NOBODY, PROGRAM, Daemon, start
 from support.program import Program
 from support.waiting import DEADLINE_S, eventually
 
-from memnotify.session import Session
+from memnotify.transports.session import Session
 
 RULES = Path(__file__).parents[3] / "udev/99-memnotify.rules"
 
@@ -97,7 +97,7 @@ def test_what_a_killed_fuse_daemon_left_is_cleared_away() -> None:
 
 
 def test_a_fuse_file_on_an_overlay() -> None:
-    # Where a file's st_dev differs from its folder's: the guest's root is one.
+    # Where a file's st_dev differs from its directory's: the guest's root is one.
     process = start("--path", "/opt/memnotify-overlay")
     eventually(lambda: "/opt/memnotify-overlay" in Path("/proc/self/mountinfo").read_text(), "mounted")
     with open("/opt/memnotify-overlay", "rb", buffering=0) as device:

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: MIT
+"""The D-Bus service of ``memnotify lowmem-bus``: the one module that needs dbus-fast."""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Mapping
+
+from dbus_fast import BusType, ErrorType, Message, MessageType, RequestNameReply
+from dbus_fast.aio import MessageBus
+from dbus_fast.errors import AuthError, DBusError, InvalidAddressError
+from dbus_fast.service import ServiceInterface
+from dbus_fast.service import signal as dbus_signal  # its older name, which Debian's releases know
+
+from memnotify.cli.common import explain, tell
+from memnotify.cli.lowmem_bus.levels import LEVELS, Limiter
+from memnotify.cli.wait import NOTHING_WATCHED
+from memnotify.client import Crossed, Lost, Memnotify, Restored
+from memnotify.client._thresholds import parse, spell
+
+NAME = "org.freedesktop.LowMemoryMonitor"
+PATH = "/org/freedesktop/LowMemoryMonitor"
+
+
+class LowMemoryMonitor(ServiceInterface):
+    """The object on the bus."""
+
+    def __init__(self) -> None:
+        super().__init__(NAME)
+
+    @dbus_signal(name="LowMemoryWarning")
+    def warn(self, level: int) -> "y":  # type: ignore[name-defined] # noqa: F821 - D-Bus's byte, for old releases
+        """Send the signal."""
+        return level
+
+
+def serve(path: str, thresholds: Mapping[int, str], limiter: Limiter) -> int:
+    """Warn of each level whose thresholds are reached, until asked to end; return the exit code."""
+    with contextlib.ExitStack() as opened:
+        devices: dict[int, Memnotify] = {}
+        watched = False
+        for level, text in thresholds.items():
+            try:
+                devices[level] = opened.enter_context(Memnotify(path))
+                figures = devices[level].subscribe(text)
+            except OSError as error:
+                _say(explain(path, error))
+                return 2
+            watched |= bool(parse(spell(text, {}), figures))
+        if not watched:
+            _say(NOTHING_WATCHED)
+            return 2
+        return asyncio.run(_Service(path, devices, limiter).run())
+
+
+async def _connect() -> MessageBus:
+    bus = await MessageBus(bus_type=BusType.SYSTEM).connect()
+    name = bus.unique_name or ""
+    # dbus-fast takes what the bus says against a connection for the connection's name.
+    if not name.startswith(":"):
+        bus.disconnect()
+        raise DBusError(ErrorType.FAILED, name)
+    return bus
+
+
+class _Service:
+    """The bus, the devices by level, and what is between. For one event loop."""
+
+    def __init__(self, path: str, devices: Mapping[int, Memnotify], limiter: Limiter) -> None:
+        self._path = path
+        self._devices = devices
+        self._limiter = limiter
+        self._monitor = LowMemoryMonitor()
+        self._owned = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def run(self) -> int:
+        """Serve; return the exit code."""
+        self._loop = asyncio.get_running_loop()
+        self._ended: asyncio.Future[int] = self._loop.create_future()
+        try:
+            bus = await _connect()
+        except (OSError, InvalidAddressError) as error:
+            _say(f"no system bus: {error}; install and start dbus")
+            return 1
+        except (EOFError, AuthError, DBusError) as error:
+            _say(f"the system bus refuses: {str(error) or 'it ends the connection'}")
+            return 1
+        lost = asyncio.ensure_future(bus.wait_for_disconnect())  # type: ignore[no-untyped-call] # its own gap
+        lost.add_done_callback(self._bus_ended)
+        try:
+            return await self._serve(bus)
+        finally:
+            for device in self._devices.values():
+                self._loop.remove_reader(device)
+            if self._timer is not None:
+                self._timer.cancel()
+            lost.remove_done_callback(self._bus_ended)
+            bus.disconnect()
+            # An error of the connection has been told of, or does not matter any more.
+            await asyncio.wait([lost])
+            lost.exception()
+
+    async def _serve(self, bus: MessageBus) -> int:
+        bus.export(PATH, self._monitor)
+        bus.add_message_handler(self._hear)
+        try:
+            reply = await bus.request_name(NAME)
+        except DBusError as error:
+            _say(f"{error.text}; copy dbus/{NAME}.conf to /etc/dbus-1/system.d")
+            return 1
+        except (OSError, EOFError):
+            return await self._ended
+        if reply is RequestNameReply.IN_QUEUE:
+            self._begin(f"{NAME} is taken: waiting for it")
+        else:
+            self._own()
+        for device in self._devices.values():
+            self._loop.add_reader(device, self._look)
+        return await self._ended
+
+    def _hear(self, message: Message) -> None:
+        """Take over when the bus says so: this connection stands in its queue for the name."""
+        if (
+            message.message_type is MessageType.SIGNAL
+            and message.sender == "org.freedesktop.DBus"
+            and message.member == "NameAcquired"
+            and message.body == [NAME]
+        ):
+            self._own()
+
+    def _own(self) -> None:
+        if not self._owned:
+            self._owned = True
+            self._begin(f"ready: {NAME} on the system bus")
+
+    def _begin(self, text: str) -> None:
+        """Say how it stands with the name, and end when asked to."""
+        # Not before: while a bus does not answer, nobody looks at this future, and the signal itself ends us.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._end, 0)
+        _say(text)
+
+    def _look(self) -> None:
+        """Take the events of all devices: memory that passes two levels at once makes one warning."""
+        for level, device in self._devices.items():
+            try:
+                event = device.wait(0)
+            except OSError as error:  # a new daemon that has not the figures of the old one
+                _say(explain(self._path, error))
+                self._end(1)
+                return
+            if isinstance(event, Crossed | Restored):
+                self._limiter.note(level, event.changes)
+            # All of them lose the one daemon.
+            if device is self._devices[LEVELS["critical"]]:
+                if isinstance(event, Lost):
+                    _say(f"{self._path}: {event.error.strerror}")
+                if isinstance(event, Restored):
+                    _say(f"{self._path}: it is served again")
+        self._warn()
+
+    def _warn(self) -> None:
+        """Send what is to be sent now, and come back when there will be more."""
+        now_s = self._loop.time()
+        level = self._limiter.take(now_s)
+        # Who has the name instead has warned, or has thought otherwise.
+        if level is not None and self._owned:
+            self._monitor.warn(level)
+            _say(f"warned: {level}, {next(name for name, number in LEVELS.items() if number == level)}")
+        if self._timer is not None:
+            self._timer.cancel()
+        wait_s = self._limiter.wait_s(now_s)
+        self._timer = None if wait_s is None else self._loop.call_later(wait_s, self._warn)
+
+    def _bus_ended(self, _: "asyncio.Future[None]") -> None:
+        _say("the system bus has ended")
+        self._end(1)
+
+    def _end(self, code: int) -> None:
+        if not self._ended.done():
+            self._ended.set_result(code)
+
+
+def _say(text: str) -> None:
+    tell("lowmem-bus", text)

@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: MIT
+"""The picture of ``memnotify watch``: the one module that needs rich."""
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import sys
+import termios
+import time
+import tty
+from collections.abc import Iterable, Sequence
+from types import FrameType
+from typing import Any, Self
+
+from rich.console import Console, ConsoleDimensions, ConsoleOptions, RenderResult
+from rich.control import Control
+from rich.panel import Panel
+from rich.screen import Screen
+from rich.text import Text
+
+from memnotify.cli.read import human
+from memnotify.cli.watch.model import Line, Note, Watch
+from memnotify.client import Pages
+
+_BLOCKS = " ▁▂▃▄▅▆▇█"
+_TOPS = (5, 10, 20, 50, 100)
+"""Where the scale of a plot may end, in percent."""
+_SIGNS = {
+    "up": ("▲", "bold red"),
+    "down": ("▼", "bold green"),
+    "lost": ("✖", "bold red"),
+    "restored": ("●", "bold green"),
+}
+_AXIS = 8
+"""Columns left of a plot."""
+_ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+_ALSO = (signal.SIGWINCH, signal.SIGTSTP)
+_FUNCTION_KEY = re.compile(rb"\x1b(?:O|\[[0-?]*)?.", re.DOTALL)
+"""What a key that is no character sends: F2 is ESC O Q."""
+
+
+class View:
+    """The picture, of any size."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the panels that there is room for."""
+        watch = self._watch
+        width, height = options.max_width, options.height or console.height
+        names = [name for name in watch.last.names if name != "total"]
+        left = height - len(names) - 2
+        yield self._bars(names, width, last=left < 4)
+        if left < 4:
+            return
+        # What has no thresholds is seen well enough in its bar.
+        plotted = ["used", *sorted({line.name for line in watch.lines} - {"used", "total"})]
+        notes = max(5, left // 3) if left >= 12 else 0
+        plotted = plotted[: max(1, (left - notes) // 7)]
+        rows = left - notes
+        for index, name in enumerate(plotted):
+            share = rows // (len(plotted) - index)
+            rows -= share
+            last = not notes and index == len(plotted) - 1
+            yield self._plot(name, width, share, last=last)
+        if notes:
+            yield self._notes(notes)
+
+    def _bars(self, names: Sequence[str], width: int, *, last: bool) -> Panel:
+        watch = self._watch
+        figures = watch.last
+        longest = max(map(len, names))
+        text = Text(no_wrap=True)
+        for name in names:
+            pages = figures[name]
+            told = f" {pages.percent:5.1f} %"
+            if width >= 50:
+                told += f" {human(pages.bytes):>10}"
+            columns = max(1, width - 4 - longest - 2 - len(told))
+            style = "dim" if watch.lost else self._style(name, pages)
+            text.append(f"{name:<{longest}}  ", "bold")
+            filled = min(columns, round(columns * pages.percent / 100))
+            marks = {min(columns - 1, int(columns * line.pages.percent / 100)) for line in self._lines(name)}
+            for column in range(columns):
+                if column in marks:
+                    text.append("┃", "bold yellow")
+                else:
+                    text.append(*(("▆", style) if column < filled else ("▁", "dim")))
+            text.append(f"{told}\n", style)
+        text.rstrip()
+        title = Text.assemble(("memnotify ", "bold default"), f"{watch.path}, {human(figures.total.bytes)}")
+        return _panel(text, title, len(names) + 2, style="red" if watch.lost else "", last=last, watch=watch)
+
+    def _plot(self, name: str, width: int, height: int, *, last: bool) -> Panel:
+        watch = self._watch
+        rows, columns = height - 2, max(1, width - 4 - _AXIS)
+        shown = [figures[name] if figures else None for figures in list(watch.history)[-columns:]]
+        highest = max((pages.percent for pages in shown if pages is not None), default=0)
+        top = next((top for top in _TOPS if highest <= 0.9 * top), 100)
+        bars = [
+            # Nobody served it then.
+            (0, "red")
+            if pages is None
+            else (max(1, min(8 * rows, round(8 * rows * pages.percent / top))), self._style(name, pages))
+            for pages in shown
+        ]
+        levels = {
+            min(rows - 1, int(line.pages.percent / top * rows)): line.pages.percent
+            for line in self._lines(name)
+            if line.pages.percent <= top
+        }
+        labels = {rows // 2: f"{top / 2:g} %"} if rows > 4 else {}
+        labels |= {rows - 1: f"{top} %", 0: "0 %"}
+        text = Text(no_wrap=True)
+        for row in reversed(range(rows)):
+            is_level = row in levels
+            label = f"{levels[row]:.4g} %" if is_level else labels.get(row, "")
+            text.append(f"{label:>{_AXIS - 2}} ", "yellow" if is_level else "dim")
+            text.append("┤" if label else "│", "dim")
+            empty = "┄" if is_level else " "
+            text.append(empty * (columns - len(bars)), "yellow")
+            for eighths, style in bars:
+                block = "·" if row == eighths == 0 else _BLOCKS[max(0, min(8, eighths - 8 * row))]
+                text.append(*((empty, "yellow") if block == " " else (block, style)))
+            text.append("\n")
+        text.rstrip()
+        span = _duration(columns * watch.interval_s)
+        title = Text.assemble((f"{name} ", "bold default"), f"in the last {span}")
+        return _panel(text, title, height, last=last, watch=watch)
+
+    def _notes(self, height: int) -> Panel:
+        watch = self._watch
+        text = Text(no_wrap=True, overflow="ellipsis")
+        today = time.strftime("%F")
+        for note in list(watch.notes)[: -(height - 1) : -1]:
+            when = time.localtime(note.when_s)
+            clock = "%H:%M:%S  " if time.strftime("%F", when) == today else "%m-%d %H:%M  "
+            text.append(time.strftime(clock, when), "dim")
+            sign, style = _SIGNS[note.kind]
+            text.append(f"{sign} ", style)
+            text.append(f"{note.text}\n")
+        if not watch.notes:
+            hint = "none yet" if watch.lines else "none: give thresholds, such as --when 'used 80%'"
+            text.append(hint, "dim")
+        text.rstrip()
+        return _panel(text, Text("events", "bold default"), height, last=True, watch=watch)
+
+    def _lines(self, name: str) -> Iterable[Line]:
+        return (line for line in self._watch.lines if line.name == name)
+
+    def _style(self, name: str, pages: Pages) -> str:
+        """Return the colour of a value: by how many of its thresholds it is at or above."""
+        exceeded = [pages >= line.pages for line in self._lines(name)]
+        if not exceeded:
+            return "cyan"
+        return "red" if all(exceeded) else "yellow" if any(exceeded) else "green"
+
+
+def _panel(text: Text, title: Text, height: int, *, last: bool, watch: Watch, style: str = "") -> Panel:
+    """Return a panel; the last one says how it ends."""
+    subtitle = Text(f"every {watch.interval_s:g} s · q quits") if last else None
+    if style:
+        title.append(": nobody serves it", f"bold {style}")
+    return Panel(
+        text,
+        title=title,
+        title_align="left",
+        subtitle=subtitle,
+        subtitle_align="right",
+        height=height,
+        border_style=style or "bright_black",
+    )
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    if not minutes:
+        return f"{rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def can_draw() -> bool:
+    """Whether the terminal can show it: it moves the cursor, and has the characters."""
+    console = Console()
+    return not console.is_dumb_terminal and console.encoding.startswith("utf")
+
+
+class Terminal:
+    """The terminal, taken over: another screen, no cursor, keys as they come. Main thread only.
+
+    Leaving the block gives it back as it was, and so does Ctrl-Z as long as it lasts.
+    """
+
+    def __init__(self) -> None:
+        self._console = Console()
+        self._keys: int | None = None
+
+    def show(self, watch: Watch, _news: Sequence[Note], *, looked: bool) -> None:  # noqa: ARG002 - it shows all
+        """Draw it anew."""
+        # A terminal that is gone is heard of by its signal, or by its keys.
+        with contextlib.suppress(OSError):
+            # What the environment says of the size would not follow the terminal's.
+            columns, rows = os.get_terminal_size(sys.stdout.fileno())
+            # A serial line has none.
+            self._console.size = ConsoleDimensions(columns or 80, rows or 24)
+            with self._console:
+                self._console.control(Control.home())
+                self._console.print(Screen(View(watch)), end="")
+
+    def fds(self) -> Sequence[int]:
+        """Return those of signals and of keys, if there is a keyboard."""
+        return [self._near.fileno(), *([] if self._keys is None else [self._keys])]
+
+    def ready(self, fd: int) -> bool:
+        """Take signals or keys; return False if one of them means to end."""
+        if fd == self._keys:
+            try:
+                keys = os.read(fd, 1024)
+            except OSError:
+                return False
+            return bool(keys) and not set(_FUNCTION_KEY.sub(b"", keys)) & set(b"qQ\x03\x04")
+        numbers = set(self._near.recv(1024))
+        if numbers & set(_ENDS):
+            return False
+        if signal.SIGTSTP in numbers:
+            self._give_back()
+            os.kill(os.getpid(), signal.SIGSTOP)
+            self._take()
+        return True
+
+    def __enter__(self) -> Self:
+        """Take it."""
+        self._near, self._far = socket.socketpair()
+        self._near.settimeout(0)
+        self._far.settimeout(0)
+        self._wakeup = signal.set_wakeup_fd(self._far.fileno(), warn_on_full_buffer=False)
+        self._handlers: dict[int, Any] = {number: signal.signal(number, _note) for number in (*_ENDS, *_ALSO)}
+        if sys.stdin is not None and sys.stdin.isatty():
+            self._keys = sys.stdin.fileno()
+            self._attributes = termios.tcgetattr(self._keys)
+        self._take()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give it back."""
+        # It may be gone: that is what SIGHUP says.
+        with contextlib.suppress(OSError, termios.error):
+            self._give_back()
+        signal.set_wakeup_fd(self._wakeup)
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._near.close()
+        self._far.close()
+
+    def _take(self) -> None:
+        if self._keys is not None:
+            tty.setcbreak(self._keys, termios.TCSADRAIN)
+        self._console.set_alt_screen(enable=True)
+        self._console.show_cursor(show=False)
+
+    def _give_back(self) -> None:
+        if self._keys is not None:
+            termios.tcsetattr(self._keys, termios.TCSADRAIN, self._attributes)
+        self._console.set_alt_screen(enable=False)
+        self._console.show_cursor(show=True)
+
+
+def _note(_number: int, _frame: FrameType | None) -> None:
+    """Let a signal do no more than wake the loop, by the wake-up descriptor."""

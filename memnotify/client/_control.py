@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: MIT
+"""Control files: an administrator names signals and says at which use of memory each is on."""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from memnotify.client._device import DEFAULT_PATH
+from memnotify.client._errors import MemnotifyError
+from memnotify.client._figures import PAGE_SIZE
+
+DIRECTORY = "/etc/memnotify"
+SUFFIX = ".mn"
+VARIABLE = "MEMNOTIFY"
+"""The environment variable: ``config=DIR`` and ``disabled``, one or both, with a colon between."""
+
+_KEYS = ("type", "sensor", "used", "free", "limit", "property", "disabled")
+# So many digits are finite, in whatever unit.
+_AMOUNT = re.compile(r"([0-9]{1,18}(?:\.[0-9]+)?) *([kmg%]?)", re.ASCII | re.IGNORECASE)
+_TRUTH = {
+    "1": True,
+    "yes": True,
+    "true": True,
+    "on": True,
+    "0": False,
+    "no": False,
+    "false": False,
+    "off": False,
+}
+
+
+class ControlFileError(MemnotifyError, ValueError):
+    """A control file, or the variable, is not understood; the text says where and what."""
+
+
+@dataclass(frozen=True)
+class Amount:
+    """An amount of memory, in bytes or in percent of something."""
+
+    number: float
+    is_percentage: bool
+
+    def of(self, whole_bytes: float) -> float:
+        """Return it in bytes."""
+        return whole_bytes * self.number / 100 if self.is_percentage else self.number
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A signal as a control file defines it."""
+
+    name: str
+    sensor: str
+    """The device's path."""
+    used: Amount | None
+    free: Amount | None
+    """It is on at so much used, or when only so much of the limit is left; if both, at the first of them."""
+    limit: Amount | None
+    """What percentages are of, and ``free`` is left of; RAM and swap if it is not given."""
+
+    def threshold(self, total_pages: int) -> int:
+        """Return the use at which it is on, in pages; 1 if it always is."""
+        total_bytes = float(total_pages * PAGE_SIZE)
+        limit_bytes = total_bytes if self.limit is None else self.limit.of(total_bytes)
+        levels = [] if self.used is None else [self.used.of(limit_bytes)]
+        if self.free is not None:
+            levels.append(limit_bytes - self.free.of(limit_bytes))
+        return max(1, round(min(levels) / PAGE_SIZE))
+
+
+def settings(environ: Mapping[str, str]) -> tuple[str, bool]:
+    """Return the directory of the control files, and whether signals are disabled altogether.
+
+    Raises ControlFileError if the variable is not understood.
+    """
+    directory, disabled = DIRECTORY, False
+    for word in filter(None, environ.get(VARIABLE, "").split(":")):
+        if word.startswith("config="):
+            directory = os.path.expanduser(word.removeprefix("config="))
+        elif word == "disabled":
+            disabled = True
+        else:
+            raise ControlFileError(
+                f"{VARIABLE} has {word!r}; write config=DIR, disabled, or both with a colon between"
+            )
+    return directory, disabled
+
+
+def load(names: str, directory: str = DIRECTORY) -> list[Definition]:
+    """Return what the control files define, but for what is disabled there.
+
+    ``names`` are paths that are absolute or begin with ``~``, or names in the directory, to which ``.mn``
+    may be added; a colon stands between several. Raises FileNotFoundError and other OSErrors for a
+    file that cannot be read, ControlFileError for one that is not understood.
+    """
+    definitions: dict[str, Definition] = {}
+    for name in filter(None, names.split(":")):
+        path = _find(name, directory)
+        for definition in _read(path):
+            if definition.name in definitions:
+                raise ControlFileError(f"{path}: another signal is named {definition.name!r} already")
+            definitions[definition.name] = definition
+    return list(definitions.values())
+
+
+def _find(name: str, directory: str) -> str:
+    path = os.path.join(directory, os.path.expanduser(name))
+    return path if path.endswith(SUFFIX) or os.path.exists(path) else path + SUFFIX
+
+
+def _read(path: str) -> list[Definition]:
+    import configparser  # noqa: PLC0415 - few clients have control files, and it takes longer than the rest
+
+    parser = configparser.ConfigParser(interpolation=None, inline_comment_prefixes=("#", ";"))
+    with open(path, encoding="utf-8") as file:
+        try:
+            parser.read_file(file)
+        except (configparser.Error, UnicodeDecodeError) as error:
+            raise ControlFileError(f"{path}: {error}") from None
+    sections = [parser[name] for name in parser.sections()]
+    return [
+        _definition(f"{path}: [{section.name}]", section.name, section)
+        for section in sections
+        if not _truth(f"{path}: [{section.name}]", section.get("disabled", "no"))
+    ]
+
+
+def _definition(place: str, section: str, values: Mapping[str, str]) -> Definition:
+    for key in values:
+        if key not in _KEYS:
+            raise ControlFileError(f"{place} has {key!r}; the keys are {', '.join(_KEYS)}")
+    if values.get("type", "memnotify") != "memnotify":
+        raise ControlFileError(
+            f"{place} type is {values['type']!r}; write type = memnotify, or disabled = yes"
+        )
+    used, free, limit = (_amount(f"{place} {key}", values.get(key)) for key in ("used", "free", "limit"))
+    if used is None and free is None:
+        used = Amount(95, is_percentage=True)
+    return Definition(
+        name=values.get("property", section),
+        sensor=os.path.expanduser(values.get("sensor", DEFAULT_PATH)),
+        used=used,
+        free=free,
+        limit=limit,
+    )
+
+
+def _amount(place: str, text: str | None) -> Amount | None:
+    if text is None:
+        return None
+    found = _AMOUNT.fullmatch(text)
+    if found is None:
+        raise ControlFileError(
+            f"{place} is {text!r}; write bytes (2000000, 500k, 1.5g) or percent of limit (80%)"
+        )
+    number, unit = float(found[1]), found[2].lower()
+    if unit == "%":
+        return Amount(number, is_percentage=True)
+    return Amount(number * 1024 ** " kmg".index(unit or " "), is_percentage=False)
+
+
+def _truth(place: str, text: str) -> bool:
+    if text.lower() not in _TRUTH:
+        raise ControlFileError(f"{place} disabled is {text!r}; write yes or no")
+    return _TRUTH[text.lower()]

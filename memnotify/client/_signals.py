@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: MIT
+"""Named signals, on while more memory is used than a control file says."""
+
+import contextlib
+import os
+import select
+import time
+import warnings
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from memnotify.client._control import Definition, load, settings
+from memnotify.client._device import Crossed, Memnotify, Restored
+from memnotify.client._figures import Figures
+from memnotify.client._source import POLL_MAX_S, Source
+
+
+@dataclass(frozen=True)
+class Signal:
+    """A signal has changed: it is on now, or off; ``figures`` are those that changed it."""
+
+    name: str
+    on: bool
+    figures: Figures
+
+
+class _Watch:
+    """A signal that is enabled: its device, an observer of its own, and its state."""
+
+    def __init__(self, definition: Definition) -> None:
+        self.name = definition.name
+        self.device = Memnotify(definition.sensor)
+        try:
+            self.pages = definition.threshold(self.device.read().total)
+            figures = self.device.subscribe(used=self.pages)
+        except BaseException:
+            self.device.close()
+            raise
+        self.on = False
+        self.first = self.change_by(figures)
+
+    def change_by(self, figures: Figures) -> Signal | None:
+        """Return the change that the figures make, if they do."""
+        on = figures.used >= self.pages
+        if on == self.on:
+            return None
+        self.on = on
+        return Signal(self.name, on, figures)
+
+
+class Signals(Source[Signal]):
+    """The signals of control files, such as ``Signals("low:critical")``; each event is a change of one.
+
+    They are off until ``enable``; each that is on by then is an event. A daemon that ends changes
+    nothing; the one that serves next tells what has changed meanwhile. The environment variable
+    MEMNOTIFY may give another directory than /etc/memnotify, or disable all: ``config=DIR:disabled``.
+
+    Raises FileNotFoundError for a control file that is not there, ControlFileError for one that is
+    not understood.
+    """
+
+    _epoll: select.epoll
+    _kick_fd: int
+
+    def __init__(self, names: str, environ: Mapping[str, str] = os.environ) -> None:
+        """Read the control files."""
+        directory, self._disabled = settings(environ)
+        self.definitions = tuple(load(names, directory))
+        """What the files define, whether it is disabled by the environment or not."""
+        super().__init__()
+        self._watches: list[_Watch] = []
+        self._changes: deque[Signal] = deque()
+        self._pid = 0
+        self._own_files()
+
+    @property
+    def states(self) -> dict[str, bool]:
+        """Whether each signal that is enabled is on, by name."""
+        return {watch.name: watch.on for watch in self._watches}
+
+    def enable(self) -> None:
+        """Open the devices; nothing, if the environment disables signals or if they are enabled already.
+
+        Raises OSError as Memnotify does, and then none is enabled.
+        """
+        self._check_open()
+        self._own_files()
+        if self._watches or self._disabled:
+            return
+        try:
+            for definition in self.definitions:
+                self._watches.append(_Watch(definition))
+                self._epoll.register(self._watches[-1].device, select.EPOLLIN)
+        except BaseException:
+            self.disable()
+            raise
+        self._changes.extend(watch.first for watch in self._watches if watch.first is not None)
+        self._kick()
+
+    def disable(self) -> None:
+        """Close the devices. What has changed and was not taken is forgotten."""
+        self._own_files()
+        for watch in self._watches:
+            # By hand, as a forked child may hold the open file, which would then stay in the epoll.
+            with contextlib.suppress(OSError):  # not there, if enabling failed
+                self._epoll.unregister(watch.device)
+            watch.device.close()
+        self._watches = []
+        self._changes.clear()
+        self._kick()
+
+    def fileno(self) -> int:
+        """Return a descriptor to poll for POLLIN in an event loop of your own; then call ``wait(0)``."""
+        self._check_open()
+        self._own_files()
+        return self._epoll.fileno()
+
+    def wait(self, timeout_s: float | None = None) -> Signal | None:
+        """Return the next change; None if there is none within ``timeout_s`` seconds."""
+        self._check_open()
+        self._own_files()
+        end_s = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            left_s = None if end_s is None else min(max(0.0, end_s - time.monotonic()), POLL_MAX_S)
+            ready = self._epoll.poll(0 if self._changes else left_s)
+            found = {fd for fd, _ in ready}
+            for watch in self._watches:
+                if watch.device.fileno() in found:
+                    self._take(watch)
+            if self._changes:
+                change = self._changes.popleft()
+                self._kick()
+                return change
+            if end_s is not None and time.monotonic() >= end_s:
+                return None
+
+    def close(self) -> None:
+        """Disable the signals, and end an ``async for`` over them. Once is enough, more does no harm."""
+        if not self._closed:
+            super().close()
+            self.disable()
+            self._epoll.close()
+            os.close(self._kick_fd)
+
+    def __del__(self) -> None:
+        """Close what nobody has closed, and say so, as for a file."""
+        if not getattr(self, "_closed", True) and self._pid:
+            warnings.warn("unclosed signals", ResourceWarning, source=self, stacklevel=2)
+            for watch in self._watches:
+                watch.device.close()
+            self._epoll.close()
+            os.close(self._kick_fd)
+
+    def _take(self, watch: _Watch) -> None:
+        event = watch.device.wait(0)
+        if isinstance(event, Crossed | Restored):
+            change = watch.change_by(event.after)
+            if change is not None:
+                self._changes.append(change)
+
+    def _kick(self) -> None:
+        """Be readable while there are changes that were found and not taken."""
+        if self._changes:
+            os.eventfd_write(self._kick_fd, 1)
+        else:
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(self._kick_fd)
+
+    def _own_files(self) -> None:
+        """In a new process, be it a forked child: open what would be shared with the parent."""
+        if self._pid == os.getpid():
+            return
+        epoll, kick_fd = select.epoll(), os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        if self._pid:
+            self._epoll.close()
+            os.close(self._kick_fd)
+        self._epoll, self._kick_fd = epoll, kick_fd
+        self._epoll.register(self._kick_fd, select.EPOLLIN)
+        for watch in self._watches:
+            self._epoll.register(watch.device, select.EPOLLIN)
+        self._kick()
+        # Last: where one of them has failed, all are opened the next time.
+        self._pid = os.getpid()

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: MIT
+"""A process that removes at the end what only root may remove."""
+
+import logging
+import os
+import signal
+from collections.abc import Collection
+from typing import NoReturn, Protocol
+
+from memnotify.daemon.privileges import limit_future_capabilities
+from memnotify.kernel.syscalls import (
+    CAP_DAC_OVERRIDE,
+    CAP_SYS_ADMIN,
+    forbid_new_privileges,
+    keep_capabilities,
+    process_status,
+)
+
+log = logging.getLogger(__name__)
+
+# More than there can be (fs.nr_open).
+_FDS = 1 << 30
+# To unmount, and to remove files from directories of any user.
+_TO_REMOVE = 1 << CAP_SYS_ADMIN | 1 << CAP_DAC_OVERRIDE
+
+
+class Removal(Protocol):
+    """Something to remove."""
+
+    @property
+    def fds(self) -> Collection[int]:
+        """The descriptors that ``remove`` uses."""
+
+    def remove(self) -> object:
+        """Remove it."""
+
+
+class CleanupProcess:
+    """A process that stays root, waits until this one has ended, however it ends, and then removes things.
+
+    It has at most two capabilities, none to gain and no descriptor but 0 to 2 and those that removing takes,
+    and no signal but SIGKILL reaches it. To be made while there is one thread, before ``become``.
+    """
+
+    def __init__(self, removals: Collection[Removal]) -> None:
+        # All that has ended this process, when there is no other writer left.
+        end, self._end = os.pipe2(os.O_CLOEXEC)
+        mask = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
+        try:
+            self._pid = os.fork()
+            if self._pid == 0:
+                _remove_at(end, removals)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            os.close(end)
+
+    def close(self) -> None:
+        """Let it remove, and wait until it has."""
+        os.close(self._end)
+        _, status = os.waitpid(self._pid, 0)
+        if status:
+            log.warning(
+                "what was to be removed may be left: its process ended with %d",
+                os.waitstatus_to_exitcode(status),
+            )
+
+
+def _remove_at(end: int, removals: Collection[Removal]) -> NoReturn:
+    """Be that process."""
+    status = 1
+    try:
+        keep = sorted({0, 1, 2, end}.union(*(removal.fds for removal in removals)))
+        # Above all the connection's own: as long as that is open somewhere, clients wait for an answer.
+        for fd, following in zip(keep, [*keep[1:], _FDS], strict=True):
+            os.closerange(fd + 1, following)
+        # A service may have been given less, and root needs none in its own directories.
+        capabilities = _TO_REMOVE & int(process_status()["CapPrm"], 16)
+        limit_future_capabilities(capabilities)
+        keep_capabilities(capabilities)
+        forbid_new_privileges()
+        with open("/proc/self/comm", "w", encoding="utf-8") as name:
+            name.write("memnotify-rm")  # beside the daemon's own in ps
+        os.read(end, 1)
+        left = 0
+        for removal in removals:
+            try:
+                removal.remove()
+            except OSError as error:
+                log.warning("what was to be removed is left: %s", error)
+                left = 1
+        status = left
+    except Exception:
+        log.exception("what was to be removed is left")
+    finally:
+        os._exit(status)

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: MIT
+"""Least privilege: root, once it has what only root may have, becomes another user, for good.
+
+What only root may remove at the end is left to a process that waits for the end and can do nothing else.
+"""
+
+import logging
+import os
+import pwd
+from contextlib import suppress
+from typing import NamedTuple
+
+from memnotify.kernel.syscalls import (
+    forbid_new_privileges,
+    keep_capabilities,
+    limit_capabilities,
+    process_status,
+)
+
+log = logging.getLogger(__name__)
+
+_SETS = ("CapInh", "CapPrm", "CapEff", "CapAmb")
+
+
+class PrivilegesError(Exception):
+    """This process cannot become the user; the text says what to do."""
+
+
+class User(NamedTuple):
+    """A user that root can become."""
+
+    name: str
+    uid: int
+    gid: int
+
+
+def find_user(name: str) -> User | None:
+    """Return the user of that name, None if this process is run by it already. Raises PrivilegesError."""
+    try:
+        entry = pwd.getpwnam(name)
+    except KeyError:
+        raise PrivilegesError(
+            f"there is no user {name!r}: create it (systemd-sysusers, or useradd --system {name}),"
+            " or choose another --user"
+        ) from None
+    if entry.pw_uid == os.geteuid():
+        if entry.pw_uid == 0:
+            raise PrivilegesError(f"--user {name} is root itself: choose one without rights, or leave it out")
+        return None
+    if os.geteuid() != 0:
+        raise PrivilegesError(
+            f"only root can become user {name}: start as root or as {name}, or leave --user out"
+        )
+    return User(name, entry.pw_uid, entry.pw_gid)
+
+
+def become(user: User) -> None:
+    """Become ``user`` for good, without any capability or group but its first.
+
+    Before there is a second thread, which would stay what it was. Raises PrivilegesError: whoever sees it
+    must not go on, as part of it may be done.
+    """
+    before = process_status()
+    if before["Threads"] != "1":
+        raise PrivilegesError("there is more than one thread, and rights are a thread's")
+    try:
+        limit_future_capabilities(0)
+        os.setgroups([])
+        os.setresgid(user.gid, user.gid, user.gid)
+        os.setresuid(user.uid, user.uid, user.uid)
+        keep_capabilities()
+        forbid_new_privileges()
+    except OSError as error:
+        raise PrivilegesError(
+            f"cannot become user {user.name} for good ({error.strerror}): it takes CAP_SETUID and CAP_SETGID"
+            " (CapabilityBoundingSet= of a unit)"
+        ) from error
+    _verify(user)
+    log.info(
+        "root is given up for good: user %s (%d), group %d and no other, no new privileges,"
+        " none of the %d capabilities",
+        user.name,
+        user.uid,
+        user.gid,
+        int(before["CapPrm"], 16).bit_count(),
+    )
+
+
+def _verify(user: User) -> None:
+    """Look at what the kernel says of it, and try to go back. Raises PrivilegesError."""
+    now = process_status()
+    wanted = {"Uid": [str(user.uid)] * 4, "Gid": [str(user.gid)] * 4, "Groups": [], "NoNewPrivs": ["1"]}
+    wrong = [f"{name} is {now[name]}" for name, words in wanted.items() if now[name].split() != words]
+    wrong += [f"{name} is {now[name]}" for name in _SETS if int(now[name], 16)]
+    with suppress(OSError):
+        os.setresuid(0, 0, 0)
+        wrong.append("root can be had again")
+    if wrong:
+        raise PrivilegesError(f"rights were not all given up, so nobody is served: {', '.join(wrong)}")
+
+
+def limit_future_capabilities(kept: int) -> None:
+    """Limit future capabilities, too, if there is CAP_SETPCAP: without new privileges none can be gained."""
+    try:
+        limit_capabilities(kept)
+    except PermissionError:
+        log.debug("no CAP_SETPCAP: the capabilities' bounding set stays as it is")

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: MIT
+"""The device: what open, read, write, poll and release of /dev/memnotify do.
+
+Bytes and ints in and out, OSError with an errno for a refusal. All of one device runs in one thread;
+each thread that serves has its own, on the one table and sampler.
+"""
+
+import errno
+import logging
+import select
+
+from memnotify.abi.thresholds import parse
+from memnotify.engine.observer import NO_HANDLE
+from memnotify.engine.sampler import Sampler
+from memnotify.engine.table import ObserverTable, Sample
+from memnotify.logs import LIMITED
+
+log = logging.getLogger(__name__)
+
+KEEP_HANDLE = 1 << 32
+"""Set in the answer to a poll, above every revents bit, when the poll handle was kept."""
+
+_WRITABLE = select.POLLOUT | select.POLLWRNORM
+_READABLE = select.POLLIN | select.POLLRDNORM
+_EVENT = _READABLE | select.POLLPRI
+# select() for writing always asks for POLLPRI as well, and is known by POLLNVAL, which poll() cannot ask for
+# (fs/select.c:wait_key_set, POLLEX_SET).
+_SELECT_WRITE = select.POLLNVAL | select.POLLOUT
+
+
+class Device:
+    """The operations of one device on its table of observers.
+
+    Raises OSError: EINVAL for a write that is not understood, EBADF for a fh that is not open.
+    """
+
+    def __init__(
+        self,
+        table: ObserverTable,
+        sampler: Sampler,
+        *,
+        poll_acknowledges: bool = False,
+    ) -> None:
+        self._table = table
+        self._sampler = sampler
+        self.poll_acknowledges = poll_acknowledges
+        """Whether a poll that reports an event clears it; may be changed between two requests."""
+        self._sample: Sample | None = None
+        self._line = b""
+
+    def open(self, flags: int) -> int:
+        """Return the fh of a new observer. Every access mode will do, whatever ``flags`` says."""
+        del flags
+        return self._table.open()
+
+    def read(self, fh: int, size: int) -> bytes:
+        """Acknowledge, and return the current figures' line, of which the client gets ``size`` bytes."""
+        del size
+        try:
+            # First, so that a crossing in the figures' own moment is pending and not cleared.
+            self._table.acknowledge(fh)
+        except KeyError:
+            raise OSError(errno.EBADF, "not open") from None
+        sample = self._sampler.current()
+        if sample is not self._sample:
+            self._sample = sample
+            self._line = sample.figures.line
+        return self._line
+
+    def write(self, fh: int, text: bytes) -> int:
+        """Acknowledge, replace the observer's thresholds and return the number of bytes, all of them."""
+        sample = self._sampler.current()
+        try:
+            while not self._table.subscribe(fh, parse(text, sample.figures), sample):
+                sample = self._sampler.current()
+        except ValueError as error:
+            log.debug("EINVAL: %s", error, extra=LIMITED)
+            raise OSError(errno.EINVAL, str(error)) from None
+        except KeyError:
+            raise OSError(errno.EBADF, "not open") from None
+        self._sampler.thresholds_changed()
+        return len(text)
+
+    def poll(self, fh: int, events: int, handle: int) -> int:
+        """Return the revents, with KEEP_HANDLE if ``handle`` is wanted for a later wake-up.
+
+        An event stays pending (level), unless only POLLPRI was asked for or ``poll_acknowledges`` is on.
+        """
+        try:
+            pending, keep = self._table.poll(fh, handle)
+        except KeyError:
+            raise OSError(errno.EBADF, "not open") from None
+        revents = KEEP_HANDLE | _WRITABLE if keep else _WRITABLE
+        if pending:
+            revents |= _EVENT
+            if events & _READABLE:
+                acknowledge = self.poll_acknowledges
+            else:
+                # Who asks for POLLPRI and not for POLLIN never reads, as with the kernel's PSI files.
+                acknowledge = bool(events & select.POLLPRI) and events & _SELECT_WRITE != _SELECT_WRITE
+            if acknowledge:
+                self._table.acknowledge(fh)
+        return revents
+
+    def release(self, fh: int) -> int:
+        """End the observer and return the handle it still held, to be destroyed, or NO_HANDLE."""
+        try:
+            handle = self._table.close(fh)
+        except KeyError:
+            return NO_HANDLE
+        if not self._table.watching:
+            self._sampler.thresholds_changed()
+        return handle

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: MIT
+"""An observer, its thresholds, and the index of the levels at which thresholds fire. Pure."""
+
+import heapq
+import math
+from collections.abc import Iterator
+
+NO_HANDLE = 0
+"""No poll handle: nobody waits on this open file, or he was woken and has not asked again."""
+
+
+NOT_ARMED = 1 << 64
+"""The key of a threshold that is armed nowhere; no level is as high."""
+
+
+class Observer:
+    """One open file: its thresholds, whether an event is pending, and the handle to wake it by."""
+
+    __slots__ = ("handle", "pending", "thresholds")
+
+    def __init__(self) -> None:
+        self.handle = NO_HANDLE
+        self.pending = False
+        self.thresholds: tuple[Threshold, ...] = ()
+
+
+class Threshold:
+    """One threshold of one observer, in pages, armed in one direction at the one level that fires next.
+
+    ``levels`` are those in which it is armed, at ``key``, or has fired, when the key is NOT_ARMED.
+    """
+
+    __slots__ = ("fired_before", "key", "levels", "observer", "pages")
+
+    levels: "ThresholdIndex"
+
+    def __init__(self, observer: Observer, pages: int) -> None:
+        self.observer = observer
+        self.pages = pages
+        self.key = NOT_ARMED
+        self.fired_before: Threshold | None = None
+
+
+class ThresholdIndex:
+    """The thresholds of one figure that are armed in one direction, in the order of their levels.
+
+    A threshold has a key. Up, the key is the level, ``sign`` is 1 and it fires when value >= level;
+    down, the key is 1 - level, ``sign`` is -1 and it fires when value < level. Both are
+    ``key <= sign * value``, the smallest key first. To see that nothing fires costs a look at one
+    key; a crossing costs O(log n) for each different level and O(1) for each threshold at it;
+    arming and disarming cost O(log n), amortized.
+    """
+
+    def __init__(self, figure: int, sign: int) -> None:
+        """``figure`` is its index in the line."""
+        self.figure = figure
+        self.sign = sign
+        self._at: dict[int, set[Threshold]] = {}
+        # A heap of every key of _at and of the stale ones, which have no threshold any more; each once.
+        self._keys: list[int] = []
+        self._stale: set[int] = set()
+
+    def arm(self, threshold: Threshold, key: int) -> None:
+        """Arm a threshold that is armed nowhere."""
+        threshold.key = key
+        threshold.levels = self
+        members = self._at.get(key)
+        if members is not None:
+            members.add(threshold)
+            return
+        self._at[key] = {threshold}
+        if key in self._stale:
+            self._stale.remove(key)
+        else:
+            heapq.heappush(self._keys, key)
+
+    def disarm(self, threshold: Threshold) -> None:
+        """Disarm a threshold that is armed here."""
+        key, threshold.key = threshold.key, NOT_ARMED
+        members = self._at[key]
+        members.remove(threshold)
+        if members:
+            return
+        del self._at[key]
+        self._stale.add(key)
+        # Swept when most keys are stale, so each that left pays O(1) of the sweep.
+        if len(self._stale) > len(self._at) + 8:
+            self._keys = list(self._at)
+            heapq.heapify(self._keys)
+            self._stale.clear()
+
+    def distance(self, value: int) -> float:
+        """Return how many pages ``value`` is from the first level to fire; 0 or less if one fires there."""
+        keys = self._keys
+        while keys and keys[0] in self._stale:
+            self._stale.remove(heapq.heappop(keys))
+        return keys[0] - self.sign * value if keys else math.inf
+
+    def has_reached(self, value: int) -> bool:
+        """Whether any threshold fires at ``value`` pages."""
+        return self.distance(value) <= 0
+
+    def pop_reached(self, value: int) -> Iterator[Threshold]:
+        """Take out every threshold that fires at ``value`` pages; it is armed nowhere then."""
+        while self.has_reached(value):
+            yield from self._at.pop(heapq.heappop(self._keys))

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""What Linux reports and offers: plain values and descriptors."""

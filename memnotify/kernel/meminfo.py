@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: MIT
+"""The memory figures read from /proc/meminfo and /proc/zoneinfo."""
+
+import os
+import re
+import struct
+from collections.abc import Mapping, Sequence
+from threading import Lock
+from typing import Self
+
+from memnotify.abi.figures import PAGE_SIZE, Figures, figures_with
+
+_PAGE_KIB = PAGE_SIZE // 1024
+
+# Every one of them exists since Linux 2.6.32 (Shmem came last).
+_FIELDS = (
+    b"MemTotal",
+    b"MemFree",
+    b"Buffers",
+    b"Cached",
+    b"SwapCached",
+    b"Active",
+    b"Mlocked",
+    b"SwapTotal",
+    b"SwapFree",
+    b"Shmem",
+    b"SReclaimable",
+)
+_TERM = re.compile(r"([+-]?) ?(\w+)")
+_LINE = re.compile(rb"^(.+):( *[0-9]+) kB\n", re.MULTILINE)
+_COUNT = re.compile(rb"count: +([0-9]+)\n +high")
+# The first CPU's lines in each zone; the other CPUs have the same limits (mm/page_alloc.c:pageset_update).
+_FIRST_PAGESET = re.compile(rb"pagesets\n +cpu: .*\n((?: {5,}.*\n)*? {5,}high.*\n(?: {5,}.*\n)*)")
+_HIGH = re.compile(rb"high\w*: +([0-9]+)")
+# What one CPU's lists of one zone hold at most beyond their limit (510 pages seen under load). An empty list
+# is filled whatever the others hold (mm/page_alloc.c:nr_pcp_alloc): 12 lists of small pages with a batch
+# each, 63 pages at most, and 2 lists with 2 huge pages each, of as many pages as a page table has entries.
+# One more of these is put on a list before the surplus is freed (free_frozen_page_commit).
+_BEYOND_LIMIT_PAGES = 12 * 63 + (2 * 2 + 1) * (PAGE_SIZE // 8)
+# Each CPU moves pages between its lists and the rest in batches of 63, at times 32 of them. Less than one
+# is not worth a second look, and when a machine is idle nothing moves.
+_STILL_PAGES = 64 * (os.cpu_count() or 1)
+# While two processes on two CPUs did nothing but take and free memory, at least 95 % of readings needed one
+# look and less than 1 % all four.
+_LOOKS = 4
+
+
+class MemInfoError(RuntimeError):
+    """The kernel's memory files do not say what this program needs; the text holds what they said."""
+
+
+class _Columns:
+    """Where fields stand in one text of /proc/meminfo: as in the next, unless a value outgrew its column.
+
+    Raises MemInfoError if one is missing or there twice.
+    """
+
+    def __init__(self, text: bytes, fields: Sequence[bytes]) -> None:
+        lines = [line for line in _LINE.finditer(text) if line[1] in fields]
+        names = [line[1] for line in lines]
+        wrong = [field for field in fields if names.count(field) != 1]
+        if wrong:
+            fault = f"/proc/meminfo must have {b', '.join(wrong).decode()} once"
+            if not set(wrong) & {*_FIELDS, *names}:
+                raise MemInfoError(
+                    f"{fault}, and has not: leave the figures that are made of it out (--figures)"
+                )
+            raise MemInfoError(f"{fault}; it reads:\n{text.decode(errors='replace')}")
+        layout, end = "", 0
+        for line in lines:
+            # A whole line, " kB\n" at its end, for "Cached:" stands in "SwapCached:" too: with the newline
+            # before it, unless that is the end of the line before.
+            start = max(end, line.start() - 1)
+            layout += f"{start - end}x{line.start(2) - start}s{len(line[2])}s4s"
+            end = line.end()
+        self._unpack = struct.Struct(layout).unpack_from
+        words = self._unpack(text)
+        self._labels, self._units = words[0::3], words[2::3]
+        self._values = [3 * names.index(name) + 1 for name in fields]
+
+    def values(self, text: bytes) -> list[int]:
+        """Return the values of the fields in KiB. Raises ValueError or struct.error if one stands elsewhere.
+
+        A value cannot be cut: between a label and its unit it would have had to push one of them.
+        """
+        words = self._unpack(text)
+        if words[0::3] != self._labels or words[2::3] != self._units:
+            raise ValueError
+        return [int(words[i]) for i in self._values]
+
+
+class MemInfoReader:
+    """Reads the figures from two kept-open files; any thread may call it.
+
+    Pages on the per-CPU free lists are free as well, as a rule. The kernel's MemFree leaves them out,
+    and since 6.7 they may be an eighth of a zone for minutes (mm/page_alloc.c:nr_pcp_high).
+    ``further`` are the further figures, by name, and the fields that each is made of; they are as the
+    kernel says them, and below 0 they are 0. Raises OSError if a file cannot be opened.
+    """
+
+    pcp_limit_pages = 0
+    """How many pages the per-CPU lists can hold; 0 before the first exact reading.
+
+    It may grow when a CPU or memory is added or a sysctl set (vm.percpu_pagelist_high_fraction), which the
+    next exact reading finds out.
+    """
+
+    def __init__(
+        self,
+        *,
+        further: Mapping[str, str] | None = None,
+        meminfo: str = "/proc/meminfo",
+        zoneinfo: str = "/proc/zoneinfo",
+    ) -> None:
+        made_of = {} if further is None else {name: _TERM.findall(text) for name, text in further.items()}
+        more = (field.encode() for terms in made_of.values() for _, field in terms)
+        self._fields = tuple(dict.fromkeys((*_FIELDS, *more)))
+        self._further = [
+            [(-1 if sign == "-" else 1, self._fields.index(field.encode())) for sign, field in terms]
+            for terms in made_of.values()
+        ]
+        self._figures = figures_with(tuple(made_of))
+        no_kernels = b"".join(b"%s:0 kB\n" % field for field in self._fields)
+        self._columns = _Columns(no_kernels, self._fields)
+        self._exact = Lock()
+        # Kept, for a large machine's text is half a MB, and memory is not to be taken while it is short.
+        self._zones = bytearray(1 << 16)
+        self._used = 0
+        self._meminfo = os.open(meminfo, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self._zoneinfo = os.open(zoneinfo, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            os.close(self._meminfo)
+            raise
+
+    def read_plain(self) -> Figures:
+        """Read the figures without the per-CPU lists: ``used`` is then an upper bound of the exact one.
+
+        Costs one read of /proc/meminfo. Raises MemInfoError if a field is missing.
+        """
+        # 16 KiB: the file has about 1.5 KB; one pread is one pass of meminfo_proc_show, so one moment.
+        text = os.pread(self._meminfo, 16384, 0)
+        columns = self._columns
+        try:
+            values = columns.values(text)
+        except (ValueError, struct.error):
+            self._columns = columns = _Columns(text, self._fields)
+            values = columns.values(text)
+        needed = values[: len(_FIELDS)] if self._further else values
+        ram, free, buffers, cached, swap_cached, active, mlocked, swap, swap_free, shmem, reclaimable = needed
+        total_kib = ram + swap
+        # The contract's formula; Buffers + Cached + SwapCached is the kernel's NR_FILE_PAGES.
+        used_kib = (
+            total_kib - free - reclaimable - (buffers + cached + swap_cached) + shmem + mlocked - swap_free
+        )
+        three = Figures(total_kib // _PAGE_KIB, max(0, used_kib // _PAGE_KIB), active // _PAGE_KIB)
+        return self._with_further(three, values) if self._further else three
+
+    def read_exact(self) -> tuple[Figures, int]:
+        """Read the figures as the contract defines them, and how many pages the per-CPU lists take from them.
+
+        The second is what the first lacks to the plain ``used`` of that moment. This costs two reads of
+        /proc/meminfo and between them one of /proc/zoneinfo, which grows with the number of CPUs and
+        zones. Pages that move between the lists and the rest meanwhile would count twice or not
+        at all, so it is repeated until memory holds still. If it does not, ``used`` lies between two values,
+        and the one nearest to the last reading is returned: what is not known to have moved must not cross
+        a threshold. Raises MemInfoError.
+        """
+        # One thread at a time: between two preads of its file the kernel remembers one position. A pread
+        # elsewhere shows everything anew up to there, and numbers of another length tear (fs/seq_file.c).
+        with self._exact:
+            after = self.read_plain()
+            for _ in range(_LOOKS):
+                before = after
+                pcp_pages = self._pcp_pages()
+                after = self.read_plain()
+                low, high = sorted((before.used - pcp_pages, after.used - pcp_pages))
+                if high - low <= _STILL_PAGES:
+                    break
+            self._used = max(low, min(self._used, high))
+            used = max(0, self._used)
+            return after._replace(used=used), max(0, after.used - used)
+
+    def close(self) -> None:
+        """Close both files; the reader cannot be used afterwards."""
+        os.close(self._meminfo)
+        os.close(self._zoneinfo)
+
+    def __enter__(self) -> Self:
+        """Return the reader itself; leaving the block closes it."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the reader."""
+        self.close()
+
+    def _with_further(self, three: Figures, values: list[int]) -> Figures:
+        # Apart, as a generator in it would make plain() slower where there are none.
+        further = (sum(sign * values[field] for sign, field in terms) for terms in self._further)
+        return self._figures(*three, *(max(0, kib) // _PAGE_KIB for kib in further))
+
+    def _pcp_pages(self) -> int:
+        text, size = self._zones, 0
+        # One read ends where the kernel's buffer does, and the next goes on there, even within a number; a
+        # machine with many CPUs or several nodes has more. Each zone is of one moment: it is shown locked.
+        while got := os.preadv(self._zoneinfo, [memoryview(text)[size:]], size):
+            size += got
+            if size == len(text):
+                text.extend(bytes(size))
+        counts = [int(count) for count in _COUNT.findall(text, 0, size)]
+        limits = [max(map(int, _HIGH.findall(pageset))) for pageset in _FIRST_PAGESET.findall(text, 0, size)]
+        if not limits:
+            raise MemInfoError(
+                f"/proc/zoneinfo has no pagesets; it reads:\n{text[:size].decode(errors='replace')}"
+            )
+        pcp_pages = sum(counts)
+        limit_pages = len(counts) * sum(limits) // len(limits) + len(counts) * _BEYOND_LIMIT_PAGES
+        # Never lowered: while memory is taken offline the limits are 0 (mm/page_alloc.c:zone_pcp_disable).
+        self.pcp_limit_pages = max(self.pcp_limit_pages, limit_pages, pcp_pages)
+        return pcp_pages

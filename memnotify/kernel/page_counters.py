@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: MIT
+"""Page counters: descriptors that poll ready when memory may have moved far enough to look at it."""
+
+import logging
+import math
+import os
+import select
+import time
+from collections.abc import Iterable
+
+from memnotify.kernel.syscalls import Tracepoint, TracepointCounter, tracepoint
+
+log = logging.getLogger(__name__)
+
+ONLINE_FILE = "/sys/devices/system/cpu/online"
+BUDDY_FILE = "/proc/buddyinfo"
+# What `used` may grow by. Every page that leaves the buddy allocator's lists passes one of the first two,
+# whatever it is for: a page fault, MAP_POPULATE, tmpfs, huge pages, the kernel itself
+# (mm/page_alloc.c:__rmqueue_smallest; a page stolen from another migrate type may pass the second one
+# alone, __rmqueue_steal). Else it comes from the per-CPU lists, where cached pages go when they are
+# dropped, which alone moves no figure.
+ALLOCATED = (
+    "kmem/mm_page_alloc_zone_locked",
+    "kmem/mm_page_alloc_extfrag",
+    "filemap/mm_filemap_delete_from_page_cache",
+)
+# Every page that is freed, wherever it goes (mm/page_alloc.c:free_pages_prepare).
+FREED = ("kmem/mm_page_free",)
+# Where pages on the per-CPU lists count as used, `used` falls when these are drained (free_pcppages_bulk).
+DRAINED = (*FREED, "kmem/mm_page_pcpu_drain")
+# Of order 0, for each counter: what interrupts a CPU more often costs its pages more than 30 ns each.
+_LEAST_SHARE_PAGES = 64
+# By so much for each CPU /proc/meminfo may be behind, in MemFree for each zone and in Cached, Shmem and
+# SReclaimable for each node (mm/vmstat.c:calculate_normal_threshold).
+_LAG_PAGES = 125
+_NODE_COUNTERS = 3
+# Of a difference between two clocks that are read one after the other; no suspend is as short.
+_SUSPEND_S = 0.1
+# Samples without it, at the most, if a counter comes too early again and again: 16 s at 4 samples a second.
+_LONGEST_REST = 64
+
+
+class PageCounter:
+    """Ready for POLLIN once as many pages as it is armed for may have passed the tracepoints it counts.
+
+    Each CPU counts for itself, and each kind of event apart, so each of these counters may hide its
+    share of the pages. The poll that sees it ready takes that. One thread, the sampler's.
+    Raises OSError where the kernel has no such counters or this process may not have them.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        """Open counters for tracepoints, none armed."""
+        with open(BUDDY_FILE, "rb") as buddy:
+            zones = buddy.readlines()
+        # "Node 0, zone Normal" and a column for each order
+        self._largest_pages = 1 << len(zones[0].split()) - 5
+        nodes = {zone.split(b",")[0] for zone in zones}
+        self._lagging = len(zones) + _NODE_COUNTERS * len(nodes)
+        self._online = os.open(ONLINE_FILE, os.O_RDONLY | os.O_CLOEXEC)
+        self._epoll = select.epoll()
+        self._cpus = b""
+        self._suspended_s = 0.0
+        self._counters: list[tuple[TracepointCounter, int]] = []
+        self._lag_pages = 0
+        self._armed_pages = 0
+        self._rest = self._to_rest = 0
+        try:
+            self._events = [event for name in names for event in self._by_order(tracepoint(name))]
+            self._follow_cpus()
+        except BaseException:
+            self.close()
+            raise
+
+    def fileno(self) -> int:
+        """Return the descriptor to poll for POLLIN."""
+        return self._epoll.fileno()
+
+    @property
+    def least_pages(self) -> int:
+        """The fewest pages it can be armed for."""
+        return self._lag_pages + (1 << (_LEAST_SHARE_PAGES * len(self._counters) - 1).bit_length())
+
+    def arm(self, pages: float) -> int:
+        """Be ready no later than when ``pages`` more have passed; return for how many, 0 if it cannot.
+
+        It cannot for less than ``least_pages`` or while it rests, and need not for infinity. To arm it
+        each CPU has to be interrupted, so it is armed for a power of two and goes on as it is, which
+        is early if anything, until that is less or four times as much.
+        """
+        if self._armed_pages:
+            self._rest = 0
+        elif self._to_rest:
+            self._to_rest -= 1
+            return 0
+        if pages == math.inf:
+            self.disarm()
+            return 0
+        try:
+            self._follow_cpus()
+            return self._arm(pages)
+        except OSError as error:
+            log.warning(
+                "CPUs have come or gone (a suspend does that), and pages cannot be counted any more: %s",
+                error,
+            )
+            self._close_counters()
+            if isinstance(error, PermissionError):
+                # Root was given up since, and will not be had again: nothing is tried, or said, once more.
+                self._events = []
+            return 0
+
+    def rest(self) -> None:
+        """Count nothing, as it came too early to be of use, until some samples later; more each time."""
+        self._rest = self._to_rest = min(2 * self._rest or 1, _LONGEST_REST)
+        self.disarm()
+
+    def disarm(self) -> None:
+        """Count nothing."""
+        if self._armed_pages:
+            for counter, _ in self._counters:
+                counter.arm(0)
+            self._armed_pages = 0
+
+    def drain(self) -> None:
+        """Be ready no more, for what has passed until now."""
+        self._epoll.poll(0)
+
+    def close(self) -> None:
+        """Close all descriptors."""
+        self._close_counters()
+        self._epoll.close()
+        os.close(self._online)
+
+    def _arm(self, pages: float) -> int:
+        if not self._counters or pages < self.least_pages:
+            self.disarm()
+            return 0
+        rounded = 1 << (int(pages) - self._lag_pages).bit_length() - 1
+        if not self._armed_pages or not self._armed_pages <= rounded < 4 * self._armed_pages:
+            # What was counted until now is in the figures.
+            self.disarm()
+            self.drain()
+            share_pages = rounded // len(self._counters)
+            for counter, weight_pages in self._counters:
+                # The first event of a larger order is reason enough, where one may be more than the share.
+                counter.arm(max(1, share_pages // weight_pages))
+            self._armed_pages = rounded
+        return self._armed_pages + self._lag_pages
+
+    def _by_order(self, point: Tracepoint) -> list[tuple[int, str, int]]:
+        """Return what to count of a tracepoint: its number, a condition, how many pages one event stands for.
+
+        99 % of the pages that a page fault, MAP_POPULATE or a tmpfs file takes are of order 0, so these
+        are counted apart, and exactly. Slabs and buffers of up to order 3 come and go on an idle machine
+        too; each counts as eight pages, and what is larger as the largest there is.
+        """
+        if not point.has_order:
+            return [(point.number, "", self._largest_pages)]
+        return [
+            (point.number, "order==0", 1),
+            (point.number, "order>0&&order<4", 8),
+            (point.number, "order>3", self._largest_pages),
+        ]
+
+    def _follow_cpus(self) -> None:
+        """Count on the CPUs that are online. A counter dies with its CPU, and all but one go in a suspend."""
+        online = os.pread(self._online, 4096, 0)
+        suspended_s = time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
+        if online == self._cpus and abs(suspended_s - self._suspended_s) < _SUSPEND_S:
+            return
+        self._cpus, self._suspended_s = online, suspended_s
+        self._close_counters()
+        cpus = _numbers(online.decode("ascii"))
+        self._lag_pages = _LAG_PAGES * len(cpus) * self._lagging
+        for cpu in cpus:
+            for number, condition, weight_pages in self._events:
+                self._counters.append((TracepointCounter(number, condition, cpu), weight_pages))
+                self._epoll.register(self._counters[-1][0], select.EPOLLIN)
+
+    def _close_counters(self) -> None:
+        for counter, _ in self._counters:
+            counter.close()
+        self._counters = []
+        self._armed_pages = 0
+
+
+def open_page_counters(*, pcp_is_free: bool = True) -> tuple[PageCounter, PageCounter] | None:
+    """Return page_counters for what is allocated and for what is freed, with or without the per-CPU lists.
+
+    None, and one line in the log, where this kernel or this process cannot have them.
+    """
+    try:
+        allocated = PageCounter(ALLOCATED)
+        try:
+            return allocated, PageCounter(FREED if pcp_is_free else DRAINED)
+        except OSError:
+            allocated.close()
+            raise
+    except OSError as error:
+        log.info("pages are not counted (%s): the timer alone watches the nearest threshold", error)
+        return None
+
+
+def _numbers(ranges: str) -> list[int]:
+    """Return the numbers in a list of ranges as the kernel writes it: ``0-3,7``."""
+    numbers: list[int] = []
+    for part in ranges.split(","):
+        first, _, last = part.partition("-")
+        numbers.extend(range(int(first), int(last or first) + 1))
+    return numbers

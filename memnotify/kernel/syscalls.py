@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: MIT
+"""System calls that Python does not offer."""
+
+import os
+import resource
+from contextlib import suppress
+from typing import NamedTuple
+
+from memnotify._shim import ffi, lib
+
+CAP_DAC_OVERRIDE = 1  # linux/capability.h
+_CAP_IPC_LOCK = 14
+CAP_SYS_ADMIN = 21
+# Where more were allowed, one user alone could make the daemon use up memory, by connections to its socket.
+_DESCRIPTORS_MAX = 16_384
+_TRACEFS = "/sys/kernel/tracing"
+
+
+def lock_memory(*, stays_root: bool = True) -> bool:
+    """Keep what this process has touched, or will, in memory, so that it can answer when there is none.
+
+    False if it may not: below a limit (RLIMIT_MEMLOCK) each later mmap could fail, so without
+    CAP_IPC_LOCK, or if the process will not keep it (``stays_root``), it takes an unlimited one.
+    """
+    unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, unlimited)
+    if resource.getrlimit(resource.RLIMIT_MEMLOCK) != unlimited and not (
+        stays_root and int(process_status()["CapEff"], 16) >> _CAP_IPC_LOCK & 1
+    ):
+        return False
+    return lib.system_lock_memory() == 0  # type: ignore[no-any-return]  # cffi's
+
+
+def avoid_huge_pages() -> None:
+    """Let the kernel not round this process's memory up to transparent huge pages.
+
+    Where they are given without being asked for, khugepaged made 2 MiB of 140 KiB within seconds, on 6.1.
+    """
+    lib.system_no_huge_pages()
+
+
+def process_status() -> dict[str, str]:
+    """Return what /proc/self/status says of this process, by its names (proc_pid_status(5))."""
+    with open("/proc/self/status", encoding="utf-8", errors="replace") as status:
+        pairs = (line.split(":", 1) for line in status)
+        return {name: value.strip() for name, value in pairs}
+
+
+def limit_capabilities(kept: int = 0) -> None:
+    """Let this thread, and what it starts, have no other capabilities in the future than ``kept``.
+
+    Those are bits, 1 << CAP_...; what it has already it keeps. Raises OSError: PermissionError without
+    CAP_SETPCAP.
+    """
+    _checked(lib.system_limit_capabilities(kept))
+
+
+def keep_capabilities(kept: int = 0) -> None:
+    """Give up all of this thread's capabilities but ``kept``. Raises OSError."""
+    _checked(lib.system_keep_capabilities(kept))
+
+
+def forbid_new_privileges() -> None:
+    """Let no program that this thread executes, as of now, give it more rights. Raises OSError."""
+    _checked(lib.system_no_new_privileges())
+
+
+def set_timer_slack(slack_s: float) -> None:
+    """Let the calling thread's timed sleeps end up to ``slack_s`` late, with another wake-up of the CPU.
+
+    0 sets the thread's default back, as a rule 50 us (prctl(2), PR_SET_TIMERSLACK).
+    """
+    lib.system_timer_slack(round(slack_s * 1e9))
+
+
+def raise_fd_limit() -> None:
+    """Let this process open as many descriptors as it may, up to a number that is large enough."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, _DESCRIPTORS_MAX)), hard))
+
+
+class Tracepoint(NamedTuple):
+    """One of the kernel's tracepoints."""
+
+    number: int
+    has_order: bool
+    """Whether a condition may refer to its ``order``."""
+
+
+def tracepoint(name: str, tracefs: str = _TRACEFS) -> Tracepoint:
+    """Return a tracepoint such as ``kmem/mm_page_alloc``.
+
+    Where tracefs is not mounted it is looked into without mounting it anywhere. Raises OSError:
+    FileNotFoundError if the kernel has no such tracepoint, PermissionError without CAP_SYS_ADMIN.
+    """
+    path = f"events/{name}"
+    try:
+        directory = os.open(f"{tracefs}/{path}", os.O_PATH | os.O_CLOEXEC)
+    except FileNotFoundError:
+        root = _checked(lib.system_tracefs())
+        try:
+            directory = os.open(path, os.O_PATH | os.O_CLOEXEC, dir_fd=root)
+        finally:
+            os.close(root)
+    try:
+        number, fields = (_read(file, directory) for file in ("id", "format"))
+    finally:
+        os.close(directory)
+    return Tracepoint(int(number), has_order=b" order;" in fields)
+
+
+class TracepointCounter:
+    """Counts on one CPU how often the kernel passes a tracepoint; polls POLLIN whenever a number is reached.
+
+    ``condition`` restricts it by the tracepoint's fields, as in ``order==0``; empty, all count. The
+    poll that sees POLLIN consumes it. Raises OSError: PermissionError without CAP_PERFMON, ENODEV for
+    a CPU that is not there.
+    """
+
+    def __init__(self, tracepoint: int, condition: str, cpu: int) -> None:
+        """Begin with nothing armed."""
+        error = ffi.new("int *")
+        self._counter = lib.counter_new(tracepoint, os.fsencode(condition), cpu, error)
+        if self._counter == ffi.NULL:
+            raise OSError(error[0], os.strerror(error[0]))
+
+    def fileno(self) -> int:
+        """Return the descriptor to poll."""
+        return lib.counter_fd(self._counter)  # type: ignore[no-any-return]  # cffi's
+
+    def arm(self, events: int) -> None:
+        """Count from now on, to ``events`` and each time to as many again; 0 stops. Raises OSError."""
+        _checked(lib.counter_arm(self._counter, events))
+
+    def close(self) -> None:
+        """End it, once."""
+        lib.counter_free(self._counter)
+        self._counter = ffi.NULL
+
+
+def _read(file: str, directory: int) -> bytes:
+    with open(os.open(file, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory), "rb") as opened:
+        return opened.read()
+
+
+def _checked(result: int) -> int:
+    if result < 0:
+        raise OSError(-result, os.strerror(-result))
+    return result

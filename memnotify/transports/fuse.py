@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: MIT
+"""The device as a one-file FUSE mount, for kernels without CUSE and for users without rights."""
+
+import errno
+import fcntl
+import logging
+import os
+import stat
+from functools import partial
+
+from memnotify.kernel.mounts import FUSE_FILE, mounts_at
+from memnotify.transports import Removal, TransportError, TransportUnavailableError
+from memnotify.transports.paths import directory_locked, refuse_foreign_directory
+from memnotify.transports.session import Operations, Session
+
+log = logging.getLogger(__name__)
+
+# A mount point of our own has this mode, by which a later run knows it, and which keeps others than root
+# from opening it, in the belief that it is the device, while nothing is mounted.
+_MOUNT_POINT_MODE = 0o200
+
+
+class FuseTransport:
+    """A regular file at ``path`` that behaves like the device, except to stat().
+
+    The mount point is created if there is none, and then removed at the end. A mount whose daemon was
+    killed is replaced. Raises TransportError.
+    """
+
+    kind = "FUSE file"
+
+    def __init__(self, path: str) -> None:
+        # Only the directory is resolved: a link at the last place is refused below.
+        directory, name = os.path.split(os.path.abspath(path))
+        self.path = os.path.join(os.path.realpath(directory), name)
+        refuse_foreign_directory(self.path)
+        if not os.path.exists("/dev/fuse"):
+            raise TransportUnavailableError("/dev/fuse does not exist: load the module with 'modprobe fuse'")
+        with directory_locked(self.path):
+            _detach_dead(self.path)
+        self._mount_point = -1
+        self._ours = False
+
+    def connect(self, operations: Operations) -> Session:
+        """Return a session on the mount."""
+        options = "fsname=memnotify,subtype=memnotify,default_permissions"
+        if os.geteuid() == 0:
+            # Others may use it. For a user's mount that takes user_allow_other in /etc/fuse.conf.
+            options += ",allow_other"
+        session = Session.file(operations, mode=0o666, mount_options=options)
+        try:
+            # As short as can be: who opens the mount point before the mount has an empty file in hand.
+            with directory_locked(self.path):
+                self._mount_point, self._ours = _claim(self.path)
+                session.attach(self.path)
+        except TransportError:
+            session.close()
+            raise
+        except OSError as error:
+            session.close()
+            hint = (
+                ""
+                if os.geteuid() == 0
+                else " (users need the package fuse3 and a readable, writable /dev/fuse)"
+            )
+            raise TransportError(
+                f"cannot mount at {self.path}: libfuse's message stands above{hint}"
+            ) from error
+        return session
+
+    def verify(self) -> None:
+        """Check that the mount is there. By the table of mounts: a stat would wait for ourselves."""
+        if FUSE_FILE not in mounts_at(self.path):
+            raise TransportError(f"nothing is mounted at {self.path}: was it unmounted at once?")
+
+    def settled(self) -> bool:
+        """Return True: it is born with its mode."""
+        return True
+
+    def hand_over(self) -> Removal | None:
+        """Leave mount and mount point to others. The mount point stays open, and so locked, here too."""
+        mount_point, self._mount_point = self._mount_point, -1
+        return Removal(partial(self._remove, mount_point), (mount_point,))
+
+    def close(self) -> None:
+        """Remove the mount point if it is ours, and the mount if it is dead: libfuse leaves that one."""
+        if self._mount_point >= 0:
+            self._remove(self._mount_point)
+            self._mount_point = -1
+
+    def _remove(self, mount_point: int) -> None:
+        try:
+            with directory_locked(self.path):
+                _detach_dead(self.path, logging.DEBUG)
+                if self._ours:
+                    _unlink_same(self.path, mount_point)
+        except (TransportError, OSError) as error:
+            log.warning("%s may be left: %s", self.path, error)
+        os.close(mount_point)
+
+
+def remove_leftover(path: str) -> None:
+    """Remove a dead mount of ours at ``path``, and the mount point we had made for it."""
+    with directory_locked(path):
+        _detach_dead(path)
+        try:
+            status = os.lstat(path)
+        except FileNotFoundError:
+            return
+        if not _is_ours(status):
+            return
+        mount_point, _ = _claim(path)
+        _unlink_same(path, mount_point)
+        os.close(mount_point)
+
+
+def _detach_dead(path: str, level: int = logging.INFO) -> None:
+    """Unmount, as often as it is there, a mount whose daemon has died.
+
+    Raises TransportError if there is any other.
+    """
+    while mounts := mounts_at(path):
+        if mounts[-1] != FUSE_FILE:
+            raise TransportError(f"a file system ({mounts[-1]}) is mounted at {path}: choose another --path")
+        try:
+            # Not stat: the kernel would answer it from its cache. A living daemon answers open at once.
+            os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        except FileNotFoundError:
+            return  # out of sight, below what was mounted over a directory of its path
+        except OSError as error:
+            if error.errno not in (errno.ENOTCONN, errno.ECONNABORTED):
+                raise TransportError(f"{path} is mounted and does not answer ({error.strerror})") from error
+        else:
+            raise TransportError(f"{path} is served by another process already; stop that one first")
+        command = ("umount", "-l") if os.geteuid() == 0 else ("fusermount3", "-u", "-z")
+        log.log(level, "%s is the mount of a daemon that died: %s", path, " ".join(command))
+        status = os.spawnlp(os.P_WAIT, command[0], *command, "--", path)  # noqa: S606 - no shell is wanted
+        if status != 0:
+            raise TransportError(
+                f"the dead mount at {path} cannot be removed: {command[0]} ended with {status}"
+            )
+
+
+def _claim(path: str) -> tuple[int, bool]:
+    """Open and lock the mount point, created if there is none; return it and whether it is ours to remove."""
+    try:
+        if os.path.lexists(path):
+            status = os.lstat(path)
+            ours = _is_ours(status)
+            if not ours and (not stat.S_ISREG(status.st_mode) or status.st_size):
+                raise TransportError(f"{path} exists and is not an empty regular file: choose another --path")
+            if os.geteuid() == 0 != status.st_uid:
+                # Its owner could put a link in its place, in a directory with the sticky bit too.
+                raise TransportError(f"{path} is not root's own: remove it, or choose another --path")
+            fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        else:
+            ours = True
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MOUNT_POINT_MODE)
+    except OSError as error:
+        raise TransportError(f"cannot use {path} as a mount point: {error.strerror}") from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # On a mount that came in the meantime the lock would be the mounted file's.
+        if _mount_id(fd) != _mount_id_of_directory(path):
+            raise BlockingIOError
+        if ours:
+            # Root may have written to it while nothing was mounted.
+            os.ftruncate(fd, 0)
+    except BlockingIOError:
+        os.close(fd)
+        raise TransportError(
+            f"{path} is taken by another process that is starting now; stop that one first"
+        ) from None
+    return fd, ours
+
+
+def _is_ours(status: os.stat_result) -> bool:
+    mode = stat.S_IMODE(status.st_mode)
+    return stat.S_ISREG(status.st_mode) and mode == _MOUNT_POINT_MODE and status.st_uid == os.geteuid()
+
+
+def _unlink_same(path: str, fd: int) -> None:
+    """Remove the file at ``path`` if it is still the open one."""
+    try:
+        if os.path.samestat(os.lstat(path), os.fstat(fd)):
+            os.unlink(path)
+    except OSError as error:
+        log.warning("the mount point %s could not be removed: %s", path, error.strerror)
+
+
+def _mount_id(fd: int) -> bytes:
+    """Return which mount a descriptor is on. st_dev does not tell: on overlayfs files have their own."""
+    with open(f"/proc/self/fdinfo/{fd}", "rb") as info:
+        (line,) = (line for line in info if line.startswith(b"mnt_id:"))
+    return line
+
+
+def _mount_id_of_directory(path: str) -> bytes:
+    directory = os.open(os.path.dirname(path), os.O_PATH | os.O_CLOEXEC)
+    try:
+        return _mount_id(directory)
+    finally:
+        os.close(directory)

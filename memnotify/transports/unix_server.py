@@ -1,0 +1,341 @@
+# SPDX-License-Identifier: MIT
+"""The device on an AF_UNIX stream socket: an observer for each connection, and a thread for them all.
+
+A stream has neither writes nor a callback for reads, so:
+
+- what a client writes ends with a newline or a NUL; what does not, as it need not on the device, ends
+  when nothing has followed for SILENCE_S, or when the client shuts its side down. Nothing at all
+  between two ends is no write;
+- an event is a line, sent at once, of the figures then. It is acknowledged when the client has read
+  all of it, which the kernel tells: it frees what was sent. What crosses until then makes one more
+  line, sent after that, so a client never has two before it and never the old figures alone;
+- a write that is refused is told by a line that begins with ``error``. The observer keeps its
+  thresholds and the client its connection: sd-event would call its callback again and again, as fast
+  as it can, at the end of a stream.
+"""
+
+import errno
+import fcntl
+import itertools
+import logging
+import math
+import os
+import re
+import select
+import socket
+import struct
+import termios
+import threading
+import time
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from memnotify.abi.thresholds import WRITE_MAX
+from memnotify.engine.device import Device
+from memnotify.logs import LIMITED
+from memnotify.worker import start_thread
+
+log = logging.getLogger(__name__)
+
+SILENCE_S = 0.1
+"""What is written without an end is taken as whole when nothing has followed for so long."""
+
+_END = re.compile(rb"[\n\0]")
+_LINE_MAX = 4096
+# What cannot be done for want of memory or of descriptors is tried again after so long.
+_AGAIN_S = 1.0
+# So many of a client's writes are done at once, the others after a pause: one who writes all the time leaves
+# most of it to others, and to the threads that want the interpreter's lock.
+_WRITES_MAX = 16
+_PAUSE_S = 0.001
+# Edges: level-triggered, EPOLLOUT would be ready all the time. An edge of it comes whenever a client has read
+# what was sent (net/unix/af_unix.c:unix_write_space).
+_EVENTS = select.EPOLLIN | select.EPOLLOUT | select.EPOLLET
+
+
+class _Connection:
+    """One client: its observer, what it has written without an end, and what it is yet to be told."""
+
+    __slots__ = ("event", "fh", "overlong", "refusal", "socket", "text")
+
+    def __init__(self, connected: socket.socket, fh: int) -> None:
+        self.socket = connected
+        self.fh = fh
+        self.text = b""
+        # The write under way is too long, and has been refused: what is left of it is dropped.
+        self.overlong = False
+        self.refusal = b""
+        # An event was acknowledged to the table, and its line is not sent yet.
+        self.event = False
+
+    @property
+    def handle(self) -> int:
+        """What the table wakes it by: odd, so no address of a poll handle of libfuse's."""
+        return self.fh << 1 | 1
+
+
+class SocketServer:
+    """Serves a device on a listening socket. The device is its own; the table may be another's too.
+
+    Life: ``start``, ``stop``, ``close``. Threads: all runs in the server's own, but ``wake``, which the
+    sampler calls until ``close``. No client is waited for: a send happens when the client has read all
+    that was sent before, so it fits, and a client's writes are done a few at a time.
+    """
+
+    name = "sockets"
+
+    def __init__(
+        self, device: Device, listener: socket.socket, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._device = device
+        self._listener = listener
+        self._clock = clock
+        self._woken: deque[int] = deque()
+        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._connections: dict[int, _Connection] = {}
+        self._by_fh: dict[int, _Connection] = {}
+        # When what they have written ends, and when what is left of it is read. All of one kind wait equally
+        # long, so the first is the next.
+        self._unended: dict[_Connection, float] = {}
+        self._busy: dict[_Connection, float] = {}
+        self._untold: set[_Connection] = set()
+        self._again_s = math.inf
+        self._full = False
+        self._stopping = False
+        self._answered = False
+        self._thread: threading.Thread | None = None
+        listener.settimeout(0)
+        self._epoll = select.epoll()
+        self._epoll.register(self._wake_fd, select.EPOLLIN)
+        self._epoll.register(listener, select.EPOLLIN)
+
+    def wake(self, handles: Iterable[int]) -> None:
+        """Take note of whose event is pending; from any thread. Others' handles are not to be among them."""
+        self._woken.extend(handles)
+        os.eventfd_write(self._wake_fd, 1)
+
+    def check_alive(self) -> bool:
+        """Whether the thread has come round since the last call; ask it to do so again."""
+        answered, self._answered = self._answered, False
+        os.eventfd_write(self._wake_fd, 1)
+        return answered
+
+    def start(self, on_failure: Callable[[], None]) -> None:
+        """Start the thread; ``on_failure`` is called from it if it ends by an exception."""
+        self._thread = start_thread(self.name, self._loop, on_failure)
+
+    def stop(self) -> None:
+        """End the thread, then every connection and its observer. ``wake`` does nothing from then on."""
+        self._stopping = True
+        os.eventfd_write(self._wake_fd, 1)
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        for connection in list(self._connections.values()):
+            self._drop(connection)
+
+    def close(self) -> None:
+        """Close what is left, once nobody calls ``wake`` any more."""
+        self._epoll.close()
+        os.close(self._wake_fd)
+
+    def _loop(self) -> None:
+        while not self._stopping:
+            self._answered = True
+            self._turn()
+
+    def _turn(self) -> None:
+        """Wait for something to happen, and do what it asks for."""
+        due_s = min(
+            self._again_s, *(next(iter(due.values()), math.inf) for due in (self._unended, self._busy))
+        )
+        timeout_s = None if due_s == math.inf else max(0, due_s - self._clock())
+        accept = False
+        for fd, events in self._epoll.poll(timeout_s):
+            if fd == self._wake_fd:
+                os.eventfd_read(fd)
+            elif fd == self._listener.fileno():
+                accept = True
+            else:
+                self._serve(self._connections[fd], events)
+        while self._woken:
+            connection = self._by_fh.get(self._woken.popleft() >> 1)
+            if connection is not None:
+                self._tell(connection)
+        self._do_what_is_due()
+        # Last, as it may take a descriptor that was closed in this turn and has events left in it.
+        if accept:
+            self._accept()
+
+    def _do_what_is_due(self) -> None:
+        """Go on with what was left for later."""
+        now_s = self._clock()
+        for connection in _due(self._busy, now_s):
+            del self._busy[connection]
+            self._receive(connection)
+            self._tell(connection)
+        for connection in _due(self._unended, now_s):
+            self._end_write(connection)
+        if now_s >= self._again_s:
+            self._again_s = math.inf
+            self._epoll.modify(self._listener, select.EPOLLIN)
+            for connection in [*self._untold]:
+                self._untold.remove(connection)
+                self._tell(connection)
+
+    def _accept(self) -> None:
+        """Take one client in; the next one with the next turn."""
+        try:
+            connected, _ = self._listener.accept()
+        except (BlockingIOError, ConnectionError):
+            return
+        except OSError as error:
+            self._accept_later(error)
+            return
+        connected.settimeout(0)
+        connection = _Connection(connected, self._device.open(os.O_RDWR))
+        self._connections[connected.fileno()] = self._by_fh[connection.fh] = connection
+        try:
+            # What is ready already is reported too, so its writes are not missed.
+            self._epoll.register(connected, _EVENTS)
+        except OSError as error:
+            self._drop(connection)
+            self._accept_later(error)
+            return
+        self._full = False
+        if log.isEnabledFor(logging.DEBUG):
+            size = struct.calcsize("iII")
+            peer = struct.unpack("iII", connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+            log.debug(
+                "socket: observer %d is process %d of user %d, group %d", connection.fh, *peer, extra=LIMITED
+            )
+
+    def _accept_later(self, error: OSError) -> None:
+        if not self._full:
+            self._full = True
+            log.warning("no further client of the socket can be served: %s", error.strerror, extra=LIMITED)
+        self._epoll.modify(self._listener, 0)
+        self._again_s = min(self._again_s, self._clock() + _AGAIN_S)
+
+    def _serve(self, connection: _Connection, events: int) -> None:
+        """Do what a client asks for by writing, reading or going away."""
+        if events & (select.EPOLLHUP | select.EPOLLERR):
+            self._drop(connection)
+            return
+        if events & select.EPOLLIN and connection not in self._busy:
+            self._receive(connection)
+        self._tell(connection)
+
+    def _receive(self, connection: _Connection) -> None:
+        """Take in what a client has written, up to a limit; the rest follows a little later."""
+        more = True
+        if not _END.search(connection.text):
+            data = self._fetch(connection)
+            if data is None:
+                return
+            connection.text += data
+            more = len(data) == WRITE_MAX
+        *ended, connection.text = _END.split(connection.text, _WRITES_MAX)
+        for text in ended:
+            self._write(connection, text)
+        if _END.search(connection.text):
+            more = True
+        elif len(connection.text) > WRITE_MAX:
+            self._write(connection, connection.text)
+            connection.overlong, connection.text = True, b""
+        now_s = self._clock()
+        if more:
+            self._busy[connection] = now_s + _PAUSE_S
+        elif connection.text or connection.overlong:
+            self._unended.setdefault(connection, now_s + SILENCE_S)
+
+    def _fetch(self, connection: _Connection) -> bytes | None:
+        """Return what a client has written meanwhile; None if it writes nothing any more."""
+        try:
+            data = connection.socket.recv(WRITE_MAX)
+        except BlockingIOError:
+            return b""
+        except OSError:
+            return None  # it is gone, and an event of its own will tell
+        if not data:
+            self._end_write(connection)
+            return None
+        # Its silence begins anew.
+        self._unended.pop(connection, None)
+        return data
+
+    def _end_write(self, connection: _Connection) -> None:
+        """Take what a client has written until now as whole."""
+        self._unended.pop(connection, None)
+        text, connection.text = connection.text, b""
+        self._write(connection, text)
+        self._tell(connection)
+
+    def _write(self, connection: _Connection, text: bytes) -> None:
+        """Do one write to the device; that it is refused is told once the client has read what is there."""
+        overlong, connection.overlong = connection.overlong, False
+        if overlong or (len(text) <= WRITE_MAX and not text.strip()):
+            return
+        try:
+            self._device.write(connection.fh, text)
+            connection.event = False
+        except OSError as error:
+            connection.refusal = b"error %s\n" % (error.strerror or str(error)).encode()
+        except Exception:
+            log.exception("a write to the socket failed", extra=LIMITED)
+            connection.refusal = b"error the daemon cannot read the figures, see its log\n"
+
+    def _tell(self, connection: _Connection) -> None:
+        """Send a client the line it is to have, if there is one and it has read the one before."""
+        try:
+            if _unread(connection.socket):
+                return
+            # Always, as it leaves the handle for the next event; and before the event is acknowledged.
+            if self._device.poll(connection.fh, select.POLLIN, connection.handle) & select.POLLIN:
+                connection.event = True
+            if connection.refusal:
+                line = connection.refusal
+            elif connection.event:
+                line = self._device.read(connection.fh, _LINE_MAX)
+            else:
+                return
+            connection.socket.send(line)
+        except (BrokenPipeError, ConnectionError):
+            return  # an event of its own tells that it is gone
+        except Exception as error:
+            # Its event stays noted. The kernel has no memory for the line, or the figures cannot be read.
+            if not isinstance(error, OSError) or error.errno not in (errno.ENOBUFS, errno.ENOMEM):
+                log.exception("a client of the socket cannot be told", extra=LIMITED)
+            self._untold.add(connection)
+            self._again_s = min(self._again_s, self._clock() + _AGAIN_S)
+            return
+        if connection.refusal:
+            connection.refusal = b""
+        else:
+            connection.event = False
+
+    def _drop(self, connection: _Connection) -> None:
+        """Forget a client and its observer."""
+        del self._connections[connection.socket.fileno()], self._by_fh[connection.fh]
+        self._unended.pop(connection, None)
+        self._busy.pop(connection, None)
+        self._untold.discard(connection)
+        self._device.release(connection.fh)
+        connection.socket.close()
+
+
+def _due(waiting: dict[_Connection, float], now_s: float) -> list[_Connection]:
+    """Return whose time has come, the first to come first."""
+    return list(itertools.takewhile(lambda connection: waiting[connection] <= now_s, waiting))
+
+
+def _unread(connected: socket.socket) -> bool:
+    """Whether the other side has yet to read some of what was sent.
+
+    The kernel counts one byte more until it has told us (net/core/sock.c:sock_wfree), and a line is
+    hundreds of them.
+    """
+    count = array("i", [0])
+    fcntl.ioctl(connected, termios.TIOCOUTQ, count)
+    return count[0] > 1

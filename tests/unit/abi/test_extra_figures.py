@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: MIT
+"""The further figures: which there are, which may be select_extra_figures, and that one more is one line."""
+
+import os
+import re
+import select
+import sys
+from array import array
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from support.fakes import FakeClock
+
+from memnotify.abi import figures
+from memnotify.abi.figures import EXTRA_FIGURES, LINE_MAX, NAMES, select_extra_figures
+from memnotify.config.settings import COMMAND_LINE, Given, configure
+from memnotify.engine.device import Device
+from memnotify.engine.sampler import Sampler
+from memnotify.engine.schedule import SamplingSchedule
+from memnotify.engine.table import ObserverTable
+from memnotify.kernel.meminfo import MemInfoReader
+
+DOCUMENTATION = Path(__file__).parents[3] / "docs/figures.md"
+
+
+def line(names: Sequence[str]) -> str:
+    """Return the longest line, written without what reads or refuses names."""
+    return " ".join(f"{name} {10**13}" for name in (*NAMES, *names)) + "\n"
+
+
+@pytest.mark.parametrize("name", EXTRA_FIGURES)
+def test_a_name(name: str) -> None:
+    """Clients find each of the three, a write can have the name, and it is nobody else's in another case."""
+    assert re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII)
+    assert not any(first in name.lower() for first in NAMES)
+    assert [other for other in EXTRA_FIGURES if other.lower() == name.lower()] == [name]
+    assert re.fullmatch(r"\w+( [+-] \w+)*", EXTRA_FIGURES[name])
+
+
+def test_the_documentation_has_them_all() -> None:
+    """Each with what it is made of, in the same order, and no other."""
+    rows = re.findall(r"^\| `(\w+)` \| (.+?) \|", DOCUMENTATION.read_text(), re.MULTILINE)
+    assert [name for name, _ in rows] == list(EXTRA_FIGURES)
+    for name, made_of in rows:
+        assert made_of.replace("`", "") == EXTRA_FIGURES[name]
+
+
+@given(st.lists(st.sampled_from(list(EXTRA_FIGURES)), max_size=9))
+@example(["Zswap", "Zswapped"])
+@example(["Zswapped", "Zswap"])
+@example(["free"] * 2)
+def test_what_may_be_chosen(names: list[str]) -> None:
+    """All that fits into a buffer and in which strstr() finds the right number, and nothing else."""
+    text = line(names)
+    words = text.split(" ")
+    starts = [len(" ".join(words[:place])) + (place > 0) for place in range(0, len(words), 2)]
+    if [text.index(name) for name in (*NAMES, *names)] == starts and len(text) < 256:
+        assert list(select_extra_figures(names)) == names
+    else:
+        with pytest.raises(ValueError, match=r"twice|must stand before|choose fewer"):
+            select_extra_figures(names)
+
+
+def test_as_many_as_a_buffer_holds() -> None:
+    """The seven that have names of their own fit; what does not says by how much."""
+    assert len(line(list(select_extra_figures(list(EXTRA_FIGURES)[:7])))) <= LINE_MAX
+    with pytest.raises(ValueError, match=r"^with numbers of 14 digits the line may grow to 272 .*hold 255"):
+        select_extra_figures([*list(EXTRA_FIGURES)[:7], "SwapFree", "SwapCached"])
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("used", "'used' is in every line"),
+        ("Active", "'Active' contains 'active'"),
+        ("Inactive(file)", r"'Inactive\(file\)' contains 'active'"),
+        ("swap_used", "contains 'used'.*'swap_taken'"),
+        ("VmallocTotal", "contains 'total'"),
+        ("SwapTotal", "is called 'swap_size' here"),
+        ("MemAvailable", "is called 'available' here"),
+        ("Cached", "is called 'cached' here"),
+        ("HugePages_Free", "huge pages one by one.*'Hugetlb'"),
+        ("Hugepagesize", "huge pages one by one.*'Hugetlb'"),
+        ("availble", "is not known: did you mean 'available'. There are available, free, .*, DirectMap1G$"),
+        ("committed_as", "did you mean 'Committed_AS'"),
+        ("MemFreeze", "did you mean"),
+        ("x" * 500, "is not known: there are available"),
+        ("", "is not known: there are available"),
+    ],
+)
+def test_refused(name: str, message: str) -> None:
+    """It is said what is wrong with a name, and what to write instead."""
+    with pytest.raises(ValueError, match=message):
+        select_extra_figures(["slab", name])
+
+
+def test_every_name_of_this_kernel_is_there_or_refused_for_a_reason() -> None:
+    for name in re.findall(r"(?m)^(\S+):", Path("/proc/meminfo").read_text()):
+        if name not in EXTRA_FIGURES:
+            with pytest.raises(ValueError, match=r"is called|contains|huge pages one by one"):
+                select_extra_figures([name])
+
+
+def test_refused_where_nothing_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a reload by the user that root has become, who may not be able to read Python's files."""
+    monkeypatch.setitem(sys.modules, "difflib", None)
+    with pytest.raises(ValueError, match="'slap' is not known: there are available, "):
+        select_extra_figures(["slap"])
+
+
+def test_adding_one_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the setting to the event: what the table has, clients can read and watch."""
+    monkeypatch.setitem(figures.EXTRA_FIGURES, "promised", "Committed_AS - CommitLimit + Percpu")
+    settings = configure({"figures": Given(("promised", "free"), COMMAND_LINE)}).settings
+
+    fields = dict.fromkeys(
+        ("MemTotal", "MemFree", "Buffers", "Cached", "SwapCached", "Active", "Mlocked", "SwapTotal"), 400
+    )
+    fields |= {"SwapFree": 0, "Shmem": 0, "SReclaimable": 0, "CommitLimit": 80, "Percpu": 8}
+    fd = os.memfd_create("meminfo")
+
+    def promise(kib: int) -> None:
+        lines = (f"{name}: {value:8} kB\n" for name, value in (fields | {"Committed_AS": kib}).items())
+        os.pwrite(fd, "".join(lines).encode(), 0)
+
+    promise(160)
+    made_of = select_extra_figures(settings.figures)
+    table, clock = ObserverTable(len(NAMES) + len(made_of), pcp_is_free=False), FakeClock()
+    woken: list[int] = []
+
+    def notify(handles: "array[int]", count: int) -> None:
+        woken.extend(handles[:count])
+
+    with MemInfoReader(meminfo=f"/proc/self/fd/{fd}", further=made_of) as reader:
+        sampler = Sampler(table, reader, SamplingSchedule(0.25, 15), notify, clock=clock)
+        device = Device(table, sampler)
+        fh = device.open(os.O_RDWR)
+        pages = (160 - 80 + 8) * 1024 // os.sysconf("SC_PAGESIZE")
+        assert device.read(fh, 4096).endswith(b" promised %d free 100\n" % pages)
+        assert device.write(fh, b"promised %d" % (pages + 1))
+        device.poll(fh, select.POLLIN, 77)
+        for kib, handles in ((160, []), (164, [77])):
+            clock.tick(1)
+            promise(kib)
+            sampler.look()
+            assert woken == handles
+        sampler.stop()
+    os.close(fd)

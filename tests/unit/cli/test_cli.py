@@ -1,0 +1,696 @@
+# SPDX-License-Identifier: MIT
+"""The memnotify command: what it prints and how it ends, on files that stand in for the device."""
+
+import base64
+import errno
+import functools
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.fake_device import FakeDaemon
+
+from memnotify import __version__
+from memnotify.cli import main
+from memnotify.cli.lowmem_bus import service
+from memnotify.cli.run import Due, environment, note
+from memnotify.client import PAGE_SIZE, Change, Crossed, Figures, Lost, Restored
+
+LINE = b"total 1000 used 250 active 7\n"
+UNKNOWN = "is not understood: the names are total, used, active (others by 'memnotify serve --figures')"
+
+# How it is told
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["fly"],
+        ["read", "--fly"],
+        ["read", "extra"],
+        ["wait"],
+        ["wait", "used 5", "extra"],
+        ["wait", "used 5", "--timeout", "soon"],
+        ["wait", "used 5", "--timeout", "-1"],
+        ["wait", "used 5", "--timeout", "nan"],
+        ["wait", "used 5", "--timeout", "2000001"],
+        ["wait", "used 5", "--count", "-1"],
+        ["wait", "used 5", "--count", "two"],
+        ["wait", "used 5", "--up", "--down"],
+        ["run", "--when", "used 5"],
+        ["run", "--", "true"],
+        ["run", "--when", "used 5", "--min-interval", "-1", "--", "true"],
+        ["run", "--when", "used 5", "--count", "-1", "--", "true"],
+        ["watch", "used 80%"],
+        ["watch", "--interval", "0.1"],
+        ["watch", "--interval", "often"],
+        ["lowmem-bus", "used 80%"],
+        ["lowmem-bus", "--interval", "-1"],
+        ["doctor", "/dev/memnotify"],
+        ["doctor", "--timeout", "-1"],
+        ["serve", "--transport", "pigeon"],
+        ["serve", "--update-period", "fast"],
+        ["serve", "--update-period", "1.5"],
+        ["serve", "--log-level", "loud"],
+        ["serve", "/dev/memnotify"],
+        ["serve", "--socket"],
+        ["serve", "--config"],
+        ["check-config", "memnotify.toml"],
+        ["check-config", "--fill-rate", "fast"],
+        ["env"],
+        ["env", "--when", "used 5", "--path", "memnotify"],
+        ["env", "--when", "used 5", "--path", "/dev/../memnotify"],
+        ["env", "--when", "used 5", "--socket", "/run//memnotify"],
+        ["env", "--when", "used 5", "--socket", "/run/\n"],
+        ["env", "--when", "used 5", "--socket", "/run/s", "--path", "/dev/memnotify"],
+        ["env", "--when", "used 5", "--format", "toml"],
+    ],
+)
+def test_wrong_arguments(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 2 and how it is meant, on stderr."""
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("usage: memnotify")
+    assert "error: " in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--update-period", "0"], "update_period is 0 ms"),
+        (["--update-period", "20000"], "15000 ms"),
+        (["--max-update-period", "100"], "update_period is 250 ms"),
+        (["--max-update-period", "86400001"], "command line: max_update_period is 86400001 ms"),
+        (["--min-update-period", "0"], "min_update_period is 0 ms"),
+        (["--fill-rate", "0"], "fill_rate is 0 MiB/s"),
+        (["--update-space", "-1"], "update_space is -1 kB"),
+        (["--name", "a/b"], 'name is "a/b"'),
+        (["--socket-mode", "rw"], "such as 660"),
+    ],
+)
+def test_settings_out_of_bounds(arguments: list[str], message: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A setting out of its bounds is a wrong argument too, said in one line of the log."""
+    assert main(["serve", *arguments]) == 2
+    assert message in caplog.text
+    assert "Traceback" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("command", "taught"),
+    [
+        ([], ["serve", "read", "wait", "used 80%", "--version"]),
+        (
+            ["serve"],
+            ["CUSE", "FUSE", "/dev/NAME", "250 ms", "15000 ms", "SIGTERM", "0 asked", "1 the", "2 wrong"],
+        ),
+        (
+            ["check-config"],
+            ["250 ms", "/etc/memnotify/memnotify.toml", "FILE.d", "KEY = VALUE", "line", "0 good", "2 wrong"],
+        ),
+        (
+            ["run"],
+            ["used 80%", "--when-below", "MEMNOTIFY_USED", "up or down", "0 it", "1 the", "2 thresholds"],
+        ),
+        (
+            ["env"],
+            [
+                "MEMORY_PRESSURE_WATCH",
+                "MEMORY_PRESSURE_WRITE",
+                "base64",
+                "used 80%",
+                "--socket",
+                "systemd",
+                "drop-in",
+                "0 printed",
+                "2 thresholds",
+            ],
+        ),
+        (
+            ["watch"],
+            ["used 80%", "several times", "--plain", "Ctrl-C", "0 asked", "1 a", "2 thresholds", "4 rich"],
+        ),
+        (
+            ["lowmem-bus"],
+            [
+                "GMemoryMonitor",
+                "used 80%",
+                "used 95%",
+                "send 255",
+                "15",
+                "0 asked",
+                "1 no bus",
+                "2 thresholds",
+                "4 dbus-fast",
+            ],
+        ),
+        (
+            ["doctor"],
+            [
+                "round trip",
+                "/proc/meminfo",
+                "4 MiB",
+                "--timeout",
+                "JSON",
+                '"healthy"',
+                "0 no check",
+                "1 one has",
+            ],
+        ),
+        (["read"], ["pages", "percent", "JSON", "/dev/memnotify", "0 figures", "2 no device"]),
+        (
+            ["wait"],
+            [
+                "used 80%",
+                "6G",
+                "--up",
+                "--down",
+                "JSON",
+                "0 for never",
+                "0 crossed",
+                "1 the daemon",
+                "2 thresholds",
+                "3 time-out",
+            ],
+        ),
+    ],
+)
+def test_help_teaches(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[str], taught: list[str]
+) -> None:
+    """The help of each command says what it does, its defaults and its exit codes, in 100 columns."""
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    for word in [*taught, *(["exit codes: "] if command else [])]:
+        assert word in text
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    """The version is the package's."""
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"memnotify {__version__}\n"
+
+
+def test_the_daemon_is_not_burdened_with_the_other_commands() -> None:
+    """It stays in memory for good, also that of what it has imported."""
+    code = (
+        "import sys; from memnotify.cli import main; main(['serve', '--fill-rate', '0']); print(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    imported = done.stdout.split()
+    assert "memnotify.cli.serve" in imported
+    burdens = ("memnotify.client", "json", "tomllib", "difflib", "shutil", "lzma")
+    assert not [name for name in imported if name.startswith(burdens)]
+
+
+# read
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> str:
+    """Return the path of a file that reads like the device."""
+    path = tmp_path / "device"
+    path.write_bytes(LINE)
+    return str(path)
+
+
+def test_read_prints_a_table(device: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A line for each figure: pages, human units, percent of total."""
+    assert main(["read", "--path", device]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    rows = [line.split() for line in out.splitlines()]
+    assert [row[:3] for row in rows] == [
+        ["total", "1000", "pages"],
+        ["used", "250", "pages"],
+        ["active", "7", "pages"],
+    ]
+    assert [row[-2:] for row in rows] == [["100.0", "%"], ["25.0", "%"], ["0.7", "%"]]
+    assert rows[1][3:5] == [f"{250 * PAGE_SIZE / 1024:.1f}", "KiB"]
+
+
+@pytest.mark.parametrize(
+    ("pages", "human"),
+    [
+        (0, "0.0 B"),
+        (1, f"{PAGE_SIZE / 1024:.1f} KiB"),
+        (2**20 // PAGE_SIZE, "1.0 MiB"),
+        (3 * 2**29 // PAGE_SIZE, "1.5 GiB"),
+        (2**50 // PAGE_SIZE, "1024.0 TiB"),
+    ],
+)
+def test_human_units(tmp_path: Path, capsys: pytest.CaptureFixture[str], pages: int, human: str) -> None:
+    """The unit fits the size; a total of 0 is no division."""
+    (tmp_path / "device").write_text(f"total 0 used {pages} active 0\n")
+    assert main(["read", "--path", str(tmp_path / "device")]) == 0
+    total, used, _ = capsys.readouterr().out.splitlines()
+    assert human in re.sub(" +", " ", used)
+    assert total.endswith(" 0.0 %")
+
+
+def test_read_prints_json(device: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """One object on one line, in pages, bytes and percent."""
+    assert main(["read", "--json", "--path", device]) == 0
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1
+    assert json.loads(out) == {
+        "page_size": PAGE_SIZE,
+        "total": {"pages": 1000, "bytes": 1000 * PAGE_SIZE, "percent": 100.0},
+        "used": {"pages": 250, "bytes": 250 * PAGE_SIZE, "percent": 25.0},
+        "active": {"pages": 7, "bytes": 7 * PAGE_SIZE, "percent": 0.7},
+    }
+
+
+def test_read_takes_further_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A later device may say more, behind the three."""
+    (tmp_path / "device").write_bytes(LINE[:-1] + b" swap 3\n")
+    assert main(["read", "--path", str(tmp_path / "device")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["total", "used", "active", "swap"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["read"],
+        ["read", "--json"],
+        ["wait", "used 80%"],
+        ["run", "--when", "used 8%", "true"],
+        ["watch"],
+        ["lowmem-bus"],
+    ],
+)
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [("none", "No such file or directory; start 'memnotify serve'"), ("directory", "Is a directory")],
+)
+def test_no_device(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str], path: str, said: str
+) -> None:
+    """Exit code 2, and what to do about it."""
+    (tmp_path / "directory").mkdir()
+    assert main([*command, "--path", str(tmp_path / path)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == f"memnotify {command[0]}: {tmp_path / path}: {said}\n"
+
+
+@pytest.mark.parametrize("text", [b"", b"total 5\n", b"used 1 active 2 total many\n", b"\xff\x00" * 3000])
+def test_read_of_something_else(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: bytes) -> None:
+    """A file that is no device is said to be none, whatever is in it."""
+    (tmp_path / "file").write_bytes(text)
+    assert main(["read", "--path", str(tmp_path / "file")]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "no line of a memnotify device" in err
+    assert len(err) < 600 + len(str(tmp_path))
+
+
+def test_read_does_not_wait(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A pipe with nothing in it is an error, not a wait; with a line in it, it is as good as the device."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    assert main(["read", "--path", str(path)]) == 2
+    assert "temporarily unavailable" in capsys.readouterr().err
+    fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+    os.write(fd, LINE)
+    assert main(["read", "--path", str(path)]) == 0
+    os.close(fd)
+
+
+# What it prints to
+
+
+@pytest.mark.parametrize("arguments", [["read"], ["env", "--when", "used 80%"], ["--version"], ["--help"]])
+@pytest.mark.parametrize(
+    ("redirection", "code", "said"),
+    [
+        (">&-", 0, ""),
+        (">/dev/full", 1, "memnotify: [Errno 28] No space left on device\n"),
+        ("", 141, ""),  # a pipe that nobody reads
+    ],
+)
+def test_stdout_that_takes_nothing(
+    device: str, arguments: list[str], redirection: str, code: int, said: str
+) -> None:
+    """An exit code by cause, and no traceback."""
+    path = ["--path", device] if arguments[0] == "read" else []
+    command = [sys.executable, "-m", "memnotify", *arguments, *path]
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        ["/bin/sh", "-c", f'exec "$@" {redirection}', "sh", *command],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        # argparse would know of it, and say nothing.
+        env=os.environ | {"PYTHONUNBUFFERED": ""},
+        text=True,
+        check=False,
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (code, said)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["read", "--path", "/none"], 2),
+        (["wait", "used 80%", "--path", "/none"], 2),
+        (["read", "--fly"], 2),
+        (["run", "--when", "used 5", "--", "no-such-command"], 2),
+        (["--version"], 1),
+    ],
+)
+@pytest.mark.parametrize("redirection", [">/dev/full 2>/dev/full", ">/dev/full 2>&-", ">/dev/full"])
+def test_stderr_that_takes_nothing(arguments: list[str], code: int, redirection: str) -> None:
+    """The exit code is the same."""
+    command = [sys.executable, "-m", "memnotify", *arguments]
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        ["/bin/sh", "-c", f'exec "$@" {redirection}', "sh", *command],
+        stderr=write,  # that nobody reads
+        env=os.environ | {"PYTHONUNBUFFERED": ""},
+        check=False,
+    )
+    os.close(write)
+    assert done.returncode == code
+
+
+def test_what_nobody_hears_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a callback of the bus's loop, nor a command that runs others."""
+
+    class Full(io.StringIO):
+        def write(self, _text: str) -> int:
+            raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(sys, "stderr", Full())
+    service._say("warned")
+    figures = Figures.parse(LINE)
+    note(Lost(figures, OSError(errno.ENOTCONN, "ended")), "", {}, 3, up=True)
+    note(Restored(figures, figures, ()), "", {}, 3, up=True)
+
+
+def test_ctrl_c_while_it_loads(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is as good as one later."""
+
+    def interrupt(_name: str) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("importlib.import_module", interrupt)
+        code = main(["read"])
+    assert code == 130
+    assert capsys.readouterr() == ("", "")
+
+
+# wait
+
+
+def test_wait_reads_something_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What reads like no device is not written to."""
+    path = tmp_path / "file"
+    path.write_bytes(b"")
+    assert main(["wait", "used 80%", "--path", str(path)]) == 2
+    assert path.read_bytes() == b""
+    assert "no line of a memnotify device" in capsys.readouterr().err
+
+
+@pytest.fixture
+def daemon(monkeypatch: pytest.MonkeyPatch) -> FakeDaemon:
+    """Return a daemon that is played by hand."""
+    daemon = FakeDaemon()
+    monkeypatch.setattr("memnotify.client._device.DeviceFile", daemon.open)
+    return daemon
+
+
+def _play(daemon: FakeDaemon, *useds: int) -> None:
+    """Let used become each of these, one as soon as the one before has been read."""
+    for used in useds:
+        daemon.after_read += [lambda: None, functools.partial(daemon.use, used)]  # before and after the write
+
+
+def test_wait_until_it_crosses(daemon: FakeDaemon, capsys: pytest.CaptureFixture[str]) -> None:
+    """It subscribes, waits, and prints the line when the device becomes ready."""
+    _play(daemon, 300)
+    assert main(["wait", "used 200", "--timeout", "2000000"]) == 0
+    assert capsys.readouterr() == ("total 10000 used 300 active 50\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "useds"),
+    [
+        (["--count", "3"], [300, 100, 250]),
+        (["--count", "0"], [300, 100, 250]),
+        (["--up", "--count", "2"], [300, 250]),
+        (["--down", "--count", "1"], [100]),
+    ],
+)
+def test_wait_for_several_events_or_for_a_direction(
+    daemon: FakeDaemon, capsys: pytest.CaptureFixture[str], arguments: list[str], useds: list[int]
+) -> None:
+    """So many, or without end; and of one direction alone."""
+    _play(daemon, 300, 100, 250)
+    timeout = ["--timeout", "0.1"] if "0" in arguments else []
+    assert main(["wait", "used 200", *arguments, *timeout]) == (3 if timeout else 0)
+    lines = capsys.readouterr().out.splitlines()
+    assert [int(line.split()[3]) for line in lines] == useds
+
+
+def test_wait_prints_json(daemon: FakeDaemon, capsys: pytest.CaptureFixture[str]) -> None:
+    """One object on one line: figures before and after, what changed side, and how."""
+    _play(daemon, 300)
+    assert main(["wait", "used 200", "--json"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1
+    said = json.loads(out)
+    assert said["page_size"] == PAGE_SIZE
+    assert said["before"]["used"] == {"pages": 100, "bytes": 100 * PAGE_SIZE, "percent": 1.0}
+    assert said["after"]["used"]["pages"] == 300
+    assert said["changes"] == [{"name": "used", "threshold_pages": 200, "direction": "up"}]
+
+
+@pytest.mark.parametrize("seconds", ["0", "0.01"])
+def test_wait_times_out(daemon: FakeDaemon, capsys: pytest.CaptureFixture[str], seconds: str) -> None:
+    """Exit code 3, and silence, when nothing has happened in time."""
+    assert main(["wait", "used 200", "--timeout", seconds]) == 3
+    assert capsys.readouterr() == ("", "")
+
+
+def test_wait_ends_with_the_daemon(daemon: FakeDaemon, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 1 when the device goes away."""
+    daemon.after_read += [lambda: None, daemon.end]
+    assert main(["wait", "used 200"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == (
+        "memnotify wait: /dev/memnotify: Transport endpoint is not connected;"
+        " its daemon has ended: start 'memnotify serve' again\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["wait", ""],
+        ["wait", "used 0"],
+        ["run", "--when", "", "--", "true"],
+        ["run", "--when", "used 5", "--when-below", "used 0", "--", "true"],
+        ["watch", "--plain", "--when", "used 5", "--when", "used 0"],
+        ["lowmem-bus", "--low", "used 0", "--medium", "", "--critical", "used 0"],
+    ],
+)
+def test_what_would_never_happen_is_not_waited_for(
+    daemon: FakeDaemon, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    """Exit code 2, and what to give."""
+    assert main(command) == 2
+    said = f"memnotify {command[0]}: nothing is watched: give a threshold, such as 'used 80%'\n"
+    assert capsys.readouterr() == ("", said)
+    assert daemon.links == []
+
+
+# run
+
+
+def test_run_without_such_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is known before anything is crossed."""
+    assert main(["run", "--when", "used 5", "--", "no-such-command", "-x"]) == 2
+    assert capsys.readouterr() == ("", "memnotify run: no-such-command: no such command\n")
+
+
+def test_run_of_what_is_not_executable(device: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is there, so that is not what is wrong with it."""
+    assert main(["run", "--when", "used 5", "--", device]) == 2
+    assert capsys.readouterr() == ("", f"memnotify run: {device}: it is not executable; chmod +x it\n")
+
+
+def test_run_with_thresholds_that_are_not_understood(
+    daemon: FakeDaemon, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Either of the two is looked at before anything runs."""
+    for arguments in (["--when", "usd 5"], ["--when", "used 5", "--when-below", "usd 5"]):
+        assert main(["run", *arguments, "--", "true"]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err == f"memnotify run: 'usd' {UNKNOWN}\n"
+    assert daemon.links == []
+
+
+def test_what_a_command_is_told() -> None:
+    """Which threshold, which way, and every figure, in pages, bytes and percent."""
+    figures = Figures.parse(b"total 1000 used 250 active 7 swap 3\n")
+    told = environment(Change("used", 200, up=True), figures)
+    assert told["MEMNOTIFY_EVENT"] == "up"
+    assert told["MEMNOTIFY_NAME"] == "used"
+    assert told["MEMNOTIFY_THRESHOLD"] == "200"
+    assert told["MEMNOTIFY_PAGE_SIZE"] == str(PAGE_SIZE)
+    assert told["MEMNOTIFY_USED"] == "250"
+    assert told["MEMNOTIFY_USED_BYTES"] == str(250 * PAGE_SIZE)
+    assert told["MEMNOTIFY_USED_PERCENT"] == "25.000"
+    assert told["MEMNOTIFY_SWAP"] == "3"
+
+
+def test_a_run_is_due_for_each_threshold() -> None:
+    """That one figure has gone back does not take away the other's run."""
+    low, high = Figures.parse(b"total 1000 used 1 active 1\n"), Figures.parse(b"total 1000 used 9 active 9\n")
+    used, active = Change("used", 5, up=True), Change("active", 5, up=True)
+    due: Due = {}
+    note(Crossed(low, high, (used, active)), "", due, 3, up=True)
+    note(Crossed(high, low, (Change("active", 5, up=False),)), "", due, 3, up=True)
+    assert list(due.values()) == [(used, high)]
+
+
+# The variables of systemd's protocol
+
+
+@pytest.mark.parametrize(
+    ("arguments", "watch"),
+    [
+        ([], "/dev/memnotify"),
+        (["--path", "/dev/other"], "/dev/other"),
+        (["--socket", """/run/a b$c"d'e\\f%g"""], """/run/a b$c"d'e\\f%g"""),
+    ],
+)
+def test_env_for_a_shell(arguments: list[str], watch: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is printed, a shell evaluates to the path and to the bytes in base64, ended for a socket."""
+    assert main(["env", "--when", "used 80%\n active=5", *arguments]) == 0
+    script = capsys.readouterr().out + "env -0"
+    output = subprocess.run(["/bin/sh", "-c", script], capture_output=True, check=True).stdout
+    variables = dict(line.split("=", 1) for line in output.decode().split("\0") if line)
+    assert variables["MEMORY_PRESSURE_WATCH"] == watch
+    assert base64.b64decode(variables["MEMORY_PRESSURE_WRITE"]) == b"used 80% active=5\n"
+
+
+def test_env_for_a_unit(capsys: pytest.CaptureFixture[str]) -> None:
+    """A drop-in: quoted, specifiers escaped, and the manager's own variables switched off."""
+    assert main(["env", "--when", "used 80%", "--format", "unit", "--socket", '/run/a "b"\\%i']) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "[Service]",
+        "MemoryPressureWatch=skip",
+        r'Environment="MEMORY_PRESSURE_WATCH=/run/a \"b\"\\%%i"',
+        'Environment="MEMORY_PRESSURE_WRITE=dXNlZCA4MCUK"',
+    ]
+
+
+@pytest.mark.parametrize(
+    "thresholds", ["usd 5", "used 5x", "", "used 0", "used 5 used 6", "used 60% used 80%", "x" * 5000]
+)
+def test_env_with_thresholds_that_are_not_understood(
+    thresholds: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is printed that would then be refused where nobody looks."""
+    assert main(["env", "--when", thresholds]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("memnotify env: --when: ")
+
+
+@pytest.mark.parametrize(
+    "thresholds", ["used 40%", "used 0.5%", "used 80% used 80.0%", "available 10% SReclaimable 1G"]
+)
+def test_env_with_any_percentage(thresholds: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """However little it is, and of whatever a device may have."""
+    assert main(["env", "--when", thresholds]) == 0
+    assert "MEMORY_PRESSURE_WRITE" in capsys.readouterr().out
+
+
+# watch
+
+
+def test_watch_with_thresholds_that_are_not_understood(
+    daemon: FakeDaemon, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each is looked at before anything is shown."""
+    assert main(["watch", "--when", "used 80%", "--when", "usd 5"]) == 2
+    assert capsys.readouterr() == (
+        "",
+        f"memnotify watch: 'usd' {UNKNOWN}\n",
+    )
+    assert daemon.links == []
+
+
+def test_watch_without_its_library(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """An exit code of its own, and how to get it or do without, where there is a terminal to draw on."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "rich"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, "memnotify.cli.watch.view", raising=False)
+    monkeypatch.delattr("memnotify.cli.watch.view", raising=False)
+    monkeypatch.setitem(sys.modules, "rich", None)
+    nowhere = ["--path", str(tmp_path / "none")]
+    assert main(["watch", *nowhere]) == 2
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert main(["watch", "--plain", *nowhere]) == 2
+    capsys.readouterr()
+    assert main(["watch", *nowhere]) == 4
+    said = (
+        "memnotify watch: rich is not installed: apt install python3-rich, or pip install 'memnotify[watch]',"
+        " or use --plain\n"
+    )
+    assert capsys.readouterr() == ("", said)
+
+
+# lowmem-bus
+
+
+def test_lowmem_bus_with_thresholds_that_are_not_understood(
+    daemon: FakeDaemon, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each of the three is looked at before there is a bus."""
+    for level in ("--low", "--medium", "--critical"):
+        assert main(["lowmem-bus", level, "usd 5"]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err == f"memnotify lowmem-bus: 'usd' {UNKNOWN}\n"
+    assert daemon.links == []
+
+
+def test_lowmem_bus_without_its_library(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An exit code of its own, and how to get it."""
+    monkeypatch.delitem(sys.modules, "memnotify.cli.lowmem_bus.service", raising=False)
+    monkeypatch.delattr("memnotify.cli.lowmem_bus.service", raising=False)
+    monkeypatch.setitem(sys.modules, "dbus_fast", None)
+    assert main(["lowmem-bus"]) == 4
+    said = (
+        "memnotify lowmem-bus: dbus-fast is not installed: apt install python3-dbus-fast,"
+        " or pip install 'memnotify[dbus]'\n"
+    )
+    assert capsys.readouterr() == ("", said)

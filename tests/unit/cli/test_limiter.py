@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: MIT
+"""Which warnings ``memnotify lowmem-bus`` sends: none too many, and none too late."""
+
+import math
+
+from hypothesis import given
+from support import strategies
+
+from memnotify.cli.lowmem_bus.levels import Limiter
+from memnotify.client import Change
+
+LOW, MEDIUM, CRITICAL = 50, 100, 255
+INTERVAL_S = 15.0
+
+
+def _move(limiter: Limiter, level: int, *, up: bool, name: str = "used") -> None:
+    limiter.note(level, [Change(name, 1000, up=up)])
+
+
+def test_what_is_reached_is_warned_of_once_and_at_once() -> None:
+    limiter = Limiter(INTERVAL_S)
+    assert limiter.wait_s(0) is None
+    _move(limiter, MEDIUM, up=True)
+    assert limiter.wait_s(0) == 0
+    assert limiter.take(0) == MEDIUM
+    assert limiter.take(0) is None
+    assert limiter.wait_s(0) is None
+
+
+def test_two_levels_at_once_make_one_warning() -> None:
+    limiter = Limiter(INTERVAL_S)
+    for level in (CRITICAL, LOW, MEDIUM):
+        _move(limiter, level, up=True)
+    assert limiter.take(0) == CRITICAL
+    assert limiter.wait_s(0) is None
+
+
+def test_a_graver_one_does_not_wait_and_another_does() -> None:
+    limiter = Limiter(INTERVAL_S)
+    _move(limiter, MEDIUM, up=True)
+    assert limiter.take(100) == MEDIUM
+    _move(limiter, MEDIUM, up=False)
+    _move(limiter, MEDIUM, up=True)
+    assert limiter.take(103) is None
+    assert limiter.wait_s(103) == 12
+    _move(limiter, CRITICAL, up=True)
+    assert limiter.take(104) == CRITICAL
+    assert limiter.wait_s(104) is None
+
+
+def test_what_has_gone_back_is_forgotten() -> None:
+    limiter = Limiter(INTERVAL_S)
+    _move(limiter, LOW, up=True)
+    assert limiter.take(0) == LOW
+    _move(limiter, LOW, up=False)
+    _move(limiter, LOW, up=True)
+    _move(limiter, LOW, up=False)
+    assert limiter.wait_s(1) is None
+    # It holds as long as one of its figures does.
+    for name in ("used", "active"):
+        _move(limiter, LOW, up=True, name=name)
+    _move(limiter, LOW, up=False, name="used")
+    assert limiter.take(INTERVAL_S) == LOW
+
+
+@given(strategies.level_moves((LOW, MEDIUM, CRITICAL)))
+def test_none_too_many_and_none_too_late(moves: list[tuple[float, int]]) -> None:
+    """Whatever comes and goes: each level is reached and left by turns."""
+    limiter = Limiter(INTERVAL_S)
+    now_s = 0.0
+    above: dict[int, float] = {}  # and since when
+    sent: list[tuple[float, int]] = []
+
+    def send() -> None:
+        level = limiter.take(now_s)
+        if level is not None:
+            assert level in above
+            sent.append((now_s, level))
+
+    for pause_s, level in [*moves, (2 * INTERVAL_S, LOW)]:
+        end_s = now_s + pause_s
+        while (wait_s := limiter.wait_s(now_s)) is not None and now_s + wait_s <= end_s:
+            assert wait_s > 0
+            now_s += wait_s
+            send()
+        now_s = end_s
+        # Whatever has held for longer than the interval was told of, itself or a graver one.
+        for held, since_s in above.items():
+            if now_s - since_s > INTERVAL_S:
+                assert any(when_s >= since_s and told >= held for when_s, told in sent)
+        if level in above:
+            del above[level]
+        else:
+            above[level] = now_s
+        _move(limiter, level, up=level in above)
+        send()
+    last_s, gravest = -math.inf, 0
+    for when_s, told in sent:
+        assert when_s >= last_s + INTERVAL_S - 1e-6 or told > gravest
+        last_s, gravest = when_s, told

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: MIT
+"""The picture of ``memnotify watch``, with fixed figures, at several sizes."""
+
+import io
+import os
+import re
+import time
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
+from rich.console import Console
+from rich.screen import Screen
+
+from memnotify.cli.watch.model import Note, Watch
+from memnotify.cli.watch.view import Terminal, View
+from memnotify.client import PAGE_SIZE, Figures
+
+TOTAL = (16 << 30) // PAGE_SIZE
+WHEN_S = 1_000_000_000
+
+
+def _figures(used_percent: float, active_percent: float = 12.5) -> Figures:
+    used, active = (round(TOTAL * percent / 100) for percent in (used_percent, active_percent))
+    return Figures((("total", TOTAL), ("used", used), ("active", active)))
+
+
+def _watch(useds_percent: Sequence[float | None], *thresholds: str) -> Watch:
+    """Return what was seen: used in percent, or nothing where nobody served."""
+    history = [None if percent is None else _figures(percent) for percent in useds_percent]
+    watch = Watch("/dev/memnotify", 1.0, next(figures for figures in reversed(history) if figures))
+    watch.history.extend(history)
+    for text in thresholds:
+        watch.add(text)
+    return watch
+
+
+def _drawn(watch: Watch, width: int, height: int, *, no_color: bool = False) -> str:
+    """Return the picture as it is sent to a terminal."""
+    sent = io.StringIO()
+    console = Console(
+        file=sent, width=width, height=height, force_terminal=True, color_system="standard", no_color=no_color
+    )
+    console.print(Screen(View(watch)), end="")
+    return sent.getvalue()
+
+
+def _lines(watch: Watch, width: int, height: int) -> list[str]:
+    """Return the picture as characters."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", _drawn(watch, width, height)).split("\n")
+
+
+PICTURE = """\
+╭─ memnotify /dev/memnotify, 16.0 GiB ─────────────────────────────────────────╮
+│ used    ▆▆▆▆▆▆▆▆▆▆▆▆▆▆▆▆▆▆▆▆▆▆▆▆▆▆▆▆▆▆▆▆▆▆▆▆▆▁▁▁▁┃▁▁▁▁▁▁▁  75.0 %   12.0 GiB │
+│ active  ▆▆▆▆▆▆▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁  12.5 %    2.0 GiB │
+╰──────────────────────────────────────────────────────────────────────────────╯
+╭─ used in the last 1 min 8 s ─────────────────────────────────────────────────╮
+│  100 % ┤                                                              ██     │
+│   85 % ┤┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄██┄┄┄┄ │
+│        │                                                              ██     │
+│        │                                                              ██ ███ │
+│        │                                                              ██ ███ │
+│   50 % ┤                                                              ██ ███ │
+│        │                                                          ██████ ███ │
+│        │                                                          ██████ ███ │
+│        │                                                          ██████ ███ │
+│        │                                                          ██████ ███ │
+│        │                                                          ██████ ███ │
+│    0 % ┤▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁██████·███ │
+╰──────────────────────────────────────────────────────────────────────────────╯
+╭─ events ─────────────────────────────────────────────────────────────────────╮
+│ 09-09 01:47  ● it is served again                                            │
+│ 09-09 01:46  ▲ used reached 85 %                                             │
+│                                                                              │
+│                                                                              │
+╰──────────────────────────────────────────────────────── every 1 s · q quits ─╯"""
+
+
+@pytest.fixture
+def _utc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+
+
+@pytest.mark.usefixtures("_utc")
+def test_the_picture_of_80_by_24() -> None:
+    watch = _watch([0] * 100 + [50] * 4 + [100] * 2 + [None] + [75] * 3, "used 85%")
+    watch.notes += [
+        Note(WHEN_S, "up", "used reached 85 %"),
+        Note(WHEN_S + 60, "restored", "it is served again"),
+    ]
+    assert "\n".join(_lines(watch, 80, 24)) == PICTURE
+
+
+@pytest.mark.parametrize(
+    "size", [(120, 40), (80, 24), (60, 16), (60, 15), (40, 10), (30, 8), (20, 5), (10, 3), (1, 1)]
+)
+def test_it_fits(size: tuple[int, int]) -> None:
+    """Every line is as wide as the terminal; what there is no room for is left out, the bars last."""
+    width, height = size
+    watch = _watch([40, None, 60] * 50, "used 50% active 10%")
+    watch.notes += [Note(WHEN_S, "up", f"something {number} " + "x" * 200) for number in range(99)]
+    lines = _lines(watch, width, height)
+    assert len(lines) == height
+    assert {cell_len(line) for line in lines} == {width}
+    picture = "\n".join(lines)
+    assert ("events" in picture) == (height >= 16)
+    assert ("in the last" in picture) == (height >= 8)
+    assert ("active in the last" in picture) == (height >= 24)
+    assert ("60.0 %" in picture) == (width >= 30)
+    assert ("q quits" in picture) == (width >= 30 and height >= 5)
+
+
+@given(
+    width=st.integers(1, 150),
+    height=st.integers(1, 50),
+    useds_percent=st.lists(st.one_of(st.none(), st.floats(0, 100)), max_size=200),
+)
+def test_it_fits_whatever_it_shows(width: int, height: int, useds_percent: list[float | None]) -> None:
+    lines = _lines(_watch([*useds_percent, 3], "used 50%"), width, height)
+    assert [cell_len(line) for line in lines] == [width] * height
+
+
+@pytest.mark.parametrize(
+    ("highest", "top"),
+    [(0, "5 %"), (4, "5 %"), (5, "10 %"), (9.5, "20 %"), (40, "50 %"), (46, "100 %"), (100, "100 %")],
+)
+def test_the_scale_fits_the_history(highest: float, top: str) -> None:
+    lines = _lines(_watch([0, highest, 0]), 80, 24)
+    assert lines[5].split()[1:4] == [*top.split(), "┤"] if highest < 100 else [*top.split(), "┤█"]
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "colour"),
+    [([], 36), (["used 80%"], 32), (["used 80%", "used 40%"], 33), (["used 45%", "used 40%"], 31)],
+)
+def test_colours_say_how_many_thresholds_are_exceeded(thresholds: list[str], colour: int) -> None:
+    bar = _drawn(_watch([50], *thresholds), 80, 24).split("\n")[1]
+    assert f"\x1b[{colour}m▆" in bar
+
+
+def test_without_colours_it_is_the_same_picture() -> None:
+    watch = _watch([40, 90, None], "used 80%")
+    plain = _drawn(watch, 80, 24, no_color=True)
+    assert not re.search(r"\x1b\[[0-9;]*(3[0-9]|9[0-7])m", plain)
+    assert re.sub(r"\x1b\[[0-9;]*m", "", plain).split("\n") == _lines(watch, 80, 24)
+
+
+def test_it_says_that_nobody_serves() -> None:
+    assert "nobody serves it" in _lines(_watch([40, None]), 80, 24)[0]
+    assert "nobody serves it" not in _lines(_watch([40, None, 40]), 80, 24)[0]
+
+
+def test_thresholds_follow_the_total() -> None:
+    """Swap may come and go; a percentage is then of something else."""
+
+    class Reader:
+        def __init__(self, figures: Figures) -> None:
+            self.read = lambda: figures
+
+    watch = _watch([40], "used 50%", "used 1G")
+    watch.look(Reader(Figures((("total", 2 * TOTAL), ("used", 5), ("active", 5)))), WHEN_S)  # type: ignore[arg-type] # as good
+    assert [line.pages for line in watch.lines] == [(1 << 30) // PAGE_SIZE, TOTAL]
+
+
+@pytest.mark.parametrize(
+    ("keys", "goes_on"),
+    [
+        (b"q", False),
+        (b"Q", False),
+        (b"\x03", False),
+        (b"x", True),
+        (b"\x1bOQ", True),  # F2
+        (b"\x1b[1;2Q", True),  # with shift
+        (b"\x1b[A\x1b[Bq", False),
+        (b"", False),
+    ],
+)
+def test_keys(keys: bytes, *, goes_on: bool) -> None:
+    terminal = Terminal()
+    read, write = os.pipe()
+    os.write(write, keys)
+    os.close(write)
+    terminal._keys = read
+    assert terminal.ready(read) is goes_on
+    os.close(read)

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: MIT
+"""The client library's thread."""
+
+import os
+import threading
+from collections.abc import Iterator
+
+import pytest
+from support.fake_device import FakeDaemon
+from support.waiting import eventually
+
+from memnotify.client import Crossed, DeviceLostError, Event, Lost, Memnotify, Observer, Restored
+
+
+@pytest.fixture
+def daemon(monkeypatch: pytest.MonkeyPatch) -> FakeDaemon:
+    """Return a daemon that is played by hand."""
+    daemon = FakeDaemon()
+    monkeypatch.setattr("memnotify.client._device.DeviceFile", daemon.open)
+    return daemon
+
+
+@pytest.fixture
+def device(daemon: FakeDaemon) -> Iterator[Memnotify]:
+    """Return a client that is subscribed."""
+    with Memnotify("a path") as device:
+        device.subscribe(used=200)
+        yield device
+
+
+@pytest.fixture
+def reported(monkeypatch: pytest.MonkeyPatch) -> list[BaseException | None]:
+    """Return the list of the exceptions that threads report."""
+    reported: list[BaseException | None] = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: reported.append(args.exc_value))
+    return reported
+
+
+def test_each_event_is_a_call(daemon: FakeDaemon, device: Memnotify) -> None:
+    seen: list[Event] = []
+    with Observer(device, seen.append):
+        for count, used in enumerate((300, 100, 300), start=1):
+            daemon.use(used)
+            eventually(lambda count=count: len(seen) == count, "the event")  # type: ignore[misc]  # mypy infers no type for a default
+        daemon.serving = False
+        daemon.end()
+        eventually(lambda: len(seen) == 4, "the loss")
+        daemon.serving = True
+        eventually(lambda: len(seen) == 5, "the return")
+    assert [type(event) for event in seen] == [Crossed, Crossed, Crossed, Lost, Restored]
+
+
+def test_no_call_after_stop(daemon: FakeDaemon, device: Memnotify) -> None:
+    entered, leave = threading.Event(), threading.Event()
+    calls: list[str] = []
+
+    def callback(event: Event) -> None:
+        calls.append("begun")
+        entered.set()
+        leave.wait()
+        calls.append("ended")
+
+    observer = Observer(device, callback)
+    observer.start()
+    daemon.use(300)
+    entered.wait()
+    stopper = threading.Thread(target=observer.stop)
+    stopper.start()
+    stopper.join(0.05)
+    assert stopper.is_alive(), "stop waits for the callback"
+    daemon.use(100)
+    leave.set()
+    stopper.join()
+    assert calls == ["begun", "ended"]
+    assert device.wait(0) is not None, "the device is the caller's again"
+    observer.stop()
+
+
+def test_stop_from_the_callback(daemon: FakeDaemon, device: Memnotify) -> None:
+    calls: list[Event] = []
+
+    def callback(event: Event) -> None:
+        daemon.use(100)
+        observer.stop()
+        calls.append(event)
+
+    observer = Observer(device, callback)
+    observer.start()
+    daemon.use(300)
+    eventually(lambda: calls, "the call")
+    observer.stop()
+    assert len(calls) == 1
+    assert not [thread for thread in threading.enumerate() if thread.name == "memnotify-observer"]
+
+
+def test_an_exception_is_reported_and_the_next_event_comes(
+    daemon: FakeDaemon, device: Memnotify, reported: list[BaseException | None]
+) -> None:
+    seen = []
+
+    def callback(event: Event) -> None:
+        seen.append(event)
+        if len(seen) == 1:
+            raise RuntimeError("the callback's")
+
+    with Observer(device, callback):
+        daemon.use(300)
+        eventually(lambda: reported, "the report")
+        daemon.use(100)
+        eventually(lambda: len(seen) == 2, "the next")
+    assert [str(error) for error in reported] == ["the callback's"]
+
+
+def test_what_ends_it_is_reported(daemon: FakeDaemon, reported: list[BaseException | None]) -> None:
+    with Memnotify("a path", reopen=False) as device:
+        device.subscribe(used=200)
+        observer = Observer(device, _ignore)
+        observer.start()
+        daemon.end()
+        eventually(lambda: reported, "the report")
+        observer.stop()
+    assert [type(error) for error in reported] == [DeviceLostError]
+
+
+def test_the_callback_may_close_the_device(
+    daemon: FakeDaemon, device: Memnotify, reported: list[BaseException | None]
+) -> None:
+    observer = Observer(device, lambda _: device.close())
+    observer.start()
+    daemon.use(300)
+    eventually(lambda: device.closed, "the call")
+    observer.stop()
+    assert reported == []
+
+
+def test_it_is_started_once_and_on_an_open_device(daemon: FakeDaemon, device: Memnotify) -> None:
+    seen: list[Event] = []
+    observer = Observer(device, seen.append)
+    observer.stop()  # which is nothing, as it does not run
+    observer.start()
+    with pytest.raises(RuntimeError, match="started once"):
+        observer.start()
+    daemon.use(300)
+    eventually(lambda: seen, "the event")
+    observer.stop()
+    device.close()
+    with pytest.raises(ValueError, match="closed"):
+        Observer(device, _ignore).start()
+
+
+def test_nothing_is_left_behind(device: Memnotify) -> None:
+    fds, threads = len(os.listdir("/proc/self/fd")), threading.active_count()
+    for _ in range(100):
+        with Observer(device, _ignore):
+            pass
+    assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == (fds, threads)
+
+
+def test_stop_in_a_child_touches_nothing_of_the_parent_s(daemon: FakeDaemon, device: Memnotify) -> None:
+    seen: list[Event] = []
+    with Observer(device, seen.append) as observer:
+        child = os.fork()
+        if child == 0:
+            observer.stop()
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        daemon.use(300)
+        eventually(lambda: seen, "the event")
+
+
+def _ignore(_: Event) -> None:
+    pass

@@ -1,0 +1,310 @@
+# SPDX-License-Identifier: MIT
+"""The device's operations, on a fake memory and without a session."""
+
+import errno
+import logging
+import math
+import re
+import select
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from support.fakes import FakeClock, FakeMeter, Woken
+from support.waiting import eventually
+
+from memnotify.engine.device import KEEP_HANDLE, Device
+from memnotify.engine.observer import NO_HANDLE
+from memnotify.engine.sampler import Sampler
+from memnotify.engine.schedule import SamplingSchedule
+from memnotify.engine.table import ObserverTable
+
+IN, PRI, OUT = select.POLLIN, select.POLLPRI, select.POLLOUT
+RDNORM, WRNORM = select.POLLRDNORM, select.POLLWRNORM
+IDLE = OUT | WRNORM
+EVENT = IDLE | IN | RDNORM | PRI
+PERIOD_S = 0.25
+
+
+class Bench:
+    """A device with everything below it, and one open file."""
+
+    def __init__(
+        self, *, poll_acknowledges: bool = False, period_s: float = PERIOD_S, real_clock: bool = False
+    ) -> None:
+        self.clock = FakeClock()
+        clock = time.monotonic if real_clock else self.clock
+        self.reader = FakeMeter()
+        self.table = ObserverTable()
+        self.notified = Woken()
+        self.sampler = Sampler(
+            self.table, self.reader, SamplingSchedule(period_s, 3600), self.notified, clock=clock
+        )
+        self.device = Device(self.table, self.sampler, poll_acknowledges=poll_acknowledges)
+        self.fh = self.device.open(0)
+
+    def memory(self, used: int) -> None:
+        """Change the memory, and let the sampler see it a second later."""
+        self.clock.tick(1)
+        self.reader.use(used)
+        self.sampler.look()
+
+    def event(self) -> None:
+        """Make an event pending: used goes above the threshold of 500."""
+        self.memory(100)
+        self.device.write(self.fh, b"used 500")
+        self.memory(600)
+        assert self.pending
+
+    @property
+    def pending(self) -> bool:
+        """Whether an event is pending, by a poll that changes nothing."""
+        return self.device.poll(self.fh, 0, NO_HANDLE) == EVENT
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    """Return a bench, and clear it away."""
+    bench = Bench()
+    yield bench
+    bench.sampler.stop()
+
+
+def test_read_gives_the_line(bench: Bench) -> None:
+    """Every read gives the whole line, as current as update_period says."""
+    line = b"total 10000 used 100 active 50\n"
+    assert bench.device.read(bench.fh, 4096) == line
+    bench.reader.use(101, active=51)
+    assert bench.device.read(bench.fh, 4096) == line
+    bench.clock.tick(PERIOD_S + 0.001)
+    assert bench.device.read(bench.fh, 4096) == b"total 10000 used 101 active 51\n"
+    assert bench.device.read(bench.device.open(0), 4096) == b"total 10000 used 101 active 51\n"
+
+
+@pytest.mark.parametrize("acknowledge", [b"read", b"used 500", b"", b"active 7"])
+def test_read_and_write_acknowledge(bench: Bench, acknowledge: bytes) -> None:
+    """Either of them clears a pending event, of its own file only."""
+    other = bench.device.open(0)
+    bench.device.write(other, b"used 300")
+    bench.event()
+    if acknowledge == b"read":
+        bench.device.read(bench.fh, 1)
+    else:
+        assert bench.device.write(bench.fh, acknowledge) == len(acknowledge)
+    assert not bench.pending
+    assert bench.device.poll(other, IN, NO_HANDLE) == EVENT
+
+
+def test_a_crossing_during_a_read_stays_pending(bench: Bench) -> None:
+    """What crosses while the figures are read may not be in them, so it is not acknowledged by them."""
+    bench.device.write(bench.fh, b"used 500")
+    bench.clock.tick(1)
+
+    def crossing() -> None:
+        bench.reader.use(600)
+        bench.sampler.look()
+
+    bench.reader.before = [crossing]
+    bench.device.read(bench.fh, 4096)
+    assert bench.pending
+
+
+@pytest.mark.parametrize("used", [499, 500, 501])
+def test_the_state_at_the_write(bench: Bench, used: int) -> None:
+    """What is exceeded already is no event, and leaving it is; the state is that of the write's moment."""
+    bench.memory(100 if used >= 500 else 600)
+    bench.clock.tick(1)
+    bench.reader.use(used)
+    bench.device.write(bench.fh, b"used 500")
+    bench.memory(used)
+    assert not bench.pending
+    bench.memory(499 if used >= 500 else 500)
+    assert bench.pending
+
+
+def test_write_replaces(bench: Bench) -> None:
+    """A name that is left out is not watched any more; nothing at all watches nothing."""
+    bench.device.write(bench.fh, b"used 500 active 500")
+    assert bench.device.write(bench.fh, b"active 500\n") == 11
+    bench.memory(600)
+    assert not bench.pending
+    bench.device.write(bench.fh, b"used 700")
+    bench.device.write(bench.fh, b"")
+    assert not bench.table.watching
+    bench.memory(800)
+    assert not bench.pending
+
+
+@pytest.mark.parametrize("text", [b"foo 5", b"used 5 active x", b"used", b" " * 4097])
+def test_a_refused_write_changes_nothing(bench: Bench, text: bytes) -> None:
+    """EINVAL: the thresholds stay as they were, and so does a pending event."""
+    bench.event()
+    with pytest.raises(OSError, match=r".") as refusal:
+        bench.device.write(bench.fh, text)
+    assert refusal.value.errno == errno.EINVAL
+    assert bench.pending
+    bench.device.read(bench.fh, 4096)
+    bench.memory(100)
+    assert bench.pending
+
+
+def test_percent_is_of_the_present_total(bench: Bench) -> None:
+    """A percentage refers to total as it is at the write."""
+    bench.device.write(bench.fh, b"used 6%")
+    bench.memory(599)
+    assert not bench.pending
+    bench.memory(600)
+    assert bench.pending
+
+
+@pytest.mark.parametrize(
+    ("events", "clears"),
+    [
+        (PRI, True),
+        (PRI | OUT, True),
+        (PRI | select.POLLERR | select.POLLHUP, True),  # what an epoll for EPOLLPRI asks for
+        (IN, False),
+        (IN | PRI, False),
+        (RDNORM, False),
+        (RDNORM | PRI, False),
+        (IN | RDNORM | PRI, False),
+        (0xFB, False),  # a select for reading
+        (0x32E, False),  # a select for writing, which asks for POLLPRI unasked
+        (0x22, True),  # a select for exceptional conditions
+        (0x3FF, False),  # a select for everything
+        (OUT, False),
+        (0, False),
+    ],
+)
+def test_poll_is_level(bench: Bench, events: int, *, clears: bool) -> None:
+    """A poll reports what is pending and leaves it, but one that asks for POLLPRI and not for POLLIN."""
+    assert bench.device.poll(bench.fh, events, NO_HANDLE) == IDLE
+    bench.event()
+    assert bench.device.poll(bench.fh, events, NO_HANDLE) == EVENT
+    assert bench.device.poll(bench.fh, events, NO_HANDLE) == (IDLE if clears else EVENT)
+
+
+@pytest.mark.parametrize(
+    ("events", "clears"),
+    [
+        (PRI, True),
+        (IN, True),
+        (RDNORM, True),
+        (IN | PRI, True),
+        (0xFB, True),
+        (0x22, True),
+        (0x3FF, True),
+        (0x32E, False),
+        (OUT, False),
+        (0, False),
+    ],
+)
+def test_poll_acknowledges(events: int, *, clears: bool) -> None:
+    """With poll_acknowledges a poll that asked for the event and got it clears it, as the original's did."""
+    bench = Bench(poll_acknowledges=True)
+    bench.event()
+    assert bench.device.poll(bench.fh, events, NO_HANDLE) == EVENT
+    assert bench.device.poll(bench.fh, events, NO_HANDLE) == (IDLE if clears else EVENT)
+    bench.sampler.stop()
+
+
+def test_poll_keeps_one_handle(bench: Bench) -> None:
+    """The first handle is kept until it is used; the event takes it, and the next one is kept again."""
+    poll = bench.device.poll
+    bench.device.write(bench.fh, b"used 500")
+    assert poll(bench.fh, IN, 7) == IDLE | KEEP_HANDLE
+    assert poll(bench.fh, IN, 8) == IDLE
+    bench.memory(600)
+    assert bench.notified == [7]
+    assert poll(bench.fh, IN, 9) == EVENT | KEEP_HANDLE
+    # Not acknowledged: it is not woken again.
+    bench.memory(100)
+    bench.memory(600)
+    assert bench.notified == [7]
+    bench.device.read(bench.fh, 4096)
+    bench.memory(100)
+    assert bench.notified == [7, 9]
+    assert bench.device.release(bench.fh) == NO_HANDLE
+
+
+def test_release_gives_the_handle_back(bench: Bench) -> None:
+    """What was kept for the file comes back, to be freed; nobody is notified."""
+    bench.device.write(bench.fh, b"used 500")
+    bench.device.poll(bench.fh, IN, 7)
+    assert bench.device.release(bench.fh) == 7
+    assert not bench.table.watching
+    bench.memory(600)
+    assert bench.notified == []
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda device, fh: device.read(fh, 4096),
+        lambda device, fh: device.write(fh, b"used 5"),
+        lambda device, fh: device.poll(fh, IN, 7),
+        lambda device, fh: device.poll(fh, PRI, NO_HANDLE),
+    ],
+)
+def test_a_file_that_is_not_open(bench: Bench, operation: Callable[[Device, int], object]) -> None:
+    """EBADF, and no handle is kept."""
+    bench.device.release(bench.fh)
+    for fh in (bench.fh, 0, 12345, 2**64 - 1):
+        with pytest.raises(OSError, match="not open") as refusal:
+            operation(bench.device, fh)
+        assert refusal.value.errno == errno.EBADF
+    assert bench.device.release(bench.fh) == NO_HANDLE
+    assert not bench.table.close_all()
+
+
+def test_a_write_wakes_the_sampler() -> None:
+    """The first thresholds end the sampler's sleep."""
+    bench = Bench(period_s=0.001, real_clock=True)
+    bench.sampler.start(lambda: None)
+    bench.device.write(bench.fh, b"used 500")
+    bench.reader.use(600)
+    eventually(lambda: bench.pending, "the crossing is noticed")
+    bench.sampler.stop()
+
+
+@pytest.mark.parametrize("ending", [b"", None])
+def test_the_last_thresholds_let_the_sampler_sleep(ending: bytes | None) -> None:
+    """A write of nothing, or the release of the last file with thresholds, ends the waiting for a sample."""
+    bench = Bench(period_s=3600, real_clock=True)
+    bench.sampler.start(lambda: None)
+    bench.device.write(bench.fh, b"used 500")
+    eventually(lambda: bench.sampler._due_s < math.inf, "the sampler waits for its next sample")
+    if ending is None:
+        bench.device.release(bench.fh)
+    else:
+        bench.device.write(bench.fh, ending)
+    eventually(lambda: bench.sampler._due_s == math.inf, "the sampler waits for nothing")
+    bench.sampler.stop()
+
+
+def refuse(bench: Bench, text: bytes, times: int = 1) -> None:
+    """Write what is refused."""
+    for _ in range(times):
+        with pytest.raises(OSError, match=r"."):
+            bench.device.write(bench.fh, text)
+
+
+def test_refusals_are_explained(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    """At debug level each EINVAL is, as often as the log takes it."""
+    caplog.set_level(logging.DEBUG)
+    for text in (b"foo 5", b"used x", b"total\xff 1"):
+        refuse(bench, text)
+    said = [re.fullmatch(r"EINVAL: (.*?);.*", record.getMessage()) for record in caplog.records]
+    assert [match and match[1] for match in said] == [
+        "unknown name 'foo'",
+        "'x' is no value for 'used'",
+        r"unknown name 'total\xff'",
+    ]
+    assert {(record.levelno, vars(record)["limited"]) for record in caplog.records} == {(logging.DEBUG, True)}
+
+
+def test_refusals_are_not_explained_above_debug(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    """A client's mistakes do not fill the log of a daemon that runs as it is."""
+    caplog.set_level(logging.INFO)
+    refuse(bench, b"foo 5", 3)
+    assert caplog.records == []

@@ -1,0 +1,460 @@
+# SPDX-License-Identifier: MIT
+"""The table of observers against the model, and what it promises beyond it."""
+
+import math
+import tracemalloc
+from array import array
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+from support.fakes import FakeClock
+from support.model import ModelObserver
+from support.strategies import WIDE, granularities, small_figures, small_thresholds
+
+from memnotify.abi.figures import Figures
+from memnotify.engine.observer import NO_HANDLE, Observer, Threshold, ThresholdIndex
+from memnotify.engine.table import ObserverTable, Sample
+
+USED = 1
+
+
+class TableMachine(RuleBasedStateMachine):
+    """Whatever happens to a table happens to the model: events, handles and wake-ups are the same."""
+
+    observers: Bundle[int] = Bundle("observers")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = ObserverTable(len(WIDE._fields))
+        self.clock = FakeClock(1.0)
+        self.figures = WIDE(*(0 for _ in WIDE._fields))
+        self.model: dict[int, ModelObserver] = {}
+        self.handles = 0
+        self.kept: set[int] = set()
+
+    def sample(self, figures: Figures) -> Sample:
+        """Return a sample newer than all before."""
+        self.clock.tick(1)
+        self.figures = figures
+        return Sample(self.clock(), figures, exact=True)
+
+    @initialize(target=observers)
+    def begin(self) -> int:
+        """Open a file, for there is nothing to do without one."""
+        return self._open()
+
+    @precondition(lambda self: len(self.model) < 3)
+    @rule(target=observers)
+    def open(self) -> int:
+        """Open a file; few, so that much happens to each."""
+        return self._open()
+
+    def _open(self) -> int:
+        fh = self.table.open()
+        assert fh > 0
+        assert fh not in self.model
+        self.model[fh] = ModelObserver()
+        return fh
+
+    @precondition(lambda self: len(self.model) > 1)
+    @rule(fh=consumes(observers))
+    def close(self, fh: int) -> None:
+        """Close a file: the handle it kept comes back, and nobody has had it."""
+        handle = self.table.close(fh)
+        assert handle == self.model.pop(fh).handle
+        if handle != NO_HANDLE:
+            self.kept.remove(handle)
+
+    @rule(fh=observers, thresholds=small_thresholds)
+    def subscribe(self, fh: int, thresholds: dict[int, int]) -> None:
+        """Write thresholds."""
+        self.table.subscribe(fh, thresholds, Sample(self.clock(), self.figures, exact=True))
+        self.model[fh].write(thresholds, self.figures)
+
+    @rule(fh=observers)
+    def unsubscribe(self, fh: int) -> None:
+        """Write nothing."""
+        self.subscribe(fh, {})
+
+    @rule(fh=observers)
+    def read(self, fh: int) -> None:
+        """Read."""
+        self.table.acknowledge(fh)
+        self.model[fh].pending = False
+
+    @rule(
+        fh=observers,
+        thresholds=small_thresholds,
+        samples=st.lists(small_figures, min_size=1, max_size=3),
+        reads=st.booleans(),
+    )
+    def live(self, fh: int, thresholds: dict[int, int], samples: list[Figures], *, reads: bool) -> None:
+        """Do what most clients do: subscribe, wait, read or not, wait again."""
+        self.subscribe(fh, thresholds)
+        self.poll(fh, waits=True)
+        self.advance(samples, 0)
+        if reads:
+            self.read(fh)
+        self.poll(fh, waits=True)
+        self.advance(samples, 0)
+
+    @rule(fh=observers, waits=st.booleans())
+    def poll(self, fh: int, *, waits: bool) -> None:
+        """Poll, with a handle if the client is going to wait."""
+        self.handles += waits
+        handle = self.handles if waits else NO_HANDLE
+        answer = self.table.poll(fh, handle)
+        assert answer == self.model[fh].poll(handle)
+        if answer[1]:
+            self.kept.add(handle)
+
+    @rule(samples=st.lists(small_figures, min_size=1, max_size=6), granularity=granularities)
+    def advance(self, samples: list[Figures], granularity: int) -> None:
+        """Take samples: whoever waits and crossed is woken, once, and nobody else."""
+        for figures in samples:
+            crossed = self.table.advance(self.sample(figures))
+            self.table.rearm(figures, granularity)
+            woken = {observer.see(figures, granularity) for observer in self.model.values()} - {NO_HANDLE}
+            assert crossed is not None
+            assert sorted(crossed[0][: crossed[1]]) == sorted(woken)
+            assert woken <= self.kept
+            self.kept -= woken
+            self.agree()
+
+    @rule(figures=small_figures, took_s=st.sampled_from((0, 1)))
+    def record(self, figures: Figures, took_s: float) -> None:
+        """Read the figures for a client: nobody crosses by that."""
+        sample = self.sample(figures)
+        self.clock.tick(took_s)
+        self.table.record(sample, self.clock())
+        assert self.table.latest is sample
+
+    @precondition(lambda self: self.clock() > 1)
+    @rule(figures=small_figures, late_s=st.sampled_from((0.5, 1.5, 2.5)))
+    def come_late(self, figures: Figures, late_s: float) -> None:
+        """Bring a sample that began before the last reading had ended: nothing changes."""
+        late = Sample(self.clock() - late_s, figures, exact=True)
+        latest = self.table.latest
+        assert self.table.advance(late) is None
+        if late.taken_s < latest.taken_s:
+            self.table.record(late, late.taken_s)
+        assert self.table.latest is latest
+
+    @invariant()
+    def agree(self) -> None:
+        """Whoever has an event in the model has it in the table, and thresholds are watched."""
+        assert len(self.table) == len(self.model)
+        for fh, observer in self.model.items():
+            assert self.table.poll(fh, NO_HANDLE) == (observer.pending, False)
+        assert self.table.watching == any(observer.thresholds for observer in self.model.values())
+        distances = [
+            threshold.distance(self.figures[index])
+            for observer in self.model.values()
+            for index, threshold in observer.thresholds.items()
+        ]
+        sample = Sample(self.clock(), self.figures, exact=True, pcp_pages=7)
+        assert self.table.distances(sample, 5).nearest == min(distances, default=math.inf)
+
+    def teardown(self) -> None:
+        """Close all: every handle that was kept and went nowhere comes back, each once."""
+        assert sorted(self.table.close_all()) == sorted(self.kept)
+        assert len(self.table) == 0
+        assert not self.table.watching
+
+
+TestTable = TableMachine.TestCase
+TestTable.settings = settings(max_examples=250, stateful_step_count=40)
+
+# From one threshold's life: what is done, and the figures at which it then must and must not fire.
+_LIVES: list[tuple[str, int, int, list[tuple[int, bool]]]] = [
+    ("the first event is not damped", 4, 100, [(99, False), (100, True)]),
+    ("nor is the first one down", 4, 100, [(101, False), (100, False), (99, True)]),
+    # up at 101: down below min(100, 101 + 1 - 4) = 98
+    ("down damped", 4, 100, [(50, False), (101, True), (99, False), (98, False), (97, True)]),
+    # up at 110: min(100, 107) = 100
+    ("down after a jump", 4, 100, [(50, False), (110, True), (100, False), (99, True)]),
+    # down at 99: up from max(100, 99 + 4) = 103
+    ("up damped", 4, 100, [(100, False), (99, True), (100, False), (102, False), (103, True)]),
+    ("up after a jump", 4, 100, [(150, False), (50, True), (99, False), (100, True)]),
+    ("no granularity", 0, 100, [(99, False), (100, True), (99, True), (100, True), (100, False)]),
+    ("of one page", 1, 100, [(99, False), (100, True), (99, True), (100, True), (99, True)]),
+    # up at 5: below min(5, 5 + 1 - 10) = -4, which no figure is
+    ("never down again", 10, 5, [(0, False), (5, True), (0, False), (1000, False), (0, False)]),
+]
+
+
+@pytest.mark.parametrize(
+    ("granularity", "pages", "life"), [life[1:] for life in _LIVES], ids=[life[0] for life in _LIVES]
+)
+def test_levels_by_hand(granularity: int, pages: int, life: list[tuple[int, bool]]) -> None:
+    """The contract's levels, with numbers computed by hand; the first figures are those of the write."""
+    table = ObserverTable()
+    fh = table.open()
+    (first, _), *rest = life
+    table.subscribe(fh, {USED: pages}, Sample(0.0, Figures(0, first, 0), exact=True))
+    for moment, (used, fires) in enumerate(rest, start=1):
+        figures = Figures(0, used, 0)
+        table.advance(Sample(float(moment), figures, exact=True))
+        table.rearm(figures, granularity)
+        assert table.poll(fh, NO_HANDLE) == (fires, False), f"at {used}"
+        table.acknowledge(fh)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda table, fh: table.close(fh),
+        lambda table, fh: table.acknowledge(fh),
+        lambda table, fh: table.poll(fh, 1),
+        lambda table, fh: table.subscribe(fh, {USED: 1}, table.latest),
+    ],
+)
+def test_an_unknown_fh(call: Callable[[ObserverTable, int], Any]) -> None:
+    """A fh that was never open or is closed is a KeyError, and nothing is left behind."""
+    table = ObserverTable()
+    closed = table.open()
+    table.close(closed)
+    for fh in (closed, 0, 7, -1, 2**64 - 1):
+        with pytest.raises(KeyError):
+            call(table, fh)
+    assert not table.watching
+    assert table.open() not in {closed, 0}
+
+
+def test_one_wake_up_for_many_thresholds() -> None:
+    """An observer that crosses with all its thresholds at once is woken once."""
+    table = ObserverTable()
+    fh = table.open()
+    table.subscribe(fh, {0: 10, 1: 10, 2: 10}, Sample(0.0, Figures(0, 0, 0), exact=True))
+    assert table.poll(fh, 77) == (False, True)
+    crossed = table.advance(Sample(1.0, Figures(10, 10, 10), exact=True))
+    assert crossed is not None
+    assert crossed[0][: crossed[1]] == array("Q", [77])
+
+
+@given(
+    st.lists(st.tuples(small_thresholds, small_figures, small_figures), min_size=1, max_size=4),
+    granularities,
+    small_figures,
+    st.data(),
+)
+def test_decided_without_the_per_cpu_lists(
+    steps: list[tuple[dict[int, int], Figures, Figures]],
+    granularity: int,
+    plain: Figures,
+    data: st.DataObject,
+) -> None:
+    """Where the table says that the plain figures decide, any exact ones make the same events."""
+
+    def build() -> tuple[ObserverTable, list[int]]:
+        table, opened = ObserverTable(len(WIDE._fields)), []
+        for moment, (thresholds, at, then) in enumerate(steps):
+            opened.append(table.open())
+            table.subscribe(opened[-1], thresholds, Sample(moment, at, exact=True))
+            table.advance(Sample(moment, then, exact=True))
+            table.rearm(then, granularity)
+        for fh in opened:
+            table.acknowledge(fh)
+        return table, opened
+
+    def events(figures: Figures) -> list[bool]:
+        table, opened = build()
+        table.advance(Sample(100, figures, exact=True))
+        return [table.poll(fh, NO_HANDLE)[0] for fh in opened]
+
+    exact = plain._replace(used=data.draw(st.integers(0, plain.used)))
+    limit_pages = data.draw(st.integers(plain.used - exact.used, plain.used + 3))
+    if not build()[0].needs_exact_figures(plain, limit_pages):
+        assert events(exact) == events(plain)
+
+
+@pytest.mark.parametrize(
+    ("threshold", "at", "plain", "limit", "needs_exact_figures"),
+    [
+        # Armed up: only where the plain figure alone would be an event
+        (10, 5, 9, 50, False),
+        (10, 5, 10, 50, True),
+        (10, 5, 60, 1, True),
+        # Armed down: only where what may lie on the lists would bring it below
+        (10, 15, 50, 40, False),
+        (10, 15, 50, 41, True),
+        (10, 10, 10, 0, False),
+        (10, 10, 10, 1, True),
+    ],
+)
+def test_when_the_per_cpu_lists_matter(
+    threshold: int, at: int, plain: int, limit: int, *, needs_exact_figures: bool
+) -> None:
+    """Only a threshold on used between the least and the plain figure makes a dear reading necessary."""
+    table = ObserverTable()
+    fh = table.open()
+    table.subscribe(fh, {USED: threshold, 0: 1, 2: 1}, Sample(0, Figures(9, at, 0), exact=True))
+    assert table.needs_exact_figures(Figures(9, plain, 9), limit) is needs_exact_figures
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_levels_do_not_pile_up(sign: int) -> None:
+    """Whoever writes ever new thresholds makes the table no larger."""
+    levels = ThresholdIndex(USED, sign)
+    staying, moving = Threshold(Observer(), 1), Threshold(Observer(), 1)
+    levels.arm(staying, 10**9)
+    most = 0
+    for key in range(100_000):
+        levels.arm(moving, key)
+        levels.disarm(moving)
+        most = max(most, len(levels._keys))
+    assert most <= 16
+    assert not levels.has_reached(sign * (10**9 - 1))
+    # Each key of before is as good as new, the one that waits for a sweep too.
+    for key in (0, 5, 99_998, 99_999):
+        levels.arm(moving, key)
+        assert list(levels.pop_reached(sign * key)) == [moving]
+        assert not levels.has_reached(sign * (10**9 - 1))
+    assert list(levels.pop_reached(sign * 10**9)) == [staying]
+    assert not levels.has_reached(sign * 10**9)
+
+
+@given(
+    # Two of three go again, and their keys are more than wait for a sweep.
+    st.lists(st.tuples(st.integers(0, 60), st.sampled_from((True, False, False))), max_size=100),
+    st.lists(st.integers(0, 60), min_size=1, max_size=3),
+)
+def test_levels_fire_in_order_and_whole(arming: list[tuple[int, bool]], values: list[int]) -> None:
+    """What is armed and not disarmed fires, once, when its level is reached, however many share it."""
+    levels = ThresholdIndex(USED, 1)
+    armed = set()
+    for key, stays in arming:
+        threshold = Threshold(Observer(), key)
+        levels.arm(threshold, key)
+        if stays:
+            armed.add(threshold)
+        else:
+            levels.disarm(threshold)
+    for value in values:
+        due = {threshold for threshold in armed if threshold.pages <= value}
+        assert levels.has_reached(value) == bool(due)
+        fired = list(levels.pop_reached(value))
+        assert sorted(map(id, fired)) == sorted(map(id, due))
+        assert fired == sorted(fired, key=lambda threshold: threshold.pages)
+        armed -= due
+    assert set(levels.pop_reached(10**9)) == armed
+
+
+def test_watching_while_a_threshold_fires(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any thread may ask, also while the only threshold is on its way from one direction to the other."""
+    table, arm, seen = ObserverTable(), ThresholdIndex.arm, []
+    there = Figures(0, 5, 0)
+
+    def arm_and_ask(levels: ThresholdIndex, threshold: Threshold, key: int) -> None:
+        seen.append(table.watching)
+        arm(levels, threshold, key)
+
+    table.subscribe(table.open(), {USED: 5}, Sample(0, Figures(0, 0, 0), exact=True))
+    monkeypatch.setattr(ThresholdIndex, "arm", arm_and_ask)
+    table.advance(Sample(1, there, exact=True))
+    seen.append(table.watching)
+    table.rearm(there, 0)
+    assert seen == [True, True]
+
+
+def between(table: ObserverTable, fh: int, then: Callable[[], Any]) -> None:
+    """Let the observer's threshold of 10 fire at 20, and do something before it is armed again."""
+    table.subscribe(fh, {USED: 10}, Sample(0.0, Figures(0, 0, 0), exact=True))
+    table.advance(Sample(1.0, Figures(0, 20, 0), exact=True))
+    then()
+    table.rearm(Figures(0, 20, 0), 0)
+
+
+def test_written_between_firing_and_arming() -> None:
+    """What replaces a threshold that has just fired is what counts, and the old one is gone."""
+    table = ObserverTable()
+    fh = table.open()
+    at = Sample(1.0, Figures(0, 20, 0), exact=True)
+    between(table, fh, lambda: table.subscribe(fh, {USED: 30}, at))
+    assert table.distances(at, 0) == (10, 10, math.inf, math.inf)
+    table.advance(Sample(2.0, Figures(0, 5, 0), exact=True))
+    assert table.poll(fh, NO_HANDLE) == (False, False)
+    table.advance(Sample(3.0, Figures(0, 30, 0), exact=True))
+    assert table.poll(fh, NO_HANDLE) == (True, False)
+
+
+def test_closed_between_firing_and_arming() -> None:
+    """A threshold whose observer is gone is not armed for anybody."""
+    table = ObserverTable()
+    fh = table.open()
+    between(table, fh, lambda: table.close(fh))
+    assert not table.watching
+    assert table.distances(Sample(1.0, Figures(0, 20, 0), exact=True), 0).nearest == math.inf
+
+
+def test_opened_while_others_are_notified() -> None:
+    """The handles in the sampler's hand stay what they are, however many open meanwhile."""
+    table = ObserverTable()
+    fh = table.open()
+    table.subscribe(fh, {USED: 10}, Sample(0.0, Figures(0, 0, 0), exact=True))
+    table.poll(fh, 7)
+    crossed = table.advance(Sample(1.0, Figures(0, 20, 0), exact=True))
+    assert crossed is not None
+    with memoryview(crossed[0]):  # as C has it: an array that is looked into cannot be made longer
+        for _ in range(1000):
+            table.open()
+        assert crossed[0][: crossed[1]] == array("Q", [7])
+
+
+def test_nothing_is_allocated_for_each_that_is_woken() -> None:
+    """10,000 observers, each with a level of its own, cost no more memory to find than one."""
+    taken = []
+    for number in (1, 10_000):
+        tracemalloc.start(1)
+        table = ObserverTable()
+        for handle in range(1, number + 1):
+            fh = table.open()
+            table.subscribe(fh, {USED: handle}, Sample(0.0, Figures(0, 0, 0), exact=True))
+            table.poll(fh, handle)
+        sample = Sample(1.0, Figures(0, number, 0), exact=True)
+        before, _ = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        crossed = table.advance(sample)
+        taken.append(tracemalloc.get_traced_memory()[1] - before)
+        tracemalloc.stop()
+        assert crossed is not None
+        assert sorted(crossed[0][: crossed[1]]) == list(range(1, number + 1))
+    assert taken[1] <= taken[0] + 1000
+
+
+@given(
+    st.lists(small_thresholds, min_size=1, max_size=3),
+    small_figures,
+    st.none() | st.integers(0, 12),
+    st.integers(0, 12),
+)
+def test_distances(
+    writes: list[dict[int, int]], there: Figures, pcp_pages: int | None, limit_pages: int
+) -> None:
+    """Each distance is the least movement that fires something of its kind."""
+    table = ObserverTable(len(WIDE._fields))
+    sample = Sample(0.0, there, exact=pcp_pages is not None, pcp_pages=pcp_pages or 0)
+    for thresholds in writes:
+        table.subscribe(table.open(), thresholds, sample)
+    wanted = [pages for thresholds in writes for pages in thresholds.items()]
+    rising = [pages - there[USED] for index, pages in wanted if index == USED and pages > there[USED]]
+    falling = [there[USED] + 1 - pages for index, pages in wanted if index == USED and pages <= there[USED]]
+    other = [abs(pages - there[index]) + (there[index] >= pages) for index, pages in wanted if index != USED]
+    assert table.distances(sample, limit_pages) == (
+        min(rising, default=math.inf),
+        min(rising, default=math.inf) - sample.pcp_pages,
+        min(falling, default=math.inf) - (0 if sample.exact else limit_pages),
+        min(other, default=math.inf),
+    )

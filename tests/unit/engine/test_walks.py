@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: MIT
+"""Random walks of a memory against 1,000 thresholds at a time: nothing lost, invented or late.
+
+MEMNOTIFY_WALKS sets how many; the seed of each is its number.
+"""
+
+import bisect
+import itertools
+import os
+import random
+
+import pytest
+from support.simulation import STEP_S, Curve, Simulated
+from support.strategies import WIDE
+
+from memnotify.engine.schedule import SamplingSchedule
+from memnotify.engine.table import ObserverTable
+
+WALKS = int(os.environ.get("MEMNOTIFY_WALKS", "10"))
+THRESHOLDS = 1000
+RATE_PAGES_S = 1000.0
+UPDATE_S = 0.25
+# A step of the curve is as exactly as the truth is known.
+BOUND_S = UPDATE_S + 2 * STEP_S
+SPAN_PAGES = 20_000
+
+
+def walk(chance: random.Random) -> Curve:
+    """Return up to a minute of stretches that rise, fall or rest, none faster than the rate."""
+    moves = [
+        (
+            chance.choice([-1.0, 0.0, 0.0, 1.0]) * chance.choice([1.0, chance.random()]),
+            chance.randrange(1, 1000),
+        )
+        for _ in range(24)
+    ]
+    steps = [(share * RATE_PAGES_S * STEP_S, count) for share, count in moves]
+    # Long enough in the end for what must be noticed.
+    return Curve(
+        chance.randrange(SPAN_PAGES),
+        [*steps, (0.0, 2 * round(UPDATE_S / STEP_S))],
+        churn=chance.choice([0.0, 1.0]),
+    )
+
+
+def crossings(curve: Curve, thresholds: list[int]) -> dict[int, list[float]]:
+    """Return when the figure changed sides, for each threshold."""
+    levels = sorted(set(thresholds))
+    found: dict[int, list[float]] = {level: [] for level in levels}
+    for step, (before, after) in enumerate(itertools.pairwise(curve.used), start=1):
+        low, high = min(before, after), max(before, after)
+        for level in levels[bisect.bisect_right(levels, low) : bisect.bisect_right(levels, high)]:
+            found[level].append(step * STEP_S)
+    return found
+
+
+@pytest.mark.parametrize("seed", range(WALKS))
+def test_nothing_lost_invented_or_late(seed: int) -> None:
+    """Each observer reads when it is woken; what it is told is what happened, in time."""
+    chance = random.Random(seed)  # noqa: S311 - the same walk each time
+    curve = walk(chance)
+    table = ObserverTable(len(WIDE._fields))
+    figure = chance.choice(["used", "available"])
+    told: dict[int, list[float]] = {}
+
+    def wake(handles: list[int]) -> None:
+        for fh in handles:
+            told[fh].append(sampler.clock())
+            table.acknowledge(fh)
+            table.poll(fh, fh)
+
+    counter = chance.choice([{}, {"least_pages": 50, "share": chance.choice([0.1, 1.0])}])
+    schedule = SamplingSchedule(UPDATE_S, 15.0, fill_rate_pages_s=RATE_PAGES_S)
+    sampler = Simulated(curve, table, schedule, wake, figure=figure, counter=counter)
+    # In a few places, so that the nearest is far away now and then.
+    places = [chance.randrange(1, SPAN_PAGES) for _ in range(chance.choice([1, 4, 100]))]
+    wanted = [chance.choice(places) + chance.randrange(100) for _ in range(THRESHOLDS)]
+    thresholds: dict[int, int] = {}
+    for pages in wanted:
+        fh = table.open()
+        thresholds[fh] = pages
+        told[fh] = []
+        table.subscribe(fh, {WIDE._fields.index(figure): pages}, sampler.current())
+        table.poll(fh, fh)
+    sampler.live()
+    sampler.stop()
+
+    truth = crossings(curve, wanted)
+    for fh, pages in thresholds.items():
+        # Whoever was told an odd number of times believes to be on the other side than at the start. There
+        # and back within the bound may go unseen; what lasted longer must be known.
+        lasts_s = itertools.pairwise([*truth[pages], curve.end_s + BOUND_S])
+        for crossed, (crossed_s, back_s) in enumerate(lasts_s, start=1):
+            if back_s - crossed_s > BOUND_S:
+                assert bisect.bisect_right(told[fh], crossed_s + BOUND_S) % 2 == crossed % 2, "lost or late"
+        for previous_s, told_s in itertools.pairwise([0.0, *told[fh]]):
+            assert any(previous_s < at <= told_s + 1e-6 for at in truth[pages]), "invented"

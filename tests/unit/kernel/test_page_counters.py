@@ -1,0 +1,405 @@
+# SPDX-License-Identifier: MIT
+"""The counter, counting on this kernel: pages are really allocated."""
+
+import errno
+import logging
+import math
+import mmap
+import os
+import select
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.require import unavailable
+
+from memnotify.kernel import page_counters
+from memnotify.kernel.meminfo import MemInfoReader
+from memnotify.kernel.page_counters import ALLOCATED, DRAINED, FREED, PageCounter, open_page_counters
+from memnotify.kernel.syscalls import Tracepoint, TracepointCounter, tracepoint
+
+CHUNK_PAGES = 256
+CHUNK = CHUNK_PAGES * mmap.PAGESIZE
+PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+MAP_POPULATE = 0x8000
+
+
+def is_ready(counter: PageCounter) -> bool:
+    """Whether the counter polls ready."""
+    return bool(select.select([counter], [], [], 0)[0])
+
+
+@pytest.fixture
+def counter() -> Iterator[PageCounter]:
+    """Return a counter for what is allocated, armed for nothing."""
+    try:
+        counter = PageCounter(ALLOCATED)
+    except OSError as error:
+        unavailable(
+            f"allocations cannot be counted here ({error}): run as root, on a kernel with kmem tracepoints"
+        )
+    yield counter
+    counter.close()
+
+
+def fault(_: int) -> mmap.mmap:
+    """Take a chunk page by page."""
+    memory = mmap.mmap(-1, CHUNK, flags=PRIVATE)
+    memory.madvise(mmap.MADV_NOHUGEPAGE)
+    for start in range(0, CHUNK, mmap.PAGESIZE):
+        memory[start] = 1
+    return memory
+
+
+def populate(_: int) -> mmap.mmap:
+    """Take a chunk at once, without a page fault."""
+    return mmap.mmap(-1, CHUNK, flags=PRIVATE | MAP_POPULATE)
+
+
+def write(file: int) -> int:
+    """Let the kernel take a chunk for a file in memory."""
+    return os.write(file, bytes(CHUNK))
+
+
+@pytest.mark.parametrize("take", [fault, populate, write])
+def test_ready_when_as_many_have_been_taken(counter: PageCounter, take: Callable[[int], object]) -> None:
+    """However pages are taken, it is ready by then: those of the per-CPU lists come on top."""
+    file = os.memfd_create("taken")
+    held: list[object] = []
+    with MemInfoReader() as reader:
+        _, pcp_pages = reader.read_exact()
+        assert counter.arm(counter.least_pages)
+        while not is_ready(counter):
+            held.append(take(file))
+            # What others free meanwhile lies on the per-CPU lists first.
+            assert len(held) * CHUNK_PAGES < counter.least_pages + pcp_pages + 64 * CHUNK_PAGES
+        counter.drain()
+        assert not is_ready(counter)
+    os.close(file)
+
+
+def test_ready_when_as_many_have_been_freed() -> None:
+    """What is allocated says nothing to a counter for what is freed."""
+    page_counters = open_page_counters()
+    if page_counters is None:
+        unavailable("pages cannot be counted here: run as root, on a kernel with kmem tracepoints")
+    allocated, freed = page_counters
+    allocated.close()
+    file = os.memfd_create("taken")
+    assert freed.arm(1 << 18)
+    chunks = (1 << 18) // CHUNK_PAGES
+    for _ in range(chunks // 8):
+        write(file)
+    assert not is_ready(freed)
+    for _ in range(7 * chunks // 8 + 64):
+        write(file)
+    os.ftruncate(file, 0)
+    assert is_ready(freed)
+    freed.close()
+    os.close(file)
+
+
+class FakeCounter:
+    """A counter that only notes what it is armed for."""
+
+    made: ClassVar[list["FakeCounter"]] = []
+
+    def __init__(self, _number: int, condition: str, _cpu: int) -> None:
+        self.condition = condition
+        self.armed: list[int] = []
+        self._fd = os.eventfd(0)
+        self.made.append(self)
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def arm(self, events: int) -> None:
+        self.armed.append(events)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+@pytest.fixture
+def counters(monkeypatch: pytest.MonkeyPatch) -> list[FakeCounter]:
+    """Let page_counters be made of fake counters, and return these."""
+    monkeypatch.setattr(FakeCounter, "made", [])
+    monkeypatch.setattr(page_counters, "TracepointCounter", FakeCounter)
+    monkeypatch.setattr(
+        page_counters, "tracepoint", lambda name: Tracepoint(1, has_order=not name.endswith("extfrag"))
+    )
+    return FakeCounter.made
+
+
+@given(
+    distances=st.lists(st.integers(0, 1 << 24) | st.integers(0, 1 << 40), min_size=1, max_size=6),
+    names=st.sampled_from([ALLOCATED, FREED, DRAINED]),
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_counters_hide_less_than_it_is_armed_for(
+    counters: list[FakeCounter], distances: list[int], names: tuple[str, ...]
+) -> None:
+    """What all of them may have counted without being ready, and what meminfo lags by, is less than that.
+
+    Whatever it was armed for before.
+    """
+    counters.clear()
+    counter = PageCounter(names)
+    weights = {
+        "order==0": 1,
+        "order>0&&order<4": 8,
+        "order>3": counter._largest_pages,
+        "": counter._largest_pages,
+    }
+    for pages in distances:
+        armed = counter.arm(pages)
+        assert bool(armed) == (pages >= counter.least_pages)
+        assert armed <= pages
+        if armed:
+            hidden = sum((counter.armed[-1] - 1) * weights[counter.condition] for counter in counters)
+            assert hidden + counter._lag_pages < armed
+    counter.close()
+
+
+def test_left_alone_while_it_is_early_enough(counters: list[FakeCounter]) -> None:
+    """Only for less, or for four times as much, is each CPU interrupted."""
+    counter = PageCounter(FREED)
+    least = counter.least_pages - counter._lag_pages
+    times = []
+    for factor in (4, 5, 7.9, 15, 4, 16, 8, 15, 3, 3):
+        assert counter.arm(counter._lag_pages + factor * least)
+        times.append(sum(map(bool, counters[0].armed)))
+    assert times == [1, 1, 1, 1, 1, 2, 3, 3, 4, 4]
+    counter.close()
+
+
+def test_a_suspend_kills_the_counters(counters: list[FakeCounter], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPUs are the same as before, but were gone meanwhile, so all is opened anew."""
+    counter = PageCounter(FREED)
+    assert counter.arm(1 << 30)
+    before = len(counters)
+    assert counter.arm(1 << 30)
+    assert len(counters) == before
+    boot_s = time.clock_gettime
+    monkeypatch.setattr(time, "clock_gettime", lambda clock: boot_s(clock) + 3600)
+    assert counter.arm(1 << 30)
+    assert len(counters) == 2 * before
+    assert counters[-1].armed
+    counter.close()
+
+
+def test_a_refusal_after_root_was_given_up_is_said_once(
+    counters: list[FakeCounter], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The CPUs come and go as they will, and nothing is counted, tried or said any more."""
+    counter = PageCounter(FREED)
+    assert counter.arm(1 << 30)
+    tried = []
+
+    def refuse(*arguments: object) -> FakeCounter:
+        tried.append(arguments)
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(page_counters, "TracepointCounter", refuse)
+    for suspended_s in (3600, 7200):
+        monkeypatch.setattr(
+            time, "clock_gettime", lambda _, suspended_s=suspended_s: time.monotonic() + suspended_s
+        )
+        assert not counter.arm(1 << 30)
+    assert len(tried) == len(caplog.records) == 1
+    assert "a suspend does that" in caplog.text
+    counter.close()
+
+
+def test_what_is_armed_anew_counts_to_the_new_number(counter: PageCounter) -> None:
+    """Also while it is armed: the kernel would go on with the old one for a period, after one counter."""
+    file = os.memfd_create("taken")
+    assert counter.arm(1 << 30)
+    write(file)
+    assert counter.arm(counter.least_pages)
+    for _ in range(2):
+        taken = 0
+        while not is_ready(counter):
+            write(file)
+            taken += CHUNK_PAGES
+            assert taken < (1 << 19)
+        counter.drain()
+    os.close(file)
+
+
+def test_dropped_cache_that_is_taken_is_counted(counter: PageCounter, tmp_path: Path) -> None:
+    """Cached pages go to the per-CPU lists and from there to whoever asks: none passes the buddy lists."""
+    path = tmp_path / "cached"
+    with path.open("wb") as file:
+        for _ in range(2 * counter.least_pages // CHUNK_PAGES):
+            file.write(bytes(CHUNK))
+    counter.drain()
+    assert counter.arm(counter.least_pages)
+    counter.drain()
+    path.unlink()
+    assert is_ready(counter)
+
+
+def test_rests_longer_each_time(counter: PageCounter) -> None:
+    """What comes too early is not armed for 1, 2, 4... samples, until it is armed and not too early."""
+    for refused in (1, 2, 4, 8, 16, 32, 64, 64):
+        assert counter.arm(1 << 40)
+        counter.rest()
+        assert [counter.arm(1 << 40) for _ in range(refused)] == [0] * refused
+    assert counter.arm(1 << 40)
+    assert counter.arm(1 << 40)
+    counter.rest()
+    assert list(map(bool, [counter.arm(1 << 40), counter.arm(1 << 40)])) == [False, True]
+
+
+def test_ready_again_and_again(counter: PageCounter) -> None:
+    """It goes on counting after it was ready, armed for the same or not armed anew."""
+    assert counter.arm(counter.least_pages)
+    file = os.memfd_create("taken")
+    for _ in range(3):
+        while not is_ready(counter):
+            write(file)
+        counter.drain()
+        assert counter.arm(counter.least_pages)
+    os.close(file)
+
+
+def test_not_ready_for_less(counter: PageCounter) -> None:
+    """What is a small part of what it was armed for is no counter."""
+    assert counter.arm(1 << 40)
+    held = [populate(0) for _ in range(8)]
+    assert not is_ready(counter)
+    assert len(held) == 8
+
+
+def test_not_armed(counter: PageCounter) -> None:
+    """Never armed, disarmed, or asked for what it cannot count: it counts nothing."""
+    file = os.memfd_create("taken")
+
+    def stays_silent() -> bool:
+        for _ in range(2 * counter.least_pages // CHUNK_PAGES):
+            write(file)
+        os.ftruncate(file, 0)
+        os.lseek(file, 0, os.SEEK_SET)
+        return not is_ready(counter)
+
+    assert stays_silent()
+    for pages in (math.inf, counter.least_pages - 1, 0, -5):
+        assert counter.arm(counter.least_pages)
+        counter.drain()
+        assert not counter.arm(pages)
+        counter.drain()
+        assert stays_silent()
+    assert counter.arm(counter.least_pages)
+    counter.disarm()
+    counter.drain()
+    assert stays_silent()
+    os.close(file)
+
+
+def test_follows_the_cpus(
+    counter: PageCounter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """CPUs that come or go are counted on or not; where that fails it says so, once, and is none."""
+    counter.close()
+    online = tmp_path / "online"
+    monkeypatch.setattr(page_counters, "ONLINE_FILE", str(online))
+    online.write_text("0\n")
+    counter.__init__(ALLOCATED)  # type: ignore[misc] # again, for the fixture to close
+    one = counter.least_pages
+    assert counter.arm(1 << 20)
+    online.write_text("0-1\n")
+    assert counter.arm(1 << 20)
+    assert counter.least_pages == 2 * one
+    online.write_text("0-1,4000\n")
+    with caplog.at_level(logging.WARNING):
+        assert not counter.arm(1 << 20)
+        assert not counter.arm(1 << 20)
+    assert len(caplog.records) == 1
+    assert "No such device" in caplog.text or "Invalid" in caplog.text
+    online.write_text("0\n")
+    assert counter.arm(1 << 20)
+    assert counter.least_pages == one
+
+
+def test_descriptors(counter: PageCounter) -> None:
+    """All that it opens is closed on exec, and closed at its end."""
+
+    def fds() -> set[str]:
+        # Without the one that lists them
+        return {fd for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}")}
+
+    before = fds()
+    another = PageCounter(ALLOCATED)
+    opened = fds() - before
+    assert len(opened) >= 2 + 3
+    assert not any(os.get_inheritable(int(fd)) for fd in opened)
+    another.close()
+    assert fds() == before
+
+
+def test_a_refusal(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Where the kernel refuses there is no counter, one line in the log, and no descriptor left."""
+    before = os.listdir("/proc/self/fd")
+
+    def refuse(_: str) -> Tracepoint:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(page_counters, "tracepoint", refuse)
+    with caplog.at_level(logging.INFO):
+        assert open_page_counters() is None
+    assert [record.levelname for record in caplog.records] == ["INFO"]
+    assert "Permission denied" in caplog.text
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_an_ordinary_user_has_none() -> None:
+    """The kernel itself refuses: no counter, and no exception."""
+    if os.geteuid() != 0:
+        unavailable("only root can become somebody else: run the tests as root")
+    child = os.fork()
+    if child == 0:
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+        os._exit(0 if open_page_counters() is None else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_tracepoint_that_is_not_there(counter: PageCounter) -> None:
+    """An old kernel may lack one; a name that leads nowhere is the same."""
+    with pytest.raises(FileNotFoundError):
+        tracepoint("kmem/no_such_tracepoint")
+
+
+def test_tracefs_is_read_where_it_is_mounted(tmp_path: Path) -> None:
+    """A mounted tracefs is used as it is."""
+    (tmp_path / "events/kmem/some").mkdir(parents=True)
+    (tmp_path / "events/kmem/some/id").write_text("42\n")
+    (tmp_path / "events/kmem/some/format").write_text("\tfield:unsigned int order;\toffset:16;\n")
+    assert tracepoint("kmem/some", str(tmp_path)) == (42, True)
+    (tmp_path / "events/kmem/some/format").write_text("\tfield:int alloc_order;\toffset:16;\n")
+    assert tracepoint("kmem/some", str(tmp_path)) == (42, False)
+
+
+@pytest.mark.parametrize(
+    ("number", "condition", "cpu"), [(1 << 40, "", 0), (None, "colour==3", 0), (None, "", 4000)]
+)
+def test_a_counter_that_cannot_be(counter: PageCounter, number: int | None, condition: str, cpu: int) -> None:
+    """A wrong number, condition or CPU is an OSError and leaves nothing open."""
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(OSError, match=r"Invalid|No such"):
+        TracepointCounter(number or tracepoint("kmem/mm_page_alloc_zone_locked").number, condition, cpu)
+    assert os.listdir("/proc/self/fd") == before
+
+
+@pytest.mark.parametrize(
+    ("ranges", "numbers"), [("0", [0]), ("0-3\n", [0, 1, 2, 3]), ("0,2-3,8\n", [0, 2, 3, 8])]
+)
+def test_lists_of_cpus(ranges: str, numbers: list[int]) -> None:
+    """As the kernel writes them."""
+    assert page_counters._numbers(ranges) == numbers

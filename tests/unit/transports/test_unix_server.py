@@ -1,0 +1,541 @@
+# SPDX-License-Identifier: MIT
+"""The socket's server with real sockets, a memory that is moved by hand, and no sampler thread."""
+
+import fcntl
+import logging
+import os
+import random
+import re
+import resource
+import select
+import socket
+import struct
+import subprocess
+import sys
+import termios
+import threading
+import time
+from array import array
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support.fakes import FakeClock, FakeMeter
+from support.waiting import DEADLINE_S, eventually
+
+from memnotify.engine.device import Device
+from memnotify.engine.sampler import Sampler
+from memnotify.engine.schedule import SamplingSchedule
+from memnotify.engine.table import ObserverTable
+from memnotify.transports import unix_server
+from memnotify.transports.unix_server import SILENCE_S, SocketServer
+
+LINE = re.compile(rb"total 10000 used ([0-9]+) active 50\n")
+
+
+class Client:
+    """A client that is told everything it reads."""
+
+    def __init__(self, path: Path) -> None:
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket.connect(str(path))
+        self.socket.settimeout(DEADLINE_S)
+
+    def read(self) -> bytes:
+        """Return one line, which is to come."""
+        line = b""
+        while not line.endswith(b"\n"):
+            more = self.socket.recv(1)
+            assert more, f"the connection was closed after {line!r}"
+            line += more
+        return line
+
+    def used(self) -> int:
+        """Return what the next line, of figures, says of used."""
+        line = self.read()
+        found = LINE.fullmatch(line)
+        assert found, line
+        return int(found[1])
+
+    @property
+    def unread(self) -> int:
+        """How many bytes lie there to be read."""
+        count = array("i", [0])
+        fcntl.ioctl(self.socket, termios.FIONREAD, count)
+        return count[0]
+
+
+class Bench:
+    """A server and what it serves. ``memory`` moves it; ``client`` connects."""
+
+    def __init__(
+        self, path: Path, clock: Callable[[], float] = time.monotonic, *, start: bool = True
+    ) -> None:
+        self.path = path
+        self.reader = FakeMeter()
+        self.table = ObserverTable()
+        self.sampler = Sampler(self.table, self.reader, SamplingSchedule(0.000001, 3600), self._notify)
+        self.device = Device(self.table, self.sampler)
+        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.listener.bind(str(path))
+        self.listener.listen(128)
+        self.server = SocketServer(self.device, self.listener, clock=clock)
+        self.failures: list[str] = []
+        self.clients: list[Client] = []
+        if start:
+            self.server.start(lambda: self.failures.append("failed"))
+
+    def _notify(self, handles: "array[int]", count: int) -> None:
+        assert all(handle & 1 for handle in handles[:count])
+        self.server.wake(handles[:count])
+
+    def memory(self, used: int) -> None:
+        """Change the memory, and let the sampler see it."""
+        self.reader.use(used)
+        self.sampler.look()
+
+    def client(self, text: bytes = b"") -> Client:
+        """Return a client whose observer is there, and which has written ``text`` and been understood."""
+        before = len(self.table)
+        client = Client(self.path)
+        self.clients.append(client)
+        eventually(lambda: len(self.table) > before, "the observer is there")
+        if text:
+            self.write(client, text)
+        return client
+
+    def write(self, client: Client, text: bytes) -> None:
+        """Let a client write, and wait until its observer's thresholds are others."""
+        observer = list(self.table._observers.values())[self.clients.index(client)]
+        before = observer.thresholds
+        client.socket.sendall(text)
+        eventually(lambda: observer.thresholds is not before, f"{text!r} is understood")
+
+    def close(self) -> None:
+        """End it all."""
+        for client in self.clients:
+            client.socket.close()
+        self.server.stop()
+        assert len(self.table) == 0
+        self.sampler.stop()
+        self.server.close()
+        self.listener.close()
+
+
+@pytest.fixture
+def bench(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Iterator[Bench]:
+    """Return a bench, and clear it away."""
+    bench = Bench(tmp_path / "socket")
+    yield bench
+    bench.close()
+    assert bench.failures == []
+    assert not any(record.exc_info for record in caplog.get_records("call"))
+
+
+def pages(bench: Bench) -> list[list[int]]:
+    """Return the thresholds of each observer."""
+    return [[wanted.pages for wanted in one.thresholds] for one in bench.table._observers.values()]
+
+
+# An event
+
+
+def test_a_line_for_each_crossing(bench: Bench) -> None:
+    """A crossing, up or down, is one line of the figures; nothing else is."""
+    client = bench.client(b"used 500\n")
+    for used in (600, 100, 900, 499):
+        bench.memory(used)
+        assert client.used() == used
+    bench.memory(300)
+    bench.memory(600)
+    assert client.used() == 600
+    assert client.unread == 0
+
+
+def test_one_who_has_not_read_is_not_woken_again(bench: Bench) -> None:
+    """It has one line however much crosses, and once it has read that, one more with the figures of now."""
+    slow, quick = bench.client(b"used 500\n"), bench.client(b"used 500\n")
+    bench.memory(600)
+    assert quick.used() == 600
+    eventually(lambda: slow.unread, "the line is there")
+    length = slow.unread
+    for used in (100, 700, 200, 800, 300):
+        bench.memory(used)
+        assert quick.used() == used
+        assert slow.unread == length
+    slow.socket.recv(length - 1)
+    # Another connection's event has its turn after what a partial read could have set off.
+    bench.memory(900)
+    assert quick.used() == 900
+    assert slow.unread == 1
+    assert slow.socket.recv(1) == b"\n"
+    assert slow.used() == 900
+    assert quick.unread == slow.unread == 0
+
+
+def test_a_peek_is_no_read(bench: Bench) -> None:
+    """What was only looked at is still to be read."""
+    client, other = bench.client(b"used 500\n"), bench.client(b"used 500\n")
+    for used in (600, 100):
+        bench.memory(used)
+        assert client.socket.recv(4096, socket.MSG_PEEK)
+        assert other.used() == used
+    length = client.unread
+    assert [client.used(), client.used()] == [600, 100]
+    assert length == len(b"total 10000 used 600 active 50\n")
+
+
+def test_a_write_acknowledges(bench: Bench) -> None:
+    """As on the device: what crossed before is not told any more, unless it is on its way already."""
+    client, other = bench.client(b"used 500\n"), bench.client(b"used 500\n")
+    bench.memory(600)
+    eventually(lambda: client.unread, "its line is on its way")
+    assert other.used() == 600
+    bench.memory(100)
+    assert other.used() == 100
+    bench.write(client, b"used 400\n")
+    assert client.used() == 600
+    assert client.unread == 0
+    bench.memory(450)
+    assert client.used() == 450
+    assert other.unread == 0
+
+
+def test_a_write_acknowledges_what_waits_behind_a_refusal(bench: Bench) -> None:
+    """The line that was to follow the refusal is of the old thresholds."""
+    client, other = bench.client(b"used 500\n"), bench.client(b"used 500\n")
+    connection = next(iter(bench.server._connections.values()))
+    bench.memory(600)
+    eventually(lambda: client.unread, "its line is on its way")
+    assert other.used() == 600
+    client.socket.send(b"usd 5\n")
+    eventually(lambda: connection.refusal, "it is refused")
+    bench.memory(100)
+    assert client.used() == 600
+    eventually(lambda: connection.event, "it is noted, behind the refusal")
+    bench.write(client, b"used 400\n")
+    assert client.read().startswith(b"error ")
+    bench.memory(450)
+    assert client.used() == 450
+    assert client.unread == 0
+
+
+def test_no_crossing_is_lost_to_a_reader(bench: Bench) -> None:
+    """Whenever a client reads, the last line it gets says on which side memory has come to rest."""
+    client = bench.client(b"used 500\n")
+    seen = [100]
+    ended = threading.Event()
+
+    def read() -> None:
+        random_s = random.Random(1)  # noqa: S311 - no secret
+        while not ended.is_set():
+            if select.select([client.socket], [], [], 0.01)[0]:
+                seen.append(client.used())
+                # Some time of its own now and then, so that it is both too slow and quick enough.
+                ended.wait(random_s.choice([0, 0, 0.0005]))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    crossings = 0
+    for turn in range(300):
+        for used in (600 + turn, 100 + turn // 4) * (1 + turn % 3):
+            bench.memory(used)
+            crossings += 1
+        if turn % 2:
+            bench.memory(700 + turn)
+            crossings += 1
+        eventually(lambda: seen[-1] == bench.reader.figures.used, f"the last word of turn {turn}")
+    ended.set()
+    reader.join()
+    assert len(seen) - 1 <= crossings
+
+
+def test_a_read_is_known_when_the_kernel_tells() -> None:
+    """At the edge nothing counts as unread, though now and then the kernel still holds a byte."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    read = "import os, sys\nwhile os.read(int(sys.argv[1]), 4096): pass"
+    reader = subprocess.Popen([sys.executable, "-c", read, str(theirs.fileno())], pass_fds=[theirs.fileno()])
+    theirs.close()
+    with ours, select.epoll() as edges:
+        edges.register(ours, unix_server._EVENTS)
+        edges.poll(0)
+        for _ in range(100_000):
+            ours.send(b"total 10000 used 600 active 50\n")
+            assert edges.poll(DEADLINE_S)
+            assert not unix_server._unread(ours)
+    assert reader.wait(DEADLINE_S) == 0
+
+
+# What is a write
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [b"used 500\n"],
+        [b"used 500\0"],
+        [b"used 500"],
+        [b"us", b"ed ", b"500\n"],
+        [b"us", b"ed 500"],
+        [b"used 500\n\0"],
+        [b"\n\n\0used 500\r\n\n"],
+        [b"used 7\nused 9 active 4\nused 500\n"],
+        [b"  used=500 ", b"active 0\0"],
+        # As much as is received at once, and the longest there is.
+        [b"used 500".rjust(4096)],
+        [b"used 500\n".rjust(4097)],
+        [b"used 7\n" * 1000 + b"used 500"],
+        [b"used 7\n" * 1000 + b"used 500\n"],
+    ],
+)
+def test_where_a_write_ends(bench: Bench, pieces: list[bytes]) -> None:
+    """At a newline or NUL, or when nothing more comes; pieces are put together, empty lines are none."""
+    client = bench.client()
+    for piece in pieces:
+        client.socket.send(piece)
+        # Time for it to be received alone, and much less than what ends a write.
+        eventually(lambda: _queued(client.socket) <= 1, "received")
+    eventually(lambda: pages(bench) == [[500]], "all of it is understood")
+    bench.memory(600)
+    assert client.used() == 600
+    assert client.unread == 0
+
+
+def test_how_long_silence_is(tmp_path: Path) -> None:
+    """It begins anew with each piece, for each client alone; nobody waits for it whose end is known."""
+    clock = FakeClock()
+    bench = Bench(tmp_path / "socket", clock, start=False)
+    slow, ended, silent = (Client(bench.path) for _ in range(3))
+    bench.clients += [slow, ended, silent]
+    for client in bench.clients:
+        client.socket.send(b"used 5")
+    for _ in range(4):  # as many to accept them, and one to receive from the last
+        bench.server._turn()
+    for _ in range(5):
+        clock.tick(SILENCE_S * 0.9)
+        for client in (slow, ended):
+            client.socket.send(b"0")
+        bench.server._turn()
+    assert pages(bench) == [[], [], [5]]
+    ended.socket.shutdown(socket.SHUT_WR)
+    bench.server._turn()
+    assert pages(bench) == [[], [500_000], [5]]
+    clock.tick(SILENCE_S * 1.01)
+    bench.server._turn()
+    assert pages(bench) == [[500_000], [500_000], [5]]
+    bench.close()
+
+
+def test_a_client_that_has_written_all(bench: Bench) -> None:
+    """Shutting its side down ends a write at once; it goes on to get its lines."""
+    client = bench.client()
+    client.socket.send(b"used 7\n" * 1000 + b"used 500".rjust(4096))
+    client.socket.shutdown(socket.SHUT_WR)
+    eventually(lambda: pages(bench) == [[500]], "understood")
+    for used in (600, 100):
+        bench.memory(used)
+        assert client.used() == used
+
+
+def test_two_writes_with_a_pause_between_them(bench: Bench) -> None:
+    """Silence ends a write, so that the next one is not taken for its end."""
+    client = bench.client(b"used 500")
+    bench.write(client, b"used 400")
+    assert pages(bench) == [[400]]
+    assert SILENCE_S < 1
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\0", b""])
+def test_a_refused_write(bench: Bench, end: bytes) -> None:
+    """The reason is a line; thresholds and connection stay."""
+    client = bench.client(b"used 500\n")
+    client.socket.send(b"used 600 usd 5" + end)
+    line = client.read()
+    assert line.startswith(b"error ")
+    assert b"'usd'" in line
+    assert pages(bench) == [[500]]
+    bench.memory(700)
+    assert client.used() == 700
+
+
+@pytest.mark.parametrize("text", [b"used 5 ", b""])
+@pytest.mark.parametrize("size", [4097, 8192, 100_000])
+def test_a_write_that_is_too_long(bench: Bench, size: int, text: bytes) -> None:
+    """It is refused once, all of it is dropped, and what follows is a write of its own."""
+    client = bench.client(b"used 500\n")
+    # Blanks alone are no write at all, unless something follows that would be lost.
+    client.socket.sendall(text.ljust(size, b"x" if text else b" ") + b"\nused 400\n")
+    assert b"at most 4096" in client.read()
+    eventually(lambda: pages(bench) == [[400]], "the next write is understood")
+    bench.memory(600)
+    assert client.used() == 600
+    client.socket.sendall(b"usd 5\n")
+    assert b"'usd'" in client.read()
+
+
+def test_refusals_to_one_who_does_not_read(bench: Bench) -> None:
+    """They do not pile up: of those behind an unread line the last one is told."""
+    client, other = bench.client(), bench.client(b"used 500\n")
+    client.socket.send(b"first 1\n")
+    eventually(lambda: client.unread, "the first is told")
+    length = client.unread
+    for number in range(2000):
+        client.socket.sendall(b"name%d 1\n" % number)
+    client.socket.sendall(b"used 500\n")
+    eventually(lambda: pages(bench) == [[500], [500]], "all is received")
+    bench.memory(600)
+    assert other.used() == 600
+    assert client.unread == length
+    assert b"'first'" in client.read()
+    assert b"'name1999'" in client.read()
+    assert client.used() == 600
+    assert client.unread == 0
+
+
+def test_figures_that_cannot_be_read(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The daemon's own trouble is logged and told; an event that could not be is told later."""
+    monkeypatch.setattr(unix_server, "_AGAIN_S", 0.05)
+    client, other = bench.client(b"used 500\n"), bench.client()
+
+    def fail() -> None:
+        raise RuntimeError("no figures")
+
+    bench.reader.after.append(fail)
+    client.socket.send(b"used 400\n")
+    assert client.read().startswith(b"error the daemon")
+    assert pages(bench) == [[500], []]
+    # Served after what the first has read, which so is no reason any more to look at it.
+    other.socket.send(b"usd\n")
+    assert b"usd" in other.read()
+    bench.reader.pcp_pages = 1  # so that the sample is not exact, and a read takes one of its own
+    bench.reader.after += [lambda: None, lambda: None, fail]
+    bench.memory(600)
+    assert client.used() == 600
+    assert caplog.text.count("RuntimeError: no figures") == 2
+    caplog.clear()
+
+
+# Clients among others
+
+
+def test_one_who_is_stuck_delays_nobody(bench: Bench) -> None:
+    """Neither does one who writes all the time and never reads."""
+    stuck = bench.client(b"used 500\n")
+    stuck.socket.settimeout(None)
+    ended = threading.Event()
+
+    def flood() -> None:
+        stuck.socket.settimeout(0.01)
+        while not ended.is_set():
+            try:
+                stuck.socket.send(b"used 500 nonsense\n" * 500)
+            except TimeoutError:
+                continue
+
+    flooding = threading.Thread(target=flood)
+    flooding.start()
+    clients = [bench.client(b"used 500\n") for _ in range(20)]
+    for used in (600, 100) * 10:
+        bench.memory(used)
+        assert [client.used() for client in clients] == [used] * 20
+    ended.set()
+    flooding.join()
+    assert stuck.unread < 200
+
+
+@pytest.mark.parametrize("unread", [False, True])
+def test_a_client_that_goes(bench: Bench, *, unread: bool) -> None:
+    """Its observer goes with it, whether it had something to read or not."""
+    client, other = bench.client(b"used 500\n"), bench.client(b"used 500\n")
+    before = len(os.listdir("/proc/self/fd"))
+    if unread:
+        bench.memory(600)
+        assert other.used() == 600
+    client.socket.send(b"used 4")
+    client.socket.close()
+    eventually(lambda: len(bench.table) == 1, "the observer has gone")
+    eventually(lambda: len(os.listdir("/proc/self/fd")) == before - 2, "its descriptors are closed")
+    bench.memory(50)
+    bench.memory(700)
+    assert other.read()
+
+
+def test_no_descriptors(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who cannot be served waits, without a busy loop, and is served when there is room again."""
+    monkeypatch.setattr(unix_server, "_AGAIN_S", 0.05)
+    tries: list[float] = []
+    accept = bench.server._accept
+
+    def counted() -> None:
+        tries.append(time.monotonic())
+        accept()
+
+    monkeypatch.setattr(bench.server, "_accept", counted)
+    first = bench.client(b"used 500\n")
+    tries.clear()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    waiting = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (waiting.fileno() + 1, hard))
+    try:
+        waiting.connect(str(bench.path))
+        eventually(lambda: len(tries) > 3, "it is tried again")
+        assert tries[3] - tries[0] > 3 * 0.04
+        assert caplog.text.count("no further client") == 1
+        bench.memory(600)
+        assert first.used() == 600
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    eventually(lambda: len(bench.table) == 2, "the second is served")
+    waiting.close()
+
+
+def test_who_it_is(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    """The log tells at debug level which process an observer is."""
+    with caplog.at_level(logging.DEBUG):
+        bench.client()
+        peer = f"process {os.getpid()} of user {os.geteuid()}, group {os.getegid()}"
+        eventually(lambda: peer in caplog.text, "the peer is logged")
+
+
+def test_a_defect_is_told(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Should the thread end by itself, the daemon learns of it."""
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(bench.server, "_accept", fail)
+    client = Client(bench.path)
+    eventually(lambda: bench.failures, "told")
+    client.socket.close()
+    assert "a defect" in caplog.text
+    bench.failures.clear()
+    caplog.clear()
+
+
+def test_woken_for_one_who_has_gone(bench: Bench) -> None:
+    """A wake-up that comes after the end of its connection wakes nobody."""
+    client = bench.client(b"used 500\n")
+    bench.server.wake([999 << 1 | 1])
+    bench.memory(600)
+    assert client.used() == 600
+
+
+def test_wake_after_stop(tmp_path: Path) -> None:
+    """The sampler may end later than the server."""
+    bench = Bench(tmp_path / "socket")
+    client = bench.client(b"used 500\n")
+    bench.server.stop()
+    bench.server.wake([3])
+    assert client.socket.recv(1) == b""
+    bench.close()
+
+
+def _queued(connected: socket.socket) -> int:
+    (count,) = struct.unpack("i", fcntl.ioctl(connected, termios.TIOCOUTQ, b"\0\0\0\0"))
+    return int(count)
