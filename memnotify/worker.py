@@ -1,12 +1,74 @@
 # SPDX-License-Identifier: MIT
-"""How the daemon's threads start: without signals, and with somebody who is told if one fails."""
+"""A thread of the daemon: its start, its wake-ups, its end, and whether it is alive."""
 
 import logging
+import os
 import signal
 import threading
 from collections.abc import Callable
 
 log = logging.getLogger(__name__)
+
+
+class Worker:
+    """A thread that calls ``turn`` again and again until ``stop``.
+
+    ``turn`` waits for what it serves and for ``wake_fd``, which it must read when it is ready.
+    Threads: ``wake`` and ``check_alive`` may be called from any thread until ``close``; ``start``, ``stop``
+    and ``close`` belong to the thread that made the object. The thread takes no signals: these are the main
+    thread's.
+    """
+
+    def __init__(self, name: str, turn: Callable[[], object]) -> None:
+        self.name = name
+        self.wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        """Ready for POLLIN once ``wake``, ``check_alive`` or ``stop`` was called."""
+        self._turn = turn
+        self._stopping = False
+        self._turned = False
+        self._thread: threading.Thread | None = None
+
+    def start(self, on_failure: Callable[[], object]) -> None:
+        """Start the thread. If ``turn`` raises, the thread logs that, calls ``on_failure`` and ends."""
+
+        def run() -> None:
+            try:
+                while not self._stopping:
+                    self._turned = True
+                    self._turn()
+            except Exception:
+                log.exception("the thread %s failed", self.name)
+                on_failure()
+
+        self._thread = threading.Thread(target=run, name=self.name, daemon=True)
+        # A thread inherits the signal mask of the thread that starts it.
+        mask = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
+        try:
+            self._thread.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+    def wake(self) -> None:
+        """End the wait of the current turn, or of the next one."""
+        os.eventfd_write(self.wake_fd, 1)
+
+    def check_alive(self) -> bool:
+        """Return True if a turn has begun since the last call; wake the thread, so that another one begins."""
+        turned, self._turned = self._turned, False
+        self.wake()
+        return turned
+
+    def stop(self) -> None:
+        """End the thread. When this returns, ``turn`` is not running and is not called again."""
+        self._stopping = True
+        self.wake()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def close(self) -> None:
+        """Close ``wake_fd``, after ``stop``."""
+        os.close(self.wake_fd)
 
 
 def start_thread(name: str, body: Callable[[], None], on_failure: Callable[[], None]) -> threading.Thread:
