@@ -53,7 +53,7 @@ class Worker:
         os.eventfd_write(self.wake_fd, 1)
 
     def check_alive(self) -> bool:
-        """Return True if a turn has begun since the last call; wake the thread, so that another one begins."""
+        """Return True if a turn has begun since the last call; ask for another one."""
         turned, self._turned = self._turned, False
         self.wake()
         return turned
