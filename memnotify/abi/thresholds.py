@@ -1,80 +1,110 @@
 # SPDX-License-Identifier: MIT
-"""The grammar of a write: the bytes a client writes become thresholds in pages."""
+"""The grammar of a write: the bytes a client writes become levels of figures. Pure.
+
+The daemon and the client library share it.
+"""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from math import gcd
+from typing import NamedTuple
 
-from memnotify.abi.figures import PAGE_SIZE, TOTAL, Figures
+from memnotify.abi.figures import PAGE_SIZE
 
 WRITE_MAX = 4096
-"""Bytes; a longer write is refused."""
+"""The longest write, in bytes."""
+PAIRS_MAX = 64
+"""The most pairs of a name and a value in one write."""
 VALUE_MAX = 2**63 - 1
 """The largest value, in pages as well as in the client's own unit."""
 
 Thresholds = dict[int, int]
-"""Thresholds in pages by the figure's index in the line; what is not watched is not there."""
+"""Thresholds in pages by the figure's index in the line. A figure that is not watched is left out."""
 
 _UNITS = {unit: 1024**power for power, unit in enumerate((b"K", b"M", b"G", b"T"), start=1)}
-# Blanks are C's isspace(), as a client's printf may end or wrap its lines.
+# Blanks are those of C's isspace(), as a client's printf may end or wrap its lines.
 _PAIR = re.compile(rb"\s*([^\s=]+)(?:\s*=\s*|\s+|$)([^\s=]*)")
 _VALUE = re.compile(rb"([0-9]+)(?:(\.[0-9]+)?([%KMGT]))?")
 
 
-def parse(text: bytes, figures: Figures) -> Thresholds:
-    """Return the thresholds that ``text`` asks for; an empty result watches nothing.
+class Level(NamedTuple):
+    """A level of a figure: an exact fraction in lowest terms, of a page or of total.
 
-    ``figures`` gives the names there are, and the total that a value in percent refers to. Raises
-    ValueError, with what was not understood, and then nothing of the write holds.
+    A percentage depends on total, which may change, so its pages are computed each time they are needed.
+    """
+
+    numerator: int
+    denominator: int
+    of_total: bool
+
+    def pages(self, total_pages: int) -> int:
+        """Return the level in pages: the nearest page, half a page up, but 1 for any level above 0."""
+        if not self.numerator:
+            return 0
+        numerator = self.numerator * (total_pages if self.of_total else 1)
+        return min(max(1, (2 * numerator + self.denominator) // (2 * self.denominator)), VALUE_MAX)
+
+
+def parse(text: bytes, names: Sequence[str]) -> dict[int, Level]:
+    """Return the levels that ``text`` asks for, by index in ``names``; a level of 0 is left out.
+
+    Raises ValueError, with what was not understood, and then nothing of the write holds.
     """
     if len(text) > WRITE_MAX:
-        raise ValueError(f"{len(text)} bytes written, at most {WRITE_MAX} are read")
+        raise _refused(text, f"it has {len(text)} bytes, more than {WRITE_MAX}")
     text = text.rstrip(b"\0").strip()
-    thresholds: Thresholds = {}
-    position = 0
+    levels: dict[int, Level] = {}
+    position = pairs = 0
     while position < len(text):
         pair = _PAIR.match(text, position)
         if pair is None:
-            raise ValueError(f"a name was expected at {_show(text[position:])}")
+            raise _refused(text[position:], "a name is expected here")
+        pairs += 1
+        if pairs > PAIRS_MAX:
+            raise _refused(pair[0].strip(), f"there are more than {PAIRS_MAX} pairs of a name and a value")
         name, value = pair.groups()
-        index = _index(name, figures._fields)
-        pages = _pages(name, value, figures[TOTAL])
-        if thresholds.setdefault(index, pages) != pages:
-            raise ValueError(f"{_show(name)} is given twice, as {thresholds[index]} and as {pages} pages")
+        index = _index(name, names)
+        level = _level(name, value)
+        if levels.setdefault(index, level) != level:
+            raise _refused(pair[0].strip(), f"{_show(name)} has another threshold already")
         position = pair.end()
-    return {index: pages for index, pages in thresholds.items() if pages}
+    return {index: level for index, level in levels.items() if level.numerator}
+
+
+def in_pages(levels: Mapping[int, Level], total_pages: int) -> Thresholds:
+    """Return the thresholds in pages that the levels are at this total."""
+    return {index: level.pages(total_pages) for index, level in levels.items()}
 
 
 def _index(name: bytes, names: Sequence[str]) -> int:
     try:
         return names.index(name.decode("ascii"))
     except ValueError:  # UnicodeDecodeError is one
-        raise ValueError(f"unknown name {_show(name)}; the names are {', '.join(names)}") from None
+        known = f"the names are {', '.join(names)} (others by 'memnotify serve --figures')"
+        raise _refused(name, known) from None
 
 
-def _pages(name: bytes, text: bytes, total_pages: int) -> int:
+def _level(name: bytes, text: bytes) -> Level:
     value = _VALUE.fullmatch(text)
     if value is None:
-        if not text:
-            raise ValueError(f"{_show(name)} has no number")
-        raise ValueError(
-            f"{_show(text)} is no value for {_show(name)};"
-            " write pages (5000), percent of total (80%) or K, M, G, T (1.5G)"
-        )
+        hint = "write pages (5000), percent of total (80%) or K, M, G, T (1.5G), such as 'used 80%'"
+        raise _refused(text or name, f"for {_show(name)} {hint}" if text else hint)
     whole, fraction, unit = value.groups()
-    if unit is None:
-        pages = int(whole)
-    else:
-        # In integers, as a float has 53 bits for a value that may have 63: 1.5G is 15 * 1 GiB / 10 / page.
-        decimals = (fraction or b".")[1:]
-        numerator, denominator = (total_pages, 100) if unit == b"%" else (_UNITS[unit], PAGE_SIZE)
-        numerator *= int(whole + decimals)
-        denominator *= 10 ** len(decimals)
-        pages = (2 * numerator + denominator) // (2 * denominator)
-    if pages > VALUE_MAX or int(whole) > VALUE_MAX:
-        raise ValueError(f"{_show(text)} for {_show(name)} is more than {VALUE_MAX} pages")
-    return pages
+    # In integers, as a float has 53 bits for a value that may have 63: 1.5G is 15 * 1 GiB / 10 / page.
+    decimals = (fraction or b".")[1:]
+    numerator = int(whole + decimals) * _UNITS.get(unit, 1)
+    denominator = 10 ** len(decimals) * {None: 1, b"%": 100}.get(unit, PAGE_SIZE)
+    if int(whole) > VALUE_MAX or (unit != b"%" and 2 * numerator >= (2 * VALUE_MAX + 1) * denominator):
+        raise _refused(text, f"for {_show(name)} it is more than {VALUE_MAX}")
+    # One form for each value, so that two spellings of one value are equal.
+    divisor = gcd(numerator, denominator)
+    return Level(numerator // divisor, denominator // divisor, unit == b"%" and numerator > 0)
+
+
+def _refused(text: bytes, hint: str) -> ValueError:
+    return ValueError(f"{_show(text)} is not understood: {hint}")
 
 
 def _show(text: bytes) -> str:
-    """Quote a client's bytes for the log: printable, and 60 of them at the most."""
+    """Quote a client's bytes for the log: printable, and at most 60 of them."""
     return repr(text[:60])[1:] + ("..." if len(text) > 60 else "")

@@ -6,12 +6,11 @@ import base64
 import os
 import shlex
 
-from memnotify.abi.figures import EXTRA_FIGURES
+from memnotify.abi.figures import EXTRA_FIGURES, NAMES
 from memnotify.cli import add_command
 from memnotify.cli.common import tell
 from memnotify.cli.wait import NOTHING_WATCHED
 from memnotify.client import DEFAULT_PATH, ThresholdError
-from memnotify.client._figures import Figures
 from memnotify.client._thresholds import parse, spell
 
 _DESCRIPTION = """\
@@ -35,9 +34,8 @@ a device that has them: 'memnotify serve --figures'.
 _EPILOG = """\
 exit codes: 0 printed; 2 thresholds not understood, or wrong arguments
 """
-# Whether a text is understood does not depend on how much memory there is: so much that every percentage is
-# another number of pages. Which figures the device has is not known.
-_ANY_FIGURES = Figures((("total", 2**40), *((name, 0) for name in ("used", "active", *EXTRA_FIGURES))))
+# The device is not asked: it may have any of the extra figures.
+_ANY_NAMES = (*NAMES, *EXTRA_FIGURES)
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -66,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
     thresholds = " ".join(options.when.split())
     try:
         text = spell(thresholds, {})
-        if not parse(text, _ANY_FIGURES):
+        if not parse(text, _ANY_NAMES):
             tell("env", f"--when: {NOTHING_WATCHED}")
             return 2
     except ThresholdError as error:

@@ -89,7 +89,7 @@ def subscribed(path: str, thresholds: str, *, reopen: bool = True) -> Memnotify:
     device = Memnotify(path, reopen=reopen)
     try:
         figures = device.subscribe(thresholds)
-        if not parse(spell(thresholds, {}), figures):
+        if not parse(spell(thresholds, {}), figures.names):
             raise ThresholdError(errno.EINVAL, NOTHING_WATCHED)
     except OSError:
         device.close()

@@ -225,7 +225,7 @@ class Memnotify(Source[Event]):
         if self._observer is not None:
             # Not read before it is known that the write will do: that would take an event away.
             assert self._moment is not None  # noqa: S101 - for mypy: an observer is subscribed
-            parse(text, self._moment.figures)
+            parse(text, self._moment.figures.names)
             self._observer.write(text)
             return _subscribe(self._observer, text, self._observer.read())
         link, self._reader = self._reader or DeviceFile(self.path), None
@@ -288,16 +288,17 @@ class Memnotify(Source[Event]):
 def _subscribe(link: DeviceFile, text: bytes, figures: Figures) -> Snapshot:
     """Write thresholds and return them with the figures that they start from.
 
-    Those given were just read: they tell what total a percentage will be of, and the sides.
+    Those given were just read: they tell the sides.
     """
+    levels = parse(text, figures.names)
     while True:
-        before = Snapshot(figures, parse(text, figures))
+        before = Snapshot(figures, levels)
         link.write(text)
         # It acknowledges what was crossed since the write: these are the figures to start from. If there was
         # anything, the thresholds are not where the write has set them any more.
-        after = Snapshot(link.read(), before.thresholds)
+        after = Snapshot(link.read(), levels)
         figures = after.figures
-        if figures.total == before.figures.total and not before.changes_to(after):
+        if not before.changes_to(after):
             return after
 
 

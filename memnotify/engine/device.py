@@ -9,7 +9,7 @@ import errno
 import logging
 import select
 
-from memnotify.abi.thresholds import parse
+from memnotify.abi.thresholds import in_pages, parse
 from memnotify.engine.observer import NO_HANDLE
 from memnotify.engine.sampler import Sampler
 from memnotify.engine.table import ObserverTable, Sample
@@ -71,7 +71,8 @@ class Device:
         """Acknowledge, replace the observer's thresholds and return the number of bytes, all of them."""
         sample = self._sampler.current()
         try:
-            while not self._table.subscribe(fh, parse(text, sample.figures), sample):
+            levels = parse(text, sample.figures._fields)
+            while not self._table.subscribe(fh, in_pages(levels, sample.figures.total), sample):
                 sample = self._sampler.current()
         except ValueError as error:
             log.debug("EINVAL: %s", error, extra=LIMITED)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from memnotify.abi.figures import Figures as DaemonFigures
 from memnotify.abi.figures import figures_with
-from memnotify.abi.thresholds import parse
+from memnotify.abi.thresholds import Level, parse
 from memnotify.client._errors import told
 from memnotify.client._figures import Figures
 
@@ -67,8 +67,8 @@ class FakeLink:
     def __init__(self, daemon: FakeDaemon, path: str) -> None:
         self.path = path
         self.text = b""
-        self.thresholds: dict[int, int] = {}
-        self._armed: dict[int, tuple[bool, int]] = {}  # upwards, or not, and at which level
+        # By figure: the level, whether it is armed upwards, at how many pages, and its pages at this total.
+        self._armed: dict[int, tuple[Level, bool, int, int]] = {}
         self._daemon = daemon
         self._near, self._far = socket.socketpair()
         self._near.settimeout(0)
@@ -89,9 +89,11 @@ class FakeLink:
         """Acknowledge and replace the thresholds."""
         self._acknowledge()
         self.text = thresholds
-        self.thresholds = parse(thresholds, self._daemon.figures)
+        figures = self._daemon.figures
+        # Replaced as a whole: another thread may be changing the figures.
         self._armed = {
-            index: (self._daemon.figures[index] < pages, pages) for index, pages in self.thresholds.items()
+            index: (level, figures[index] < (pages := level.pages(figures.total)), pages, pages)
+            for index, level in parse(thresholds, figures._fields).items()
         }
         if self._daemon.after_write:
             self._daemon.after_write.pop(0)()
@@ -105,15 +107,18 @@ class FakeLink:
 
     def notice(self) -> None:
         """Become readable if the figures have crossed a threshold, and arm it for the other direction."""
-        for index, (up, level) in self._armed.items():
-            pages, value = self.thresholds[index], self._daemon.figures[index]
-            if up == (value >= level):
+        thresholds = self._armed
+        for index, (level, up, armed, pages_before) in thresholds.items():
+            pages, value = level.pages(self._daemon.figures.total), self._daemon.figures[index]
+            if pages != pages_before:
+                armed = pages  # noqa: PLW2901 - a percentage has moved with total
+            if up == (value >= armed):
                 self._far.send(b"!")
-                self._armed[index] = (
-                    (False, min(pages, value + 1 - GRANULARITY_PAGES))
-                    if up
-                    else (True, max(pages, value + GRANULARITY_PAGES))
+                up = not up  # noqa: PLW2901 - it is armed for the way back, damped
+                armed = (  # noqa: PLW2901
+                    max(pages, value + GRANULARITY_PAGES) if up else min(pages, value + 1 - GRANULARITY_PAGES)
                 )
+            thresholds[index] = (level, up, armed, pages)
 
     def end(self) -> None:
         """Lose the daemon: whoever has a copy of the descriptor loses it as well."""

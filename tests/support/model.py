@@ -86,30 +86,45 @@ def understood(text: bytes, total: int, names: Sequence[str] = NAMES) -> dict[in
     if len(text) > 4096:
         return None
     words = text.rstrip(b"\0").replace(b"=", b" = ").split()
-    wanted: dict[int, int] = {}
+    wanted: dict[int, tuple[Fraction, bool]] = {}
+    pairs = 0
     while words:
         name, *words = words
         if words and words[0] == b"=":
             words = words[1:]
         if not words or name.decode("latin-1") not in names:
             return None
-        pages = _pages(words.pop(0).decode("latin-1"), total)
+        level = _level(words.pop(0).decode("latin-1"))
         index = names.index(name.decode("latin-1"))
-        if pages is None or wanted.setdefault(index, pages) != pages:
+        pairs += 1
+        if level is None or wanted.setdefault(index, level) != level or pairs > 64:
             return None
-    return {index: pages for index, pages in wanted.items() if pages}
+    return {
+        index: level_pages(value * total if of_total else value)
+        for index, (value, of_total) in wanted.items()
+        if value
+    }
 
 
-def _pages(word: str, total: int) -> int | None:
+def level_pages(value: Fraction) -> int:
+    """Return the pages of a level: the nearest, but at least 1 for a level above 0, and at most 2^63 - 1."""
+    return min(max(nearest(value), 1), 2**63 - 1)
+
+
+def _level(word: str) -> tuple[Fraction, bool] | None:
+    """Return a value in pages, or as a part of total, and whether it is of total."""
     units = {unit: Fraction(1024**power, PAGE_SIZE) for power, unit in enumerate("KMGT", start=1)}
-    units["%"] = Fraction(total, 100)
+    units["%"] = Fraction(1, 100)
     number, unit = (word[:-1], units[word[-1]]) if word[-1] in units else (word, None)
     whole, point, decimals = number.partition(".")
     digits = [whole, decimals] if point and unit is not None else [number]
     if not all(part.isascii() and part.isdigit() for part in digits):
         return None
-    pages = int(number) if unit is None else nearest(Fraction(number) * unit)
-    return pages if max(pages, int(whole)) < 2**63 else None
+    of_total = word.endswith("%")
+    value = Fraction(number) * (1 if unit is None else unit)
+    if int(whole) >= 2**63 or (not of_total and nearest(value) >= 2**63):
+        return None
+    return value, of_total and value > 0
 
 
 def nearest(value: Fraction) -> int:

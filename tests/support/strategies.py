@@ -56,9 +56,10 @@ def spelled_thresholds(draw: st.DrawFn) -> tuple[bytes, dict[int, int]]:
 
 
 class Measure(NamedTuple):
-    """A value with a unit, as text and as the pages it stands for."""
+    """A value with a unit: its text, its number and the pages it stands for."""
 
     text: bytes
+    number: Fraction
     pages: Fraction
 
 
@@ -72,7 +73,8 @@ def measures(draw: st.DrawFn, total: int) -> Measure:
     whole = draw(st.one_of(st.integers(0, 200), st.integers(0, 10**12)))
     decimals = draw(st.one_of(st.text("0123456789", max_size=20), st.sampled_from(("5", "25", "125", "375"))))
     text = f"{whole}.{decimals}" if decimals else str(whole)
-    return Measure(f"{text}{unit}".encode(), Fraction(text) * pages_of_one)
+    number = Fraction(text)
+    return Measure(f"{text}{unit}".encode(), number, number * pages_of_one)
 
 
 _WORDS = st.sampled_from(

@@ -31,7 +31,7 @@ LAYERS: dict[str, set[str]] = {
 # What pure modules may import of the standard library: nothing that has to do with time or the world.
 PURE = {
     "abi.figures": {"collections.abc", "difflib", "os.sysconf", "typing"},
-    "abi.thresholds": {"collections.abc", "re"},
+    "abi.thresholds": {"collections.abc", "math", "re", "typing"},
     "config.settings": {"re", "collections.abc", "typing"},
     "engine.observer": {"heapq", "math", "collections.abc"},
     "engine.table": {"math", "array", "collections.abc", "threading.Lock", "typing"},

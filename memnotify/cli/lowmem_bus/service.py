@@ -46,7 +46,7 @@ def serve(path: str, thresholds: Mapping[int, str], limiter: Limiter) -> int:
             except OSError as error:
                 _say(explain(path, error))
                 return 2
-            watched |= bool(parse(spell(text, {}), figures))
+            watched |= bool(parse(spell(text, {}), figures.names))
         if not watched:
             _say(NOTHING_WATCHED)
             return 2

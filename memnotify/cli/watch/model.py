@@ -90,9 +90,9 @@ class Watch:
     def _measure(self) -> None:
         """Find out the thresholds in pages, of what is the total now."""
         found = {
-            Line(name, Pages(pages, self.last.total))
+            Line(name, Pages(level.pages(self.last.total), self.last.total))
             for text in self._texts
-            for name, pages in parse(text.encode(errors="surrogateescape"), self.last).items()
+            for name, level in parse(text.encode(errors="surrogateescape"), self.last.names).items()
         }
         self.lines = sorted(found, key=lambda line: (line.name, line.pages))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The grammar of a write: the contract's table, and what must hold of any bytes."""
+"""The grammar of a write: the contract's table, and properties that hold for any bytes."""
 
 import math
 from fractions import Fraction
@@ -19,7 +19,7 @@ from support.strategies import (
 )
 
 from memnotify.abi.figures import PAGE_SIZE, Figures
-from memnotify.abi.thresholds import WRITE_MAX, parse
+from memnotify.abi.thresholds import PAIRS_MAX, WRITE_MAX, Level, in_pages, parse
 
 TOTAL, USED, ACTIVE = range(3)
 NOW = Figures(total=10_000, used=5_000, active=2_000)
@@ -67,16 +67,22 @@ MOST = 2**63 - 1
         (b"used 1.5G active 2T", {USED: 3 * GIB // 2, ACTIVE: 2048 * GIB}),
         (b"used %dK" % (PAGE_SIZE // 1024), {USED: 1}),
         (b"used 0.50M used %d" % (MIB // 2), {USED: MIB // 2}),
-        (b"used 0.1K", {}),
-        # The half goes up, and no float decides it
-        (b"used 0.005%", {USED: 1}),
-        (b"used 0.0049999999999999999999999999999%", {}),
+        (b"used 1M used 1024K used %d" % MIB, {USED: MIB}),
+        (b"used 80% used 80.0% used=080%", {USED: 8000}),
+        (b"used 0% used 0 used 0K", {}),
+        # Half a page is rounded up, in integers
         (b"used 0.015%", {USED: 2}),
+        (b"used 0.0149999999999999999999999999999%", {USED: 1}),
+        # A level above 0 is at least one page
+        (b"used 0.1K", {USED: 1}),
+        (b"used 0.0000000000000000000000000000001%", {USED: 1}),
+        # Far above any total
+        (b"used %d.5%%" % MOST, {USED: MOST}),
     ],
 )
 def test_understood(text: bytes, wanted: dict[int, int]) -> None:
-    """These are taken, and mean this."""
-    assert parse(text, NOW) == wanted
+    """The write is accepted with these thresholds."""
+    assert in_pages(parse(text, NOW._fields), NOW.total) == wanted
     assert understood(text, NOW.total) == wanted
 
 
@@ -114,6 +120,8 @@ def test_understood(text: bytes, wanted: dict[int, int]) -> None:
         b"used 5; active 6",
         b"used:5",
         b"used 1_000",
+        b"used 80% used 8000",
+        b"used 80% used 80.1%",
         b"used 5 used 0",
         b"used 0 used 5",
         b"used 5e3",
@@ -144,65 +152,83 @@ def test_understood(text: bytes, wanted: dict[int, int]) -> None:
         b"used 99999999999999999999999999999T",
         b"used %dK" % (MOST + 1),
         b"used %d.9K" % (MOST + 1),
-        b"used %d.5%%" % (MOST // 100),
+        b"used %d.1%%" % (MOST + 1),
         b"used 1%" + b"9" * 4000,
         b"used " + b"9" * 4000,
         b"used 1." + b"9" * 4000,
     ],
 )
 def test_refused(text: bytes) -> None:
-    """These are refused as a whole, with a message to read."""
+    """The write is refused as a whole, with a readable message."""
     with pytest.raises(ValueError, match=r"^.{8,400}$") as caught:
-        parse(text, Figures(total=MOST, used=0, active=0) if b"%" in text else NOW)
+        parse(text, NOW._fields)
     assert str(caught.value).isprintable()
-    assert understood(text, MOST if b"%" in text else NOW.total) is None
+    assert understood(text, NOW.total) is None
 
 
 def test_the_longest_write() -> None:
-    """4,096 bytes are read, 4,097 are not, whatever they are."""
-    assert parse(b"used 5".ljust(4096), NOW) == {USED: 5}
-    assert parse(b"used 5".ljust(4096, b"\0"), NOW) == {USED: 5}
+    """A write of 4,096 bytes is accepted, one of 4,097 is refused, whatever bytes they are."""
+    assert WRITE_MAX == 4096
     for filling in (b" ", b"\0"):
+        assert parse(b"used 5".ljust(4096, filling), NOW._fields) == {USED: Level(5, 1, of_total=False)}
         with pytest.raises(ValueError, match="4097 bytes"):
-            parse(b"used 5".ljust(4097, filling), NOW)
+            parse(b"used 5".ljust(4097, filling), NOW._fields)
+
+
+def test_the_most_pairs() -> None:
+    """A write of 64 pairs is accepted, one of 65 is refused."""
+    assert PAIRS_MAX == 64
+    assert parse(b"used 5 " * 64, NOW._fields) == {USED: Level(5, 1, of_total=False)}
+    with pytest.raises(ValueError, match="more than 64 pairs"):
+        parse(b"used 5 " * 65, NOW._fields)
+
+
+def test_a_percentage_follows_total() -> None:
+    """A percentage is another number of pages when total changes; pages and bytes stay as they are."""
+    levels = parse(b"used 80% active 1M total 7", NOW._fields)
+    assert in_pages(levels, 10_000) == {USED: 8_000, ACTIVE: MIB, TOTAL: 7}
+    assert in_pages(levels, 5_000) == {USED: 4_000, ACTIVE: MIB, TOTAL: 7}
+    assert in_pages(levels, 0) == {USED: 1, ACTIVE: MIB, TOTAL: 7}
 
 
 @pytest.mark.parametrize("unit", [b"M", b"G", b"T"])
 def test_the_largest_by_units(unit: bytes) -> None:
-    """The bound is on the number as well as on the pages that it stands for."""
+    """The number as well as its pages are bounded."""
     pages = Fraction(1024 ** (b"KMGT".index(unit) + 1), PAGE_SIZE)
     most = min(MOST, math.ceil((MOST + 1) / pages) - 1)
-    assert parse(b"used %d%s" % (most, unit), NOW)[USED] <= MOST
-    with pytest.raises(ValueError, match="more than 9223372036854775807 pages"):
-        parse(b"used %d%s" % (most + 1, unit), NOW)
+    assert parse(b"used %d%s" % (most, unit), NOW._fields)[USED].pages(NOW.total) <= MOST
+    with pytest.raises(ValueError, match="more than 9223372036854775807"):
+        parse(b"used %d%s" % (most + 1, unit), NOW._fields)
 
 
 def test_the_number_itself_is_bounded_too() -> None:
-    """A value over 2^63-1 is refused, also where its unit makes fewer pages of it."""
-    assert parse(b"used %dK" % MOST, NOW)[USED] <= MOST
-    with pytest.raises(ValueError, match="more than 9223372036854775807 pages"):
-        parse(b"used %dK" % (MOST + 1), NOW)
+    """A number over 2^63-1 is refused, also where its unit makes fewer pages of it."""
+    for unit in (b"K", b"%"):
+        assert parse(b"used %d%s" % (MOST, unit), NOW._fields)[USED].pages(NOW.total) <= MOST
+        with pytest.raises(ValueError, match="more than 9223372036854775807"):
+            parse(b"used %d%s" % (MOST + 1, unit), NOW._fields)
 
 
 @given(spelled_thresholds())
 def test_round_trip(spelled: tuple[bytes, dict[int, int]]) -> None:
-    """However thresholds are spelled, they are understood as they were meant."""
+    """All spellings of thresholds give the same thresholds."""
     text, meant = spelled
-    assert parse(text, WIDE._make((*NOW, 7))) == meant
+    assert in_pages(parse(text, WIDE._fields), NOW.total) == meant
 
 
 @given(st.data(), st.one_of(st.integers(0, 10_000), st.integers(0, 2**44)))
 def test_units_round_to_the_nearest_page(data: st.DataObject, total: int) -> None:
-    """A value with a unit is the nearest page, by exact fractions, and the half goes up."""
+    """A value with a unit is the nearest page, by exact fractions, half a page up, and at least 1."""
     measure: Measure = data.draw(measures(total))
-    pages = nearest(measure.pages)
-    assert abs(pages - measure.pages) <= Fraction(1, 2)
+    pages = max(nearest(measure.pages), 1)
+    assert abs(pages - measure.pages) <= (Fraction(1, 2) if measure.pages >= 1 else 1)
     try:
-        assert parse(b"used " + measure.text, Figures(total, 0, 0)) == ({USED: pages} if pages else {})
+        levels = parse(b"used " + measure.text, NOW._fields)
     except ValueError:
         assert pages > MOST
+        assert not measure.text.endswith(b"%")
     else:
-        assert pages <= MOST
+        assert in_pages(levels, total) == ({USED: min(pages, MOST)} if measure.number else {})
 
 
 @given(
@@ -211,10 +237,10 @@ def test_units_round_to_the_nearest_page(data: st.DataObject, total: int) -> Non
 @example(b"used " + b"\xff" * 4000, NOW)
 @example(b"\xff" * 4000 + b" 5", NOW)
 def test_any_bytes(text: bytes, now: Figures) -> None:
-    """Any bytes are understood as the contract says, or refused by a ValueError that can be logged."""
+    """Any bytes give the thresholds that the contract says, or a ValueError that can be logged."""
     wanted = understood(text, now.total, now._fields)
     try:
-        assert parse(text, now) == wanted
+        assert in_pages(parse(text, now._fields), now.total) == wanted
     except ValueError as refusal:
         assert wanted is None
         message = str(refusal)

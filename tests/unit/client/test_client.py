@@ -17,8 +17,6 @@ from support import strategies
 from support.fake_device import FakeDaemon
 from support.waiting import DEADLINE_S
 
-import memnotify.abi.figures
-import memnotify.abi.thresholds
 from memnotify.client import (
     PAGE_SIZE,
     Change,
@@ -98,42 +96,16 @@ def test_what_is_no_line_is_refused(line: bytes) -> None:
         Figures.parse(line)
 
 
-# The grammar is the device's, in code of its own
+# The grammar is the device's (tests/unit/abi/test_thresholds.py)
 
 
-def _both(text: bytes, now: memnotify.abi.figures.Figures) -> None:
-    read = Figures.parse(now.line)
-    try:
-        by_index = memnotify.abi.thresholds.parse(text, now)
-    except ValueError:
-        with pytest.raises(ThresholdError):
-            parse(text, read)
-    else:
-        assert parse(text, read) == {now._fields[index]: pages for index, pages in by_index.items()}
-
-
-@given(strategies.spelled_thresholds(), strategies.figures)
-def test_thresholds_in_pages(
-    spelled: tuple[bytes, dict[int, int]], now: memnotify.abi.figures.Figures
-) -> None:
-    _both(spelled[0], now)
-
-
-@given(st.data(), strategies.figures)
-def test_thresholds_with_units(data: st.DataObject, now: memnotify.abi.figures.Figures) -> None:
-    measures = data.draw(st.lists(strategies.measures(now.total), min_size=1, max_size=3))
-    _both(
-        b" ".join(
-            b"%s %s" % (name, m.text)
-            for name, m in zip((b"used", b"available", b"total"), measures, strict=False)
-        ),
-        now,
-    )
-
-
-@given(st.one_of(strategies.nonsense, strategies.damaged_thresholds()), strategies.figures)
-def test_what_the_device_refuses(text: bytes, now: memnotify.abi.figures.Figures) -> None:
-    _both(text, now)
+@given(strategies.spelled_thresholds())
+def test_levels_by_name(spelled: tuple[bytes, dict[int, int]]) -> None:
+    text, meant = spelled
+    levels = parse(text, strategies.WIDE._fields)
+    assert {name: level.pages(0) for name, level in levels.items()} == {
+        strategies.WIDE._fields[index]: pages for index, pages in meant.items()
+    }
 
 
 def test_thresholds_by_text_and_by_name() -> None:
@@ -149,10 +121,10 @@ def test_a_refusal_says_what_to_do(device: Memnotify) -> None:
         "used five": "such as 'used 80%'",
         "used": "such as 'used 80%'",
         "used 5 used 6": "another threshold already",
-        "used 5.5": "or has a unit",
-        "used 9223372036854775808": "up to 9223372036854775807",
-        "x" * 5000: "at most 4096",
-        "\ud800": "no text",
+        "used 5.5": "write pages",
+        "used 9223372036854775808": "more than 9223372036854775807",
+        "x" * 5000: "more than 4096",
+        "\ud800": "not text",
     }.items():
         with pytest.raises(ThresholdError, match=hint) as refused:
             device.subscribe(thresholds)
@@ -216,12 +188,26 @@ def test_what_is_crossed_while_an_event_is_taken(daemon: FakeDaemon, device: Mem
     assert device.wait(0) == Crossed(figures(199), figures(200), (Change("used", 200, up=True),))
 
 
-def test_a_percentage_is_of_the_total_that_the_write_saw(daemon: FakeDaemon, device: Memnotify) -> None:
+def test_a_percentage_is_of_the_total_that_the_read_saw(daemon: FakeDaemon, device: Memnotify) -> None:
     daemon.after_write.append(lambda: daemon.use(100, total=1000))
     device.subscribe(used="50%")
-    assert daemon.links[0].thresholds == {1: 500}
     daemon.use(500)
     assert device.wait(0) == Crossed(figures(100, 1000), figures(500, 1000), (Change("used", 500, up=True),))
+
+
+def test_a_percentage_follows_total(daemon: FakeDaemon, device: Memnotify) -> None:
+    """Half of the swap is gone: the use that was below 80 % of total is above it."""
+    device.subscribe(used="80%")
+    daemon.use(7_000)
+    assert device.wait(0) is None
+    daemon.use(7_000, total=8_000)
+    assert device.wait(0) == Crossed(figures(100), figures(7_000, 8_000), (Change("used", 6_400, up=True),))
+    daemon.use(7_000, total=10_000)
+    event = device.wait(0)
+    assert isinstance(event, Crossed)
+    assert event.changes == (Change("used", 8_000, up=False),)
+    daemon.use(7_999)
+    assert device.wait(0) is None
 
 
 def test_a_read_takes_no_event_away(daemon: FakeDaemon, device: Memnotify) -> None:

@@ -294,12 +294,8 @@ def test_refusals_are_explained(bench: Bench, caplog: pytest.LogCaptureFixture) 
     caplog.set_level(logging.DEBUG)
     for text in (b"foo 5", b"used x", b"total\xff 1"):
         refuse(bench, text)
-    said = [re.fullmatch(r"EINVAL: (.*?);.*", record.getMessage()) for record in caplog.records]
-    assert [match and match[1] for match in said] == [
-        "unknown name 'foo'",
-        "'x' is no value for 'used'",
-        r"unknown name 'total\xff'",
-    ]
+    said = [re.fullmatch(r"EINVAL: ('.*?') is not understood: .*", r.getMessage()) for r in caplog.records]
+    assert [match and match[1] for match in said] == ["'foo'", "'x'", r"'total\xff'"]
     assert {(record.levelno, vars(record)["limited"]) for record in caplog.records} == {(logging.DEBUG, True)}
 
 
