@@ -60,8 +60,8 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             option,
             type=_texts if isinstance(setting.default, tuple) else type(setting.default),
-            choices=setting.about.choices,
-            metavar=setting.about.metavar,
+            choices=setting.choices,
+            metavar=setting.metavar,
             default=argparse.SUPPRESS,
             help=text,
         )

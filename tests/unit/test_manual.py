@@ -169,7 +169,7 @@ def test_keys_are_the_settings() -> None:
 
 def test_what_takes_a_restart() -> None:
     restart = re.findall(r"(?m)^\.It Ic (\w+)", _section("memnotify.toml.5", "Where it is served"))
-    assert restart == [name for name, setting in SETTINGS.items() if not setting.about.reloads]
+    assert restart == [name for name, setting in SETTINGS.items() if not setting.reloads]
 
 
 def test_the_example_of_a_configuration_is_one() -> None:
@@ -189,8 +189,8 @@ def test_the_choices_of_a_key_are_there() -> None:
         head.split()[1]: body for head, body in _items(_text("memnotify.toml.5")) if head.startswith("Ic ")
     }
     for name, setting in SETTINGS.items():
-        if setting.about.choices:
-            assert set(re.findall(r"(?m)^\.Ql (\w+)", keys[name])) == set(setting.about.choices)
+        if setting.choices:
+            assert set(re.findall(r"(?m)^\.Ql (\w+)", keys[name])) == set(setting.choices)
 
 
 def test_the_checks_of_doctor_are_there() -> None:
