@@ -53,9 +53,15 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         option = f"--{setting.name.replace('_', '-')}"
         text = setting.help.replace("%", "%%")
         if isinstance(setting.default, bool):
-            parser.add_argument(
-                option, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text
-            )
+            for name, purpose in ((option, text), (setting.alias, f"same as {option}")):
+                if name:
+                    parser.add_argument(
+                        name,
+                        dest=setting.name,
+                        action=argparse.BooleanOptionalAction,
+                        default=argparse.SUPPRESS,
+                        help=purpose,
+                    )
             continue
         parser.add_argument(
             option,

@@ -73,6 +73,8 @@ class Setting(NamedTuple):
     """Raises ValueError, with the reason, for a value that is wrong for another reason."""
     default_means: str = ""
     """What the default means, if the value does not say so."""
+    alias: str = ""
+    """Another name of the option of a boolean."""
 
     @property
     def name(self) -> str:
@@ -177,13 +179,12 @@ _ROWS = (
     Setting(
         "pcp_is_free",
         "count pages on the kernel's per-CPU free lists as free",
-        reloads=True,
+        alias="--count-pcp-as-free",
     ),
     Setting(
         "count_pages",
         "sample when as many pages were allocated or freed as the nearest threshold is away, if the"
         " kernel lets this process count them; otherwise by time alone",
-        reloads=True,
     ),
     Setting(
         "update_period_ms",

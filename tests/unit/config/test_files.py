@@ -221,9 +221,9 @@ def test_the_example_has_every_setting_at_its_default() -> None:
     assert {name: value for name, (value, _) in found.items()} == {
         name: setting.default for name, setting in SETTINGS.items()
     }
-    restart, taken_over = text.split("## When memory is looked at")
+    restart, reload = text.split("## Settings that take effect at a reload")
     for name, setting in SETTINGS.items():
-        assert f"\n#{name} = " in (taken_over if setting.reloads else restart)
+        assert f"\n#{name} = " in (reload if setting.reloads else restart)
 
 
 # memnotify check-config
@@ -248,6 +248,11 @@ def test_check_config_prints_the_configuration(
     settings, origins = files.load(str(again), {})
     assert settings == Settings(name="a", fill_rate_mib_s=5, update_space_kib=7, pcp_is_free=False)
     assert DEFAULT not in origins.values()
+
+
+def test_the_alias_sets_the_same_key(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check-config", "--no-count-pcp-as-free"]) == 0
+    assert "pcp_is_free = false" in capsys.readouterr().out
 
 
 def test_check_config_reports_mistakes(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
