@@ -91,12 +91,24 @@ def stale_fuse_mounts() -> list[str]:
 
 @functools.cache  # apt-cache takes 0.6 s, and its answer does not change between two boots of one run
 def _kernel() -> Kernel:
+    try:
+        directory = _newest()
+    except GuestUnavailable:
+        if os.geteuid() != 0:
+            raise
+        # The package lists are missing, or so old that the archive no longer has their kernel.
+        output("apt-get", "update")
+        directory = _newest()
+    modules = next((directory / "lib/modules").iterdir())
+    return Kernel(image=directory / "kernel", modules=modules)
+
+
+def _newest() -> Path:
+    """Return the directory of the kernel that the package lists name. Raises GuestUnavailable."""
     found = re.search(r"Depends: (linux-image-\S+)", output("apt-cache", "depends", META_PACKAGE))
     if found is None:
         raise GuestUnavailable(f"apt-cache names no kernel for {META_PACKAGE}: run apt-get update")
-    directory = cached(found[1], functools.partial(_unpack, found[1]))
-    modules = next((directory / "lib/modules").iterdir())
-    return Kernel(image=directory / "kernel", modules=modules)
+    return cached(found[1], functools.partial(_unpack, found[1]))
 
 
 def cached(name: str, make: Callable[[Path], None]) -> Path:

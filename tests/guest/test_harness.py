@@ -145,6 +145,29 @@ def test_missing_tools_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
         kernel.kernel()
 
 
+def test_old_package_lists_are_updated(root: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Lists that are missing, or name a kernel that the archive no longer has, are fetched once."""
+    commands = []
+
+    def output(*command: str, cwd: Path | None = None) -> str:
+        commands.append(command[1])
+        if command[1] == "update":
+            return ""
+        if "update" in commands:
+            return "  Depends: linux-image-1-amd64\n"
+        raise kernel.GuestUnavailable("E: No packages found")
+
+    (tmp_path / "linux-image-1-amd64/lib/modules/1").mkdir(parents=True)
+    monkeypatch.setenv("MEMNOTIFY_GUEST_CACHE", str(tmp_path))
+    monkeypatch.setattr(kernel, "output", output)
+    kernel._kernel.cache_clear()
+    try:
+        assert kernel._kernel().modules.name == "1"
+    finally:
+        kernel._kernel.cache_clear()
+    assert commands == ["depends", "update", "depends"]
+
+
 def test_dead_fuse_mounts_are_named(root: None, tmp_path: Path) -> None:
     """A FUSE mount whose server is gone is found, whatever its name, and stops the boot."""
     directory = tmp_path / "a directory"
