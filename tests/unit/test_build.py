@@ -146,3 +146,9 @@ def test_setup_after_a_build_that_failed(tmp_path: Path) -> None:
         checkout.setup("dev")
     python.write_text(_RECORD)
     assert len(checkout.setup("test")) == 1
+
+
+def test_the_package_has_the_unit_that_make_install_has() -> None:
+    unit = REPOSITORY / "debian/memnotify.service"
+    assert unit.is_symlink()
+    assert unit.resolve() == REPOSITORY / "systemd/memnotify.service"
