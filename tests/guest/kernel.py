@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """A kernel that has CUSE: Debian's own, unpacked into a cache directory and never installed.
 
-The requirements of the host are checked here too: an error names what is missing and the command that installs it.
+The requirements of the host are checked here too: an error names what is missing and how to install it.
 """
 
 import errno
@@ -118,7 +118,9 @@ def cached(name: str, make: Callable[[Path], None]) -> Path:
     if not directory.exists():
         cache.mkdir(parents=True, exist_ok=True)
         with (cache / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # a second run waits here, then finds the directory of the first one
+            fcntl.flock(
+                lock, fcntl.LOCK_EX
+            )  # a second run waits here, then finds the directory of the first one
             if not directory.exists():
                 partial = cache / "partial"
                 # Left by a run that died: the holder of the lock is the only user.
@@ -146,8 +148,8 @@ def _unpack(package: str, directory: Path) -> None:
 def _decompressed(image: bytes) -> bytes:
     """Return the kernel inside a bzImage if it is packed with xz, else the bzImage itself.
 
-    QEMU starts an unpacked kernel directly, through its PVH entry: a script ends after 2.4 s. An emulated processor
-    that unpacks it makes that 5.2 s. The offsets are those of the x86 boot protocol, 2.08 and later.
+    QEMU starts an unpacked kernel directly, through its PVH entry: a script ends after 2.4 s. If an emulated
+    processor unpacks the kernel, that is 5.2 s. The offsets are those of the x86 boot protocol from 2.08 on.
     """
     setup_sectors = image[0x1F1]
     offset, length = struct.unpack_from("<II", image, 0x248)
@@ -162,6 +164,6 @@ def output(*command: str, cwd: Path | None = None) -> str:
     """Return the output of a command. Raises GuestUnavailable with its stderr if it fails."""
     done = subprocess.run(command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        hint = "; the package lists may be missing or old: apt-get update" if command[0].startswith("apt") else ""
+        hint = "; are the package lists old? apt-get update" if command[0].startswith("apt") else ""
         raise GuestUnavailable(f"{' '.join(command)}: {done.stderr.strip()}{hint}")
     return done.stdout
