@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
-# Installs memnotify for the whole machine; debian/rules takes the list of files from here, too.
+# Installs memnotify for the whole machine. debian/rules takes the list of files from here, too.
 #   make install                     below /usr/local
-#   make install prefix=/usr         where the package has them
+#   make install prefix=/usr         where the package has the files
+#   make uninstall                   with the same variables; keeps a configuration that was changed
 # DESTDIR is put before all names, those in /etc too, which are the same for every prefix.
 prefix = /usr/local
 PYTHON = /usr/bin/python3
@@ -9,21 +10,24 @@ PYTHON = /usr/bin/python3
 lib = $(DESTDIR)$(prefix)/lib
 share = $(DESTDIR)$(prefix)/share
 etc = $(DESTDIR)/etc
-# What the bus, unlike systemd and udev, does not look for below /usr/local.
+# systemd and udev look below /usr/local; the bus does not.
 bus = $(if $(filter /usr,$(prefix)),$(share),$(etc))/dbus-1
-# Debian's Python installs below /usr/local, unless it is told that this is the system's own.
+# Debian's Python installs below /usr/local unless this variable says that it is the system's own.
 layout = $(if $(filter /usr,$(prefix)),DEB_PYTHON_INSTALL_LAYOUT=deb)
+# install(1) sets modes and ignores the umask.
 put = install -D -m 644
 
-.PHONY: install install-python install-unit install-data
+.PHONY: install install-python install-unit install-data uninstall
 
 install: install-python install-unit install-data
 
-# Offline, with the setuptools and the cffi of PYTHON. What lies in build/ from an earlier version would come along.
+# Offline, with the setuptools and the cffi of PYTHON, and from a copy: files that root makes in the clone would stop the
+# next build of its owner, and files in build/ of an earlier version would be installed. pip obeys the umask.
 install-python:
-	rm -rf build
+	copy=$$(mktemp -d) && trap 'rm -rf "$$copy"' EXIT && umask 022 && \
+	cp -R pyproject.toml setup.py README.md LICENSE MANIFEST.in cffi_build memnotify "$$copy" && \
 	$(layout) $(PYTHON) -m pip install --quiet --root-user-action=ignore --no-warn-script-location --no-compile \
-		--no-deps --no-build-isolation --ignore-installed --root=$(or $(DESTDIR),/) .
+		--no-deps --no-build-isolation --ignore-installed --root=$(or $(DESTDIR),/) "$$copy"
 	@test -x $(DESTDIR)$(prefix)/bin/memnotify || \
 		{ echo "$(PYTHON) does not install below $(prefix): give prefix= another value" >&2; exit 1; }
 
@@ -42,3 +46,14 @@ install-data:
 	$(put) README.md -t $(share)/doc/memnotify
 	$(put) examples/*.* -t $(share)/doc/memnotify/examples
 	test -e $(etc)/memnotify/memnotify.toml || $(put) docs/memnotify.toml -t $(etc)/memnotify
+
+# The files are those that an installation into an empty directory makes. The user memnotify stays, as with the package.
+uninstall:
+	list=$$(mktemp -d) && trap 'rm -rf "$$list"' EXIT && \
+	$(MAKE) --no-print-directory --silent install-unit install-data DESTDIR="$$list" && \
+	(cd "$$list" && find . -type f ! -name memnotify.toml) | while read -r file; do rm -f "$(DESTDIR)/$$file"; done
+	rm -rf $(share)/doc/memnotify $(DESTDIR)$(prefix)/bin/memnotify
+	modules=$(DESTDIR)$$($(layout) $(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("platlib"))') && \
+	rm -rf "$$modules/memnotify" "$$modules"/memnotify-*.dist-info
+	! cmp --quiet docs/memnotify.toml $(etc)/memnotify/memnotify.toml || rm $(etc)/memnotify/memnotify.toml
+	test ! -d $(etc)/memnotify || rmdir --ignore-fail-on-non-empty $(etc)/memnotify

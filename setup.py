@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""What pyproject.toml cannot say: which module cffi builds, and the licence for every setuptools.
+"""What pyproject.toml cannot express: the module that cffi builds, and the licence for every setuptools.
 
-Debian 12's refuses the licence in the form that the newest want there, and they will refuse the old one.
+Debian 12's setuptools refuses the newest form of the licence, and the newest ones will refuse the old form.
 """
 
 from setuptools import setup

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Test for /dev/memnotify: the twin in Python of the posted C program mn_test, with the same messages.
+"""Test for /dev/memnotify: the posted C program mn_test in Python, with the same messages.
 
-Prints the figures; with thresholds also waits until one of them is crossed:
+Print the figures; with thresholds, also wait until one of them is crossed:
 
     mn_test.py
     mn_test.py "used 5000"
@@ -14,7 +14,7 @@ import select
 import sys
 
 DEVICE = "/dev/memnotify"
-FAILED = 255  # what a shell sees of the C program's -1
+FAILED = 255  # the exit code that a shell shows for the C program's -1
 
 
 def main(arguments: list[str]) -> int:

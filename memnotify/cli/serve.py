@@ -14,20 +14,21 @@ from memnotify.config import files
 from memnotify.config.settings import COMMAND_LINE, SETTINGS, ConfigError, Configuration, Given
 
 _DESCRIPTION = """\
-Serve the memnotify device until SIGTERM or SIGINT. SIGHUP makes it read its
-configuration again, and loses no client and no event; that of a terminal that closes ends it.
+Serve the memnotify device until SIGTERM or SIGINT. On SIGHUP the daemon reads
+its configuration again, without loss of a client or an event. If its terminal
+closes, the daemon ends.
 
-Where the kernel has CUSE and this user may open /dev/cuse, the device is a
-character device /dev/NAME (its mode is udev's business: 0600 without a rule).
-Elsewhere it is a FUSE file mounted at the same path, with the same behaviour;
-an ordinary user can serve one at a --path of his own.
+If the kernel has CUSE and this user may open /dev/cuse, the device is a
+character device /dev/NAME (udev sets its mode: 0600 without a rule). Otherwise
+it is a FUSE file mounted at the same path, with the same behaviour. An
+ordinary user can serve such a file at a --path in a directory of their own.
 
-With --user, root becomes that user, for good, once it has the device and what
-else takes root: nobody is served with any rights beyond that user's.
+With --user, root becomes that user, for good, once it has opened the device
+and all else that needs root. Clients are served with that user's rights only.
 
-With --socket, programs that cannot open the device (in a sandbox, or systemd's
-services where there is no CUSE) connect to an AF_UNIX stream socket instead:
-they write thresholds, a line each, and get a line of figures for each event.
+With --socket, programs that cannot open the device (in a sandbox, or services
+of systemd without CUSE) connect to an AF_UNIX stream socket instead: they
+write one threshold per line, and get a line of figures for each event.
 """
 _EPILOG = """\
 exit codes: 0 asked to end; 1 the device cannot be served, or was lost; 2 wrong settings
@@ -42,33 +43,39 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
-    """Add an option for the file and one for each setting; of these what is not given is not parsed."""
+    """Add an option for the file and one for each setting; those not given are absent from the result."""
     parser.add_argument(
         "--config",
         metavar="FILE",
-        help="read FILE and FILE.d/*.toml, where options stand as KEY = VALUE"
+        help="read FILE and FILE.d/*.toml, which have the options as KEY = VALUE"
         f" (default: {files.DEFAULT_FILE})",
     )
     for setting in SETTINGS.values():
         option = f"--{setting.name.replace('_', '-')}"
         text = setting.help.replace("%", "%%")
         if isinstance(setting.default, bool):
-            parser.add_argument(
-                option, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text
-            )
+            for name, purpose in ((option, text), (setting.alias, f"same as {option}")):
+                if name:
+                    parser.add_argument(
+                        name,
+                        dest=setting.name,
+                        action=argparse.BooleanOptionalAction,
+                        default=argparse.SUPPRESS,
+                        help=purpose,
+                    )
             continue
         parser.add_argument(
             option,
             type=_texts if isinstance(setting.default, tuple) else type(setting.default),
-            choices=setting.about.choices,
-            metavar=setting.about.metavar,
+            choices=setting.choices,
+            metavar=setting.metavar,
             default=argparse.SUPPRESS,
             help=text,
         )
 
 
 def load(options: argparse.Namespace) -> Configuration:
-    """Return the configuration by the parsed options and the files. Raises ConfigError."""
+    """Return the configuration from the parsed options and the files. Raises ConfigError."""
     given = {name: Given(value, COMMAND_LINE) for name, value in vars(options).items() if name in SETTINGS}
     return files.load(options.config, given)
 
@@ -76,12 +83,13 @@ def load(options: argparse.Namespace) -> Configuration:
 def run(options: argparse.Namespace) -> int:
     """Serve; return the exit code."""
     _occupy_standard_fds()
-    # From before the configuration is read: it is read again as soon as the device is served.
+    # Block SIGHUP before the configuration is read: a signal that arrives now makes a reload as soon as the
+    # device is served.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
         return _serve(options)
     finally:
-        signal.sigtimedwait({signal.SIGHUP}, 0)  # one that nobody has taken ends nothing any more
+        signal.sigtimedwait({signal.SIGHUP}, 0)  # a pending one must not end the caller
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
@@ -92,10 +100,10 @@ def _serve(options: argparse.Namespace) -> int:
         settings = load(options).settings
     except ConfigError as error:
         for problem in str(error).splitlines():
-            log.error("%s", problem)  # noqa: TRY400 - the user's mistake, not a traceback's
+            log.error("%s", problem)  # noqa: TRY400 - the user's mistake needs no traceback
         return 2
     logging.getLogger().setLevel(settings.log_level.upper())
-    # Here, so that the other commands neither load libfuse nor need it.
+    # Imported here so that the other commands neither load libfuse nor need it.
     from memnotify import daemon  # noqa: PLC0415
     from memnotify.daemon.privileges import PrivilegesError, find_user  # noqa: PLC0415
     from memnotify.kernel.meminfo import MemInfoError  # noqa: PLC0415
@@ -111,7 +119,7 @@ def _serve(options: argparse.Namespace) -> int:
         with ExitStack() as undo:
             listener = None
             if settings.socket:
-                # The daemon keeps in memory what it imports.
+                # Imported here because a daemon without a socket does not need it in memory.
                 from memnotify.transports.unix_listener import Listener  # noqa: PLC0415
 
                 listener = Listener(settings.socket, int(settings.socket_mode, 8))
@@ -128,12 +136,12 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _texts(text: str) -> tuple[str, ...]:
-    """Convert an argument: a list, with commas between."""
+    """Convert an argument: a list separated by commas."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _occupy_standard_fds() -> None:
-    """Let no descriptor of the daemon's become 0, 1 or 2, where something may be printed to it."""
+    """Keep 0, 1 and 2 from becoming descriptors of the daemon: a library may print to them."""
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(fd)

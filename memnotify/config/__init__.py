@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""The settings of the daemon: their table, and the files that hold them."""
+"""The settings of the daemon: their table, and the files that set them."""

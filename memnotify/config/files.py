@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The files of the configuration: which they are, and what stands on which line of them."""
+"""The files of the configuration: which they are, and which setting stands on which line."""
 
 import os
 import re
@@ -9,16 +9,30 @@ from collections.abc import Iterator, Mapping
 from memnotify.config.settings import SETTINGS, ConfigError, Configuration, Given, configure, show
 
 DEFAULT_FILE = "/etc/memnotify/memnotify.toml"
-"""It need not be there. The files in FILE.d that end with .toml are read after FILE, in the order of their
-names, and what stands in a later file holds."""
+"""It may be missing. The files in FILE.d that end with .toml are read after FILE, in the order of their
+names; a later file overrides an earlier one."""
 
-# Bytes. Whoever gives a device or a log by mistake shall be told so, and soon.
+# Bytes. A device or a log that is given by mistake is refused, and without reading it whole.
 _MOST = 1 << 13
 _PLACE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
+# A string of several lines or of one, a comment, a bracket, a line's end, or the text between these. A string
+# without an end extends to that of the text or of the line, so the expression reads each character once.
+_TOKEN = re.compile(
+    r'''(?sx)
+    """ (?: \\. | [^\\] )*? (?: "{3,5} | \Z )
+    | \'{3} .*? (?: '{3,5} | \Z )
+    | " (?: \\[^\n] | [^"\\\n] )* "?
+    | ' [^'\n]* '?
+    | \# [^\n]*
+    | [\[{}\]\n]
+    | \\
+    | [^"'\#\[{}\]\n\\]+
+    '''
+)
 
 
 def load(path: str | None, command_line: Mapping[str, Given]) -> Configuration:
-    """Return what holds by the command line, the files and the defaults, in this order.
+    """Return the configuration: the command line overrides the files, and these the defaults.
 
     ``path`` is that of the first file, DEFAULT_FILE if it is None. Raises ConfigError, also for a file
     that cannot be read.
@@ -31,7 +45,7 @@ def load(path: str | None, command_line: Mapping[str, Given]) -> Configuration:
         except ConfigError as error:
             problems.append(error)
     if problems:
-        # What this user may not read is the cause only where nothing else is wrong.
+        # A file that this user may not read is the cause only if nothing else is wrong.
         problem = min(problems, key=lambda problem: isinstance(problem.__cause__, PermissionError))
         raise ConfigError("\n".join(map(str, problems))) from problem.__cause__
     return configure({**given, **command_line})
@@ -39,13 +53,13 @@ def load(path: str | None, command_line: Mapping[str, Given]) -> Configuration:
 
 def parse(text: str, file: str) -> dict[str, Given]:
     """Return the settings in the text of a file, each with its line. Raises ConfigError."""
-    # Here, as the daemon keeps in memory what it imports, 1.1 MB, and many have no file. Both, as the user
-    # that it becomes may not be able to read them.
+    # Imported here because a daemon without a file saves 1.1 MB. Both imports fail if the user that root has
+    # become may not read the modules.
     try:
         import difflib  # noqa: PLC0415
         import tomllib  # noqa: PLC0415
     except (ImportError, OSError) as error:
-        raise ConfigError(f"{file}: what parses it cannot be loaded any more ({error}): restart") from error
+        raise ConfigError(f"{file}: the parser can no longer be loaded ({error}): restart") from error
 
     lines, unfinished = _lines(text, file)
     try:
@@ -54,13 +68,13 @@ def parse(text: str, file: str) -> dict[str, Given]:
         place = _PLACE.search(str(error))
         line = place[1] if place is not None and place[1] else unfinished
         raise ConfigError(
-            f"{file}:{line}: {_PLACE.sub('', str(error))}: a line is KEY = VALUE,"
-            " a text in quotes, a number without its unit"
+            f"{file}:{line}: {_PLACE.sub('', str(error))}: expected KEY = VALUE, strings in quotes,"
+            " numbers without a unit"
         ) from error
     given = {}
     problems = []
     for key, value in values.items():
-        # Lists are what tuples are in the table.
+        # The table has tuples where TOML has lists.
         given[key] = Given(tuple(value) if isinstance(value, list) else value, f"{file}:{lines[key]}")
         try:
             if key not in SETTINGS:
@@ -75,32 +89,42 @@ def parse(text: str, file: str) -> dict[str, Given]:
 
 
 def _lines(text: str, file: str) -> tuple[dict[str, int], int]:
-    """Return on which line each key at the top begins, and the line of a statement that has no end.
+    """Return on which line each top-level key begins, and the line of the last statement.
 
-    The parser itself tells, as it knows quotes, escapes and what goes on over several lines: a statement
-    is the fewest lines that it takes. Raises ConfigError for a key that is there twice, where it would
-    tell the line in which the second value ends, and for what is more than it can take.
+    The second is the place of an error at the end of the text. Raises ConfigError for a key that stands there
+    twice, as the parser would tell the line where the second value ends, and for what the parser cannot take.
     """
-    import tomllib  # noqa: PLC0415 - see above
+    import tomllib  # noqa: PLC0415 - see parse()
 
     lines: dict[str, int] = {}
-    start, statement, in_table = 1, "", False
-    for number, line in enumerate(text.split("\n"), start=1):
-        statement += f"{line}\n"
+    start, in_table = 1, False
+    for start, statement in _statements(text):
         try:
             keys = tomllib.loads(statement)
         except tomllib.TOMLDecodeError:
-            continue
-        except (ValueError, RecursionError) as error:  # digits, or brackets within brackets, by the thousand
+            break  # the whole text has the same error
+        except (ValueError, RecursionError) as error:  # thousands of digits or of nested brackets
             raise ConfigError(f"{file}:{start}: {error}") from error
         header = statement.lstrip().startswith("[")
         in_table = in_table or header
         if header or not in_table:
             for key, value in keys.items():
                 if lines.setdefault(key, start) != start and not isinstance(value, dict):
-                    raise ConfigError(f"{file}:{start}: {key} stands in line {lines[key]} already")
-        start, statement = number + 1, ""
+                    raise ConfigError(f"{file}:{start}: {key} is already set in line {lines[key]}")
     return lines, start
+
+
+def _statements(text: str) -> Iterator[tuple[int, str]]:
+    """Yield each statement with its first line. Empty lines and comments are statements of their own."""
+    line, begin, depth = 1, 0, 0
+    for token in _TOKEN.finditer(text):
+        depth = max(0, depth + {"[": 1, "{": 1, "]": -1, "}": -1}.get(token[0], 0))
+        if token[0] == "\n" and depth == 0:
+            yield line, text[begin : token.end()]
+            line += text.count("\n", begin, token.end())
+            begin = token.end()
+    if begin < len(text):
+        yield line, text[begin:]
 
 
 def _unknown(key: str, value: object, close: list[str]) -> str:
@@ -111,7 +135,7 @@ def _unknown(key: str, value: object, close: list[str]) -> str:
 
 
 def _files(path: str | None) -> Iterator[str]:
-    """Yield the names of the files that are there, or must be. Raises ConfigError."""
+    """Yield the names of the files that exist, or must. Raises ConfigError."""
     first = DEFAULT_FILE if path is None else path
     if path is not None or os.path.lexists(first):
         yield first
@@ -127,7 +151,7 @@ def _files(path: str | None) -> Iterator[str]:
 
 def _text(file: str) -> str:
     try:
-        # Nobody is waited for: while it is read again no client is answered.
+        # Never wait for a writer: no client is answered during a reload.
         with open(file, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as opened:
             if stat.S_ISFIFO(os.fstat(opened.fileno()).st_mode):
                 raise ConfigError(f"{file}: this is a pipe: give the name of a file")

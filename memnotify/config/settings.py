@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: MIT
 """The settings of ``serve``: one table, from which the options and the keys of the files both come.
 
-Pure: what is given, and from where, comes in; what holds, or what is wrong, goes out.
+Pure: values and their origins come in; the configuration, or what is wrong with it, goes out.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any, NamedTuple, get_type_hints
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from memnotify.abi.figures import select_extra_figures
 
-# Of KiB or MiB/s: more than any machine has, and no number of pages made of it outgrows 64 bits.
+# In KiB or MiB/s: more than any machine has. The number of pages still fits into 64 bits.
 _MOST = 2**48
-# poll() takes its time-out as an int of milliseconds.
+# poll() takes its timeout as an int of milliseconds.
 _DAY_MS = 86_400_000
 _UNITS = {"_ms": "ms", "_mib_s": "MiB/s", "_kib": "kB"}
 _SHOWN = 60
@@ -21,158 +21,65 @@ Value = bool | int | str | tuple[str, ...]
 
 
 class ConfigError(ValueError):
-    """Settings are wrong; the text has a line for each: where it stands, what it is and what it may be."""
+    """Settings are wrong. The text has a line for each: its place, its value and what it may be."""
 
 
-class _About(NamedTuple):
-    """What is to be known of a setting beside its name, type and default."""
+# A NamedTuple and a table, not a dataclass with metadata: dataclasses imports inspect, ast and dis, which
+# makes the daemon 0.7 MB larger (RSS 16.6 MB, 17.3 MB with it).
+class Settings(NamedTuple):
+    """The value of each setting, and its default. SETTINGS describes each field.
 
-    help: str
-    """For --help: what it does. What is said of the default is added."""
+    Periods, rate and space have the names of the 2012 module.
+    """
+
+    transport: str = "auto"
+    name: str = "memnotify"
+    path: str = ""
+    socket: str = ""
+    socket_mode: str = "666"
+    user: str = ""
+    figures: tuple[str, ...] = ()
+    pcp_is_free: bool = True
+    count_pages: bool = True
+    update_period_ms: int = 250
+    max_update_period_ms: int = 15_000
+    min_update_period_ms: int = 20
+    fill_rate_mib_s: int = 6144
+    update_space_kib: int = 0
+    poll_acknowledges: bool = False
+    log_level: str = "info"
+
+
+class Setting(NamedTuple):
+    """A row of the table: all that the options, the files and the manual need of a field of Settings."""
+
+    attribute: str
+    """The field's name, which has the unit."""
+    purpose: str
+    """For --help: what the setting does. ``help`` adds the default."""
     metavar: str | None = None
     reloads: bool = False
-    """Whether it can be changed while clients are served."""
+    """True if a reload can change it, False if it takes effect at a restart."""
     least: int = 0
     """The bounds of a number."""
     most: int = _MOST
     choices: tuple[str, ...] | None = None
-    """All that a text may be."""
+    """All values of a string."""
     pattern: str = r"[^\0]*"
-    """What a text, or each of a list, must match, where there are no choices."""
-    rule: str = "there is no NUL in it"
-    """The pattern in words, after "see to it that"."""
-    check: Callable[[Any], object] | None = None
-    """Raises ValueError, saying why, for what cannot be for another reason."""
-    default: str = ""
-    """What the default means, where it does not speak for itself."""
+    """What a string, or each string of a list, must match if there are no choices."""
+    rule: str = "not contain a NUL character"
+    """The pattern in words, after "must"."""
+    parse: Callable[[Any], object] | None = None
+    """Raises ValueError, with the reason, for a value that is wrong for another reason."""
+    default_means: str = ""
+    """What the default means, if the value does not say so."""
+    alias: str = ""
+    """Another name of the option of a boolean."""
 
-
-class Settings(NamedTuple):
-    """The table: a row for each setting, with its type, default, bounds and help.
-
-    The key and the option have the name of the row without its unit: ``update_period_ms`` is
-    ``update_period`` in a file and ``--update-period`` on the command line. Periods, rate and space
-    have the names of the 2012 module.
-    """
-
-    transport: Annotated[
-        str,
-        _About(
-            "how to serve: a CUSE device, a FUSE file, or the first of them that works",
-            choices=("auto", "cuse", "fuse"),
-        ),
-    ] = "auto"
-    name: Annotated[
-        str,
-        _About(
-            "the device's name in /dev",
-            "NAME",
-            # The kernel takes nearly anything: "a/b" makes a directory, "../x" a device without a node.
-            pattern=r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}",
-            rule="it has letters, digits, '_', '.' and '-' alone, 64 at the most, and no '.' or '-' first",
-        ),
-    ] = "memnotify"
-    path: Annotated[str, _About("where to mount the FUSE file", "PATH", default="/dev/NAME")] = ""
-    socket: Annotated[str, _About("serve on an AF_UNIX stream socket too", "PATH", default="none")] = ""
-    socket_mode: Annotated[
-        str,
-        _About(
-            "the socket's permissions, in octal",
-            "MODE",
-            pattern="0?[0-7]{3}",
-            rule="it has three octal digits, such as 660",
-        ),
-    ] = "666"
-    user: Annotated[
-        str,
-        _About(
-            "the user that root becomes, for good, once the device is open", "USER", default="none: stay root"
-        ),
-    ] = ""
-    figures: Annotated[
-        tuple[str, ...],
-        _About(
-            "further figures for the line, after the three and in this order, such as available,swap_taken;"
-            " docs/figures.md has them all",
-            "NAMES",
-            check=select_extra_figures,
-            default="none",
-        ),
-    ] = ()
-    update_period_ms: Annotated[
-        int,
-        _About(
-            "base sampling interval, greatest age of what is read",
-            "MS",
-            reloads=True,
-            least=1,
-            most=_DAY_MS,
-        ),
-    ] = 250
-    max_update_period_ms: Annotated[
-        int,
-        _About("longest interval between samples", "MS", reloads=True, least=1, most=_DAY_MS),
-    ] = 15_000
-    min_update_period_ms: Annotated[
-        int,
-        _About(
-            "shortest interval while memory would reach a threshold within the update period",
-            "MS",
-            reloads=True,
-            least=1,
-            most=_DAY_MS,
-        ),
-    ] = 20
-    fill_rate_mib_s: Annotated[
-        int,
-        _About(
-            "how fast memory is expected to fill: the next sample comes before the nearest threshold can be"
-            " reached; what is seen to be faster counts as well",
-            "MIB",
-            reloads=True,
-            least=1,
-        ),
-    ] = 6144
-    update_space_kib: Annotated[
-        int,
-        _About(
-            "a figure counts as moved when it moved by half of this",
-            "KB",
-            reloads=True,
-            default="0, which is 1/64 of total",
-        ),
-    ] = 0
-    poll_acknowledges: Annotated[
-        bool,
-        _About("a poll that reports an event clears it, for clients that never read", reloads=True),
-    ] = False
-    pcp_is_free: Annotated[
-        bool,
-        _About("count pages on the kernel's per-CPU free lists as free", reloads=True),
-    ] = True
-    count_pages: Annotated[
-        bool,
-        _About(
-            "sample when as many pages were allocated or freed as the nearest threshold is away, where the"
-            " kernel lets this process count them; otherwise by time alone",
-            reloads=True,
-        ),
-    ] = True
-    log_level: Annotated[
-        str,
-        _About("what is logged", reloads=True, choices=("debug", "info", "warning", "error")),
-    ] = "info"
-
-
-class Setting(NamedTuple):
-    """A row of the table by its name, with all that the options, the files and the manual need."""
-
-    name: str
-    attribute: str
-    """Its name in Settings, which has the unit."""
-    default: Value
-    """Its type is the setting's."""
-    about: _About
+    @property
+    def name(self) -> str:
+        """The key in a file, and with "-" for "_" the option: the attribute without its unit."""
+        return re.sub("|".join(f"{unit}$" for unit in _UNITS), "", self.attribute)
 
     @property
     def unit(self) -> str:
@@ -180,65 +87,163 @@ class Setting(NamedTuple):
         return _UNITS.get(self.attribute.removeprefix(self.name), "")
 
     @property
+    def default(self) -> Value:
+        """The default, whose type is the setting's."""
+        default: Value = Settings._field_defaults[self.attribute]
+        return default
+
+    @property
     def help(self) -> str:
-        """What it does, and its default."""
+        """What the setting does, and its default."""
         shown = self.default if isinstance(self.default, str) else show(self.default)
-        return f"{self.about.help} (default: {self.about.default or f'{shown} {self.unit}'.rstrip()})"
+        return f"{self.purpose} (default: {self.default_means or f'{shown} {self.unit}'.rstrip()})"
 
     def check(self, value: object) -> None:
-        """Raise ConfigError if it cannot be ``value``."""
-        about = self.about
-        texts = value if isinstance(value, tuple) else ()
-        if type(value) is not type(self.default) or not all(isinstance(text, str) for text in texts):
+        """Raise ConfigError if the setting cannot be ``value``."""
+        must = self._must(value)
+        if must:
+            shown = show(value)
+            if len(shown) > _SHOWN:
+                shown = f"{shown[:_SHOWN]}..."
+            elif self.unit and type(value) is int:
+                shown = f"{shown} {self.unit}"
+            raise ConfigError(f"{self.name} is {shown}: it must {must}")
+        if self.parse is not None:
+            try:
+                self.parse(value)
+            except ValueError as error:
+                raise ConfigError(f"{self.name}: {error}") from None
+
+    def _must(self, value: object) -> str:
+        """Return the rule that ``value`` breaks, in words after "must", or nothing."""
+        strings = value if isinstance(value, tuple) else ()
+        if type(value) is not type(self.default) or not all(isinstance(string, str) for string in strings):
             kinds = {
                 bool: "true or false",
                 int: f"a whole number of {self.unit}",
-                str: "a text in quotes",
-                tuple: "a list of texts",
+                str: "a string in quotes",
+                tuple: "a list of strings",
             }
-            must = f"must be {kinds[type(self.default)]}"
-        elif isinstance(value, int):
-            if isinstance(value, bool) or about.least <= value <= about.most:
-                return
-            must = f"must be from {about.least} to {about.most}"
-        elif about.choices is not None and value not in about.choices:
-            must = f"must be one of {', '.join(about.choices)}"
-        elif about.choices is None and not _all_match(about.pattern, value):
-            must = f"is wrong: see to it that {about.rule}"
-        elif about.check is None:
-            return
-        else:
-            try:
-                about.check(value)
-            except ValueError as error:
-                raise ConfigError(f"{self.name}: {error}") from None
-            return
-        shown = show(value)
-        if len(shown) > _SHOWN:
-            shown = f"{shown[:_SHOWN]}..."
-        elif self.unit and type(value) is int:
-            shown = f"{shown} {self.unit}"
-        raise ConfigError(f"{self.name} is {shown}: it {must}")
+            return f"be {kinds[type(self.default)]}"
+        if isinstance(value, bool):
+            return ""
+        if isinstance(value, int):
+            return "" if self.least <= value <= self.most else f"be from {self.least} to {self.most}"
+        if self.choices is not None:
+            return "" if value in self.choices else f"be one of {', '.join(self.choices)}"
+        return "" if _all_match(self.pattern, value) else self.rule
 
 
 def _all_match(pattern: str, value: object) -> bool:
-    texts = value if isinstance(value, tuple) else (value,)
-    return all(isinstance(text, str) and re.fullmatch(pattern, text) for text in texts)
+    strings = value if isinstance(value, tuple) else (value,)
+    return all(isinstance(string, str) and re.fullmatch(pattern, string) for string in strings)
 
 
-def _rows() -> Iterator[Setting]:
-    hints: dict[str, Any] = get_type_hints(Settings, include_extras=True)
-    for attribute, hint in hints.items():
-        name = re.sub("|".join(f"{unit}$" for unit in _UNITS), "", attribute)
-        yield Setting(name, attribute, Settings._field_defaults[attribute], hint.__metadata__[0])
+_ROWS = (
+    Setting(
+        "transport",
+        "how to serve: a CUSE device, a FUSE file, or the first of them that works",
+        choices=("auto", "cuse", "fuse"),
+    ),
+    Setting(
+        "name",
+        "the device's name in /dev",
+        "NAME",
+        # The kernel accepts nearly any name: "a/b" makes a directory, "../x" a device without a node.
+        pattern=r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}",
+        rule="contain only letters, digits, '_', '.' and '-', at most 64, and not begin with '.' or '-'",
+    ),
+    Setting("path", "where to mount the FUSE file", "PATH", default_means="/dev/NAME"),
+    Setting("socket", "serve on an AF_UNIX stream socket too", "PATH", default_means="none"),
+    Setting(
+        "socket_mode",
+        "the socket's permissions, in octal",
+        "MODE",
+        pattern="0?[0-7]{3}",
+        rule="be three octal digits, such as 660",
+    ),
+    Setting(
+        "user",
+        "the user that root becomes, for good, once the device is open",
+        "USER",
+        default_means="none: stay root",
+    ),
+    Setting(
+        "figures",
+        "extra figures for the line, after the three and in this order, such as available,swap_taken;"
+        " docs/figures.md lists them",
+        "NAMES",
+        parse=select_extra_figures,
+        default_means="none",
+    ),
+    Setting(
+        "pcp_is_free",
+        "count pages on the kernel's per-CPU free lists as free",
+        alias="--count-pcp-as-free",
+    ),
+    Setting(
+        "count_pages",
+        "sample when as many pages were allocated or freed as the nearest threshold is away, if the"
+        " kernel lets this process count them; otherwise by time alone",
+    ),
+    Setting(
+        "update_period_ms",
+        "base sampling interval, and the greatest age of what a client reads",
+        "MS",
+        reloads=True,
+        least=1,
+        most=_DAY_MS,
+    ),
+    Setting(
+        "max_update_period_ms",
+        "longest interval between samples",
+        "MS",
+        reloads=True,
+        least=1,
+        most=_DAY_MS,
+    ),
+    Setting(
+        "min_update_period_ms",
+        "shortest interval while memory could reach a threshold within the update period",
+        "MS",
+        reloads=True,
+        least=1,
+        most=_DAY_MS,
+    ),
+    Setting(
+        "fill_rate_mib_s",
+        "how fast memory is expected to fill: the next sample comes before the nearest threshold can be"
+        " reached; a faster rate that was observed counts as well",
+        "MIB",
+        reloads=True,
+        least=1,
+    ),
+    Setting(
+        "update_space_kib",
+        "a figure counts as moved when it has moved by half of this",
+        "KB",
+        reloads=True,
+        default_means="0, which is 1/64 of total",
+    ),
+    Setting(
+        "poll_acknowledges",
+        "a poll that reports an event clears it, for clients that never read",
+        reloads=True,
+    ),
+    Setting(
+        "log_level",
+        "which messages are logged",
+        reloads=True,
+        choices=("debug", "info", "warning", "error"),
+    ),
+)
 
-
-SETTINGS = {setting.name: setting for setting in _rows()}
-"""The rows by name, in their order."""
+SETTINGS = {setting.name: setting for setting in _ROWS}
+"""The rows by name, in the order of the fields."""
 
 
 class Given(NamedTuple):
-    """A value that was given for a setting, and where: ``FILE:LINE`` or COMMAND_LINE."""
+    """A value that was given for a setting, and its origin: ``FILE:LINE`` or COMMAND_LINE."""
 
     value: object
     origin: str
@@ -249,14 +254,14 @@ DEFAULT = "default"
 
 
 class Configuration(NamedTuple):
-    """What holds, and by name where each of it comes from: a Given's origin or DEFAULT."""
+    """The settings, and by name the origin of each: a Given's origin or DEFAULT."""
 
     settings: Settings
     origins: Mapping[str, str]
 
 
 def configure(given: Mapping[str, Given]) -> Configuration:
-    """Return what holds where this was given, each by a name in SETTINGS. Raises ConfigError."""
+    """Return the configuration that these values make, each by a name in SETTINGS. Raises ConfigError."""
     problems = []
     for name, (value, origin) in given.items():
         try:
@@ -279,7 +284,7 @@ def configure(given: Mapping[str, Given]) -> Configuration:
 
 
 def show(value: object) -> str:
-    """Return a value as TOML has it; one that no setting has, in words where it is long."""
+    """Return a value as TOML writes it, or in words if no setting has it and it may be long."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):

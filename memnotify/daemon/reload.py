@@ -51,8 +51,8 @@ class ConfigReloader:
         for name, setting in SETTINGS.items():
             was = getattr(old, setting.attribute)
             if getattr(wanted, setting.attribute) != was:
-                (changed if setting.about.reloads else fixed).append(name)
-                if not setting.about.reloads:
+                (changed if setting.reloads else fixed).append(name)
+                if not setting.reloads:
                     wanted = wanted._replace(**{setting.attribute: was})
         log.info("configuration reloaded, changed: %s", ", ".join(changed) or "nothing")
         status = "configuration reloaded"

@@ -54,7 +54,7 @@ def test_refusals_are_explained_once_a_second() -> None:
 
         def counted() -> int:
             _refused(fd)
-            return sum(map(int, re.findall(r"\((\d+) more of these left out\)", daemon.log)))
+            return sum(map(int, re.findall(r"\((\d+) more of these dropped\)", daemon.log)))
 
         eventually(lambda: counted() >= FLOOD - flooded_s - 2, "the others are counted")
         assert 2 <= daemon.log.count("EINVAL: 'nonsense' is not understood") <= time.monotonic() - begun_s + 2

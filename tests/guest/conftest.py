@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the tests with a guest need of this machine."""
+"""Fixtures of the tests that boot a guest."""
 
 import os
 from collections.abc import Callable
@@ -10,13 +10,13 @@ from guest import kernel, vm
 from guest import root as root_directory
 from support.require import unavailable
 
-# What runs inside of a guest is collected there only: test_in_guest.py and test_system.py boot it.
+# Tests that run inside a guest are collected there only: test_in_guest.py and test_system.py boot it.
 collect_ignore = [] if os.environ.get(vm.IN_GUEST) == "1" else ["inside", "system"]
 
 
 @pytest.fixture(scope="session")
 def guest() -> Callable[..., vm.GuestResult]:
-    """Return vm.run, once it is known that this host can run guests."""
+    """Return vm.run if this host can run guests; skip the test if it cannot."""
     try:
         kernel.kernel()
     except kernel.GuestUnavailable as missing:
@@ -35,6 +35,6 @@ def debian(guest: Callable[..., vm.GuestResult]) -> Path:
 
 @pytest.fixture
 def root() -> None:
-    """Let the test run as root only."""
+    """Skip the test unless it runs as root."""
     if os.geteuid() != 0:
         unavailable("only root may mount: run the tests as root")

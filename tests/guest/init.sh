@@ -1,20 +1,20 @@
 #!/bin/busybox sh
 # SPDX-License-Identifier: MIT
-# The guest's first program, run by the kernel from the initramfs that vm.py packs: it makes the host's root
-# directory the guest's own, then runs /run/guest/script there and resets the machine. With $layers the root is
-# made of so many other folders, and its systemd runs the script.
+# The guest's first program, which the kernel runs from the initramfs that vm.py packs. It makes the host's root
+# directory the guest's own, runs /run/guest/script there and resets the machine. With $layers the root consists of
+# that number of other directories, and its systemd runs the script.
 set -e
 b=/bin/busybox
 
 $b mkdir /proc /host /overlay /root.new
 $b mount -t proc proc /proc
-for module in /modules/*; do # numbered by vm.py so that each comes after those it needs
+for module in /modules/*; do # vm.py numbers them so that each follows those it needs
     $b insmod "$module"
 done
 
-# The root cannot be written from here: writes land in an overlay in the guest's memory and vanish with it.
-# cache=loose, since nothing in the guest depends on seeing the host change a file meanwhile: importing pytest takes
-# 3.4 s, not 4.1. msize is the largest request that virtio carries, four times the default.
+# The guest cannot write to the root: writes go to an overlay in the guest's memory and vanish with it.
+# cache=loose, because nothing in the guest needs to see the host change a file: importing pytest takes 3.4 s instead
+# of 4.1 s. msize is the largest request that virtio carries, four times the default.
 p9=trans=virtio,version=9p2000.L,msize=512000
 $b mount -t 9p -o "ro,cache=loose,$p9" host /host
 lower=/host
@@ -42,14 +42,14 @@ $b ip link set lo up
 # The host's /run describes daemons that do not run here (udev's database, sockets): a fresh one.
 $b mount -t tmpfs -o mode=755 run run
 $b mkdir run/guest
-# Not cached: what the guest has written, the host has, even if the guest dies in the next instant.
+# Not cached: the host has all that the guest wrote, even if the guest dies at once.
 $b mount -t 9p -o "rw,$p9" guest run/guest
 $b mkdir -p lib/modules
 $b ln -sfn "$($b cat run/guest/modules)" lib/modules/
 
-# The script's output goes to a file, not to the console: no kernel message can cut into it. Its exit status is
-# written after it; a file without one tells the host that the guest died. "b" resets at once, and QEMU, started with
-# -no-reboot, takes a reset as its end. bash, as process 1, also reaps what daemons leave behind.
+# The script's output goes to a file, not to the console, where kernel messages would interrupt it. Its exit status is
+# written last; if it is missing, the guest died. "b" resets at once, and QEMU, started with -no-reboot, ends at a
+# reset. bash, as process 1, also reaps the orphans of daemons.
 $b cat >run/guest/run <<'END'
 . /run/guest/environment || exit
 bash /run/guest/script </dev/null >>/run/guest/output 2>&1
@@ -58,8 +58,8 @@ echo b >/proc/sysrq-trigger
 END
 [ "$layers" ] || exec $b switch_root /root.new /bin/bash /run/guest/run
 
-# A system that boots for the script alone: nothing that another boot would need, nobody who logs in, no timers,
-# no events for the hardware that is there already (each costs an emulated processor what a test does).
+# A system that boots for the script only: no preparations for another boot, no logins, no timers, and no events for
+# the present hardware (each takes an emulated processor as long as a test).
 $b mkdir -p host run/systemd/system run/systemd/system-generators run/systemd/journald.conf.d
 $b mount --move /host host
 cd run/systemd

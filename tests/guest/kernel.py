@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """A kernel that has CUSE: Debian's own, unpacked into a cache directory and never installed.
 
-What the host needs is checked here too, so that whatever is missing is named with the command that brings it.
+The requirements of the host are checked here too: an error names what is missing and how to install it.
 """
 
 import errno
@@ -29,14 +29,14 @@ TOOLS = {  # command: the Debian package that has it
     "busybox": "busybox-static",
     "modprobe": "kmod",
     "depmod": "kmod",
-    "udevadm": "udev",  # not for the boot: the tests inside look at real nodes
+    "udevadm": "udev",  # not for the boot: the tests inside examine real nodes
 }
-# depmod lives in /usr/sbin, which is not on every user's PATH; apt-cache translates its "Depends:".
+# depmod is in /usr/sbin, which is not on every user's PATH; apt-cache translates its "Depends:".
 ENVIRONMENT = {**os.environ, "LC_ALL": "C", "PATH": os.environ.get("PATH", "") + ":/usr/sbin:/sbin"}
 
 
-class GuestUnavailable(Exception):  # noqa: N818 - a state of the host, not a fault in what called
-    """This host cannot run a guest; the message says why and which command changes that."""
+class GuestUnavailable(Exception):  # noqa: N818 - a state of the host, not an error of the caller
+    """This host cannot run a guest; the message has the reason and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Kernel:
 
 
 def kernel() -> Kernel:
-    """Return the kernel to boot, downloading it into the cache where it is not there yet (about 70 MB).
+    """Return the kernel to boot; download it into the cache if it is not there yet (about 70 MB).
 
     The cache is $MEMNOTIFY_GUEST_CACHE, or ~/.cache/memnotify/guest. Raises GuestUnavailable.
     """
@@ -74,7 +74,7 @@ def busybox() -> str:
 
 
 def stale_fuse_mounts() -> list[str]:
-    """Return the mount points of FUSE mounts whose server is gone (stat says ENOTCONN)."""
+    """Return the mount points of FUSE mounts whose server is gone (stat fails with ENOTCONN)."""
     stale = []
     for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
         fields = line.split()
@@ -89,27 +89,41 @@ def stale_fuse_mounts() -> list[str]:
     return stale
 
 
-@functools.cache  # apt-cache takes 0.6 s, and its answer does not change between two boots of one run
+@functools.cache  # apt-cache takes 0.6 s, and its answer is the same for all boots of one run
 def _kernel() -> Kernel:
-    found = re.search(r"Depends: (linux-image-\S+)", output("apt-cache", "depends", META_PACKAGE))
-    if found is None:
-        raise GuestUnavailable(f"apt-cache names no kernel for {META_PACKAGE}: run apt-get update")
-    directory = cached(found[1], functools.partial(_unpack, found[1]))
+    try:
+        directory = _newest()
+    except GuestUnavailable:
+        if os.geteuid() != 0:
+            raise
+        # The package lists are missing, or so old that the archive no longer has their kernel.
+        output("apt-get", "update")
+        directory = _newest()
     modules = next((directory / "lib/modules").iterdir())
     return Kernel(image=directory / "kernel", modules=modules)
 
 
+def _newest() -> Path:
+    """Return the directory of the kernel that the package lists name. Raises GuestUnavailable."""
+    found = re.search(r"Depends: (linux-image-\S+)", output("apt-cache", "depends", META_PACKAGE))
+    if found is None:
+        raise GuestUnavailable(f"apt-cache names no kernel for {META_PACKAGE}: run apt-get update")
+    return cached(found[1], functools.partial(_unpack, found[1]))
+
+
 def cached(name: str, make: Callable[[Path], None]) -> Path:
-    """Return the directory of that name in the cache, which `make` fills where it is not there yet."""
+    """Return the directory of that name in the cache; `make` fills it if it is not there yet."""
     cache = Path(os.environ.get("MEMNOTIFY_GUEST_CACHE") or Path.home() / ".cache/memnotify/guest")
     directory = cache / name
     if not directory.exists():
         cache.mkdir(parents=True, exist_ok=True)
         with (cache / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # a second run waits here, then finds what the first one made
+            fcntl.flock(
+                lock, fcntl.LOCK_EX
+            )  # a second run waits here, then finds the directory of the first one
             if not directory.exists():
                 partial = cache / "partial"
-                # Of a run that died: the lock says nobody works there.
+                # Left by a run that died: the holder of the lock is the only user.
                 shutil.rmtree(partial, ignore_errors=True)
                 partial.mkdir()
                 make(partial)
@@ -118,12 +132,12 @@ def cached(name: str, make: Callable[[Path], None]) -> Path:
 
 
 def _unpack(package: str, directory: Path) -> None:
-    """Download `package` and make `directory` hold what a boot needs of it."""
+    """Download `package` and put the files that a boot needs into `directory`."""
     output("apt-get", "download", package, cwd=directory)
     (archive,) = directory.glob("*.deb")
     output("dpkg", "-x", str(archive), str(directory))
     archive.unlink()
-    if not (directory / "lib").exists():  # newer packages ship /usr/lib/modules; depmod -b looks in /lib
+    if not (directory / "lib").exists():  # newer packages have /usr/lib/modules; depmod -b searches /lib
         (directory / "lib").symlink_to("usr/lib")
     (modules,) = (directory / "lib/modules").iterdir()
     output("depmod", "-b", str(directory), modules.name)
@@ -132,10 +146,10 @@ def _unpack(package: str, directory: Path) -> None:
 
 
 def _decompressed(image: bytes) -> bytes:
-    """Return the kernel inside of a bzImage where it is packed with xz, else the bzImage itself.
+    """Return the kernel inside a bzImage if it is packed with xz, else the bzImage itself.
 
-    QEMU starts an unpacked kernel directly, through its PVH entry; unpacked by an emulated processor it costs
-    5.2 s to a script's end, not 2.4. The offsets are those of the x86 boot protocol, 2.08 and later.
+    QEMU starts an unpacked kernel directly, through its PVH entry: a script ends after 2.4 s. If an emulated
+    processor unpacks the kernel, that is 5.2 s. The offsets are those of the x86 boot protocol from 2.08 on.
     """
     setup_sectors = image[0x1F1]
     offset, length = struct.unpack_from("<II", image, 0x248)
@@ -147,9 +161,9 @@ def _decompressed(image: bytes) -> bytes:
 
 
 def output(*command: str, cwd: Path | None = None) -> str:
-    """Return what a command prints. Raises GuestUnavailable with its complaint where it fails."""
+    """Return the output of a command. Raises GuestUnavailable with its stderr if it fails."""
     done = subprocess.run(command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        hint = "; are the package lists there and new? apt-get update" if command[0].startswith("apt") else ""
+        hint = "; are the package lists old? apt-get update" if command[0].startswith("apt") else ""
         raise GuestUnavailable(f"{' '.join(command)}: {done.stderr.strip()}{hint}")
     return done.stdout

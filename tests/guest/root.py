@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A Debian with systemd to boot in a guest, made once into the cache directory and never written again."""
+"""A Debian with systemd to boot in a guest, made once in the cache directory and never changed."""
 
 import hashlib
 import os
@@ -19,15 +19,15 @@ PACKAGES = (
     "kmod",
     "dbus",
     "procps",
-    # What memnotify depends on.
+    # Dependencies of memnotify.
     "python3",
     "python3-cffi-backend",
-    "fuse3",  # and libfuse3, whose package has a name of its own in each Debian
+    "fuse3",  # and libfuse3, whose package has another name in each Debian
 )
 
 
 def debian(suite: str = "bookworm") -> Path:
-    """Return the root directory of a small Debian, made where the cache has it not (270 MB, 20 s).
+    """Return the root directory of a small Debian; make it if the cache does not have it (270 MB, 20 s).
 
     Raises GuestUnavailable.
     """
@@ -50,7 +50,7 @@ def debian(suite: str = "bookworm") -> Path:
 
 
 def install(directory: Path) -> None:
-    """Make `directory` a layer to lay over such a root: memnotify in it, where a package has its files."""
+    """Make `directory` a layer for such a root, with memnotify where a package has its files."""
     command = ["make", "--silent", "install", "prefix=/usr", f"DESTDIR={directory}"]
     done = subprocess.run(
         command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Run pytest inside of a guest, and read its outcomes.
+"""Run pytest inside a guest, and read its outcomes.
 
-It runs with the python that runs here, or, in a guest with a root of its own, with the python3 of that root,
-which needs this one's pytest and this repository only to be read.
+It runs with the Python that runs here. In a guest with a root of its own it runs with the python3 of that
+root, which reads this repository and this Python's pytest.
 """
 
 import shlex
@@ -22,23 +22,23 @@ OPTIONS = (
     "-p",
     "no:cacheprovider",
     f"--junitxml={RESULTS}/{REPORT}",
-    # The form of the report that has what a test has recorded.
+    # The form of the report that has the properties that a test records.
     "-o",
     "junit_family=xunit1",
-    # A test that waits for ever shows its stacks in the output before the guest's time is up.
+    # A test that hangs shows its stacks in the output before the guest's time is up.
     "-o",
     "faulthandler_timeout=120",
 )
-# Were hypothesis's plugin loaded, pytest would compile all of hypothesis anew where the venv holds no cached
-# rewrite of it: 7 s on an emulated processor. Its strategies and @given work without the plugin.
+# With hypothesis's plugin pytest would compile all of hypothesis if the venv has no cached rewrite of it: 7 s
+# on an emulated processor. Its strategies and @given work without the plugin.
 ENVIRONMENT = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 
 
 @dataclass(frozen=True)
 class Case:
-    """One test in the guest: passed, failed, error, skipped or xfailed, and what it said about that.
+    """One test in the guest: passed, failed, error, skipped or xfailed, and its message.
 
-    `recorded` is what it measured, by pytest's record_property.
+    `recorded` has its measurements, by pytest's record_property.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Case:
 
 @dataclass(frozen=True)
 class SuiteResult:
-    """What pytest in the guest said: its exit status, its cases, and all of its output."""
+    """The result of pytest in the guest: its exit status, its cases, and all of its output."""
 
     status: int
     cases: Sequence[Case]
@@ -61,10 +61,10 @@ def run_pytest(
 ) -> SuiteResult:
     """Boot one guest, run pytest with `args` in the repository's directory there, and return every case.
 
-    `system` is that of vm.run. What the host lacks a guest lacks as well: a test that cannot run is skipped
+    `system` is that of vm.run. The guest lacks what the host lacks: a test that cannot run is skipped
     there as it is here, unless MEMNOTIFY_REQUIRE_ALL is 1.
 
-    No case at all means that pytest did not get as far as to write its report: see its output.
+    If there is no case, pytest ended before it wrote its report: see its output.
     Raises GuestLost and GuestUnavailable as vm.run does.
     """
     python, cwd = sys.executable, REPOSITORY
@@ -78,22 +78,22 @@ def run_pytest(
 
 
 def report(result: SuiteResult, subtests: pytest.Subtests) -> None:
-    """Let each case of a guest be a subtest here, with the outcome that it had there."""
+    """Make each case of a guest a subtest here, with the outcome that it had there."""
     assert result.cases, result.output
     for case in result.cases:
         for name, value in case.recorded.items():
-            print(f"{name}: {value}")  # noqa: T201 - pytest -rA shows it, but not from within a subtest
+            print(f"{name}: {value}")  # noqa: T201 - pytest -rA shows it, but not from a subtest
         with subtests.test(case.name):
             if case.outcome == "skipped":
                 unavailable(f"skipped in the guest: {case.message}")
             if case.outcome != "passed":
                 pytest.fail(f"{case.outcome} in the guest: {case.message}", pytrace=False)
-    # What no case shows: an error at collection, a warning at exit.
+    # No case shows an error at collection or a warning at exit.
     assert result.status == 0, result.output
 
 
 def cases(report: bytes) -> list[Case]:
-    """Return the cases of a JUnit report; none where it is empty."""
+    """Return the cases of a JUnit report, which may be empty."""
     if not report:
         return []
     tree = ET.fromstring(report)  # noqa: S314 - our own guest wrote it

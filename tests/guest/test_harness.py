@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The harness itself: what a guest says gets out whole, and nothing of it stays behind."""
+"""The harness itself: the output of a guest arrives whole, and nothing of the guest stays."""
 
 import errno
 import os
@@ -35,14 +35,14 @@ def children(pid: int) -> dict[int, str]:
     numbers = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     names = {}
     for number in numbers:
-        # One that has just ended is no child any more.
+        # A process that has just ended is no longer a child.
         with suppress(FileNotFoundError):
             names[int(number)] = Path(f"/proc/{number}/comm").read_text().strip()
     return names
 
 
-def test_what_a_script_leaves_gets_out(guest: Run, tmp_path: Path) -> None:
-    """Exit status, output without the kernel's, and result files get out; other writes do not."""
+def test_results_of_a_script(guest: Run, tmp_path: Path) -> None:
+    """Exit status, output without the kernel's, and result files reach the host; other writes do not."""
     env = {"WORD": 'it\'s "$HOME"\nand more', "PYTHON": sys.executable}
     result = guest(SCRIPT, timeout_s=120, env=env, cwd=tmp_path)
     assert result.status == 7
@@ -52,7 +52,7 @@ def test_what_a_script_leaves_gets_out(guest: Run, tmp_path: Path) -> None:
 
 
 def test_a_guest_that_dies_is_lost(guest: Run) -> None:
-    """A reset in mid-script is GuestLost, with what the script and the kernel said last."""
+    """A reset in mid-script is GuestLost, with the last lines of the script and the kernel."""
     script = "mountpoint -q /run/guest || exit; echo last words; echo b >/proc/sysrq-trigger; sleep infinity"
     said = r"(?s)without an exit status.*last words.*console.*\[ +\d+\.\d+\] "
     with pytest.raises(vm.GuestLost, match=said):
@@ -60,7 +60,7 @@ def test_a_guest_that_dies_is_lost(guest: Run) -> None:
 
 
 def test_a_guest_that_hangs_is_ended(guest: Run) -> None:
-    """Past its time a guest is GuestLost too, and its process is gone."""
+    """After its time a guest is GuestLost too, and its process is gone."""
     before = children(os.getpid())
     with pytest.raises(vm.GuestLost, match="still running after 5 s"):
         guest("sleep infinity", timeout_s=5)
@@ -68,7 +68,7 @@ def test_a_guest_that_hangs_is_ended(guest: Run) -> None:
 
 
 def test_a_system_of_its_own(guest: Run, debian: Path, tmp_path: Path) -> None:
-    """With a root of its own a guest has systemd as process 1, and nothing of it has failed to start."""
+    """With a root of its own a guest has systemd as process 1, and no unit has failed."""
     (tmp_path / "opt").mkdir()
     (tmp_path / "opt/layer").write_text("on top\n")
     script = """
@@ -86,7 +86,7 @@ def test_a_system_of_its_own(guest: Run, debian: Path, tmp_path: Path) -> None:
 
 
 def test_no_guest_outlives_a_killed_run(guest: Run, tmp_path: Path) -> None:
-    """Not even SIGKILL, which leaves nobody to clean up, leaves a guest behind."""
+    """SIGKILL of the caller, which cannot clean up then, ends the guest as well."""
     code = "from guest import vm; vm.run('sleep infinity', timeout_s=600)"
     env = {**os.environ, "PYTHONPATH": str(vm.REPOSITORY / "tests"), "TMPDIR": str(tmp_path)}
     with subprocess.Popen([sys.executable, "-c", code], env=env) as caller:
@@ -101,12 +101,12 @@ def test_no_guest_outlives_a_killed_run(guest: Run, tmp_path: Path) -> None:
 
 
 def qemu_of(caller: subprocess.Popen[bytes]) -> list[int]:
-    """Return the guests a process runs: none or one."""
+    """Return the guests that a process runs: an empty list or one."""
     return [pid for pid, name in children(caller.pid).items() if name.startswith("qemu-system")]
 
 
 def test_every_outcome_is_read(tmp_path: Path) -> None:
-    """The report's cases are what pytest itself says they are."""
+    """The cases of the report have the outcomes that pytest reports."""
     Path(tmp_path, "test_all.py").write_text(
         "import pytest\n"
         "def test_passes(): pass\n"
@@ -137,7 +137,7 @@ def test_every_outcome_is_read(tmp_path: Path) -> None:
 
 
 def test_missing_tools_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is not installed is named with the command that installs it."""
+    """A missing tool is named with the command that installs it."""
     monkeypatch.setitem(kernel.ENVIRONMENT, "PATH", "/nonexistent")
     with pytest.raises(
         kernel.GuestUnavailable, match=r"qemu-system-x86_64.*apt-get install .*qemu-system-x86"
@@ -145,8 +145,31 @@ def test_missing_tools_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
         kernel.kernel()
 
 
+def test_old_package_lists_are_updated(root: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Lists that are missing, or name a kernel that the archive no longer has, are fetched once."""
+    commands = []
+
+    def output(*command: str, cwd: Path | None = None) -> str:
+        commands.append(command[1])
+        if command[1] == "update":
+            return ""
+        if "update" in commands:
+            return "  Depends: linux-image-1-amd64\n"
+        raise kernel.GuestUnavailable("E: No packages found")
+
+    (tmp_path / "linux-image-1-amd64/lib/modules/1").mkdir(parents=True)
+    monkeypatch.setenv("MEMNOTIFY_GUEST_CACHE", str(tmp_path))
+    monkeypatch.setattr(kernel, "output", output)
+    kernel._kernel.cache_clear()
+    try:
+        assert kernel._kernel().modules.name == "1"
+    finally:
+        kernel._kernel.cache_clear()
+    assert commands == ["depends", "update", "depends"]
+
+
 def test_dead_fuse_mounts_are_named(root: None, tmp_path: Path) -> None:
-    """A FUSE mount whose server is gone is found, whatever its name, and stops the boot."""
+    """A FUSE mount whose server is gone is found, whatever its name, and prevents the boot."""
     directory = tmp_path / "a directory"
     directory.mkdir()
     server = os.open("/dev/fuse", os.O_RDWR)

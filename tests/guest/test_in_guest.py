@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The suites that want a kernel with CUSE, each of their tests reported here as a subtest."""
+"""The suites that need a kernel with CUSE; each of their tests is a subtest here."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,15 +10,15 @@ from guest.suite import report, run_pytest
 from guest.vm import REPOSITORY, GuestResult
 from support.libsystemd import LibsystemdUnavailable, libsystemd
 
-# Each guest keeps one processor of this machine busy: two of them are done in half the time.
+# Each guest keeps one processor of this machine busy: two guests take half the time.
 GUESTS = 2
 ENVIRONMENT = {"MEMNOTIFY_TEST_TRANSPORT": "cuse"}
 
 
 def test_in_guest(guest: Callable[..., GuestResult], subtests: pytest.Subtests) -> None:
-    """Everything passes in the guest."""
+    """All tests pass in the guest."""
     with suppress(LibsystemdUnavailable):
-        libsystemd()  # into the cache: there is no network in a guest
+        libsystemd()  # fill the cache: a guest has no network
     files = [
         str(path.relative_to(REPOSITORY))
         for directory in ("tests/clients", "tests/guest/inside")

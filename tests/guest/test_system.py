@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""memnotify installed in a Debian that systemd runs, each of the tests there reported here as a subtest."""
+"""Memnotify installed in a Debian with systemd; each of the tests there is a subtest here."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from support.program import build_client
 
 
 def test_in_system(debian: Path, tmp_path: Path, subtests: pytest.Subtests) -> None:
-    """Everything passes there."""
+    """All tests pass there."""
     install(tmp_path)
     client = tmp_path / "usr/local/bin/mn_test"
     client.parent.mkdir(parents=True)

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""Run a script as root in a fresh guest: a kernel with CUSE, in QEMU, that sees the host's files.
+"""Run a script as root in a fresh guest: a kernel with CUSE, in QEMU, with the host's files.
 
-The guest's root directory is the host's, at the same paths, so the host's python, its venv and this
-repository work inside as they are. All of it can be written, and nothing of it lasts: see init.sh. The one
-directory that does last is $RESULTS, whose files the host reads when the guest has ended.
+The guest's root directory is the host's, at the same paths, so the host's Python, its venv and this
+repository work inside unchanged. All files can be written, and all writes vanish: see init.sh. Only the
+directory $RESULTS lasts; the host reads its files when the guest has ended.
 
-With a root of its own (see root.py) the guest is a whole system: systemd is its process 1, the script one of
-its services, and the host's files are below HOST.
+With a root of its own (see root.py) the guest is a whole system: systemd is its process 1, the script is one
+of its services, and the host's files are below HOST.
 """
 
 import itertools
@@ -26,26 +26,26 @@ REPOSITORY = Path(__file__).parents[2]
 RESULTS = "/run/guest/results"  # in the guest; $RESULTS there
 HOST = "/host"  # in a guest with a root of its own: the host's root, which cannot be written there
 IN_GUEST = "MEMNOTIFY_IN_GUEST"  # set to 1 in every guest, and nowhere else
-# What it takes to mount the host's root; all else is loaded by name once that is done.
+# The modules to mount the host's root; others are loaded by name after that.
 MODULES = ("virtio_pci", "9p", "9pnet_virtio", "overlay")
-# Emulated, since KVM may be there and be broken where it is nested; and by one host thread, which takes turns
-# at the guest's processors. With a thread each (tcg,thread=multi) they truly run at once, but while the host
-# is busy one spins on a lock of 9p's whose holder waits for its turn: 96 tests took 238 s so, not 120.
-# A sleeper still wakes within 15 ms beside a program that never sleeps.
-# MEMNOTIFY_GUEST_ACCEL replaces it: kvm, or tcg,thread=multi for a hunt after a race.
+# Emulated, because a nested KVM may exist and be broken; and by one host thread, which runs the guest's
+# processors in turn. With a thread each (tcg,thread=multi) they run at once, but on a busy host one spins on
+# a lock of 9p while its holder waits for its turn: 96 tests took 238 s instead of 120 s. With one thread a
+# sleeper still wakes within 15 ms beside a program that never sleeps.
+# MEMNOTIFY_GUEST_ACCEL replaces it: kvm, or tcg,thread=multi to search for a race.
 ACCELERATOR = os.environ.get("MEMNOTIFY_GUEST_ACCEL") or "tcg,thread=single"
-# Without the self-tests of its ciphers the kernel is up 0.2 s sooner; a panic ends the guest at once.
+# Without the self-tests of its ciphers the kernel boots 0.2 s faster. A panic ends the guest at once.
 KERNEL_ARGUMENTS = "console=ttyS0 cryptomgr.notests panic=-1"
 TAIL_LINES = 40
 
 
-class GuestLost(Exception):  # noqa: N818 - as pytest's own outcomes: what happened, not what was wrong
+class GuestLost(Exception):  # noqa: N818 - named as pytest's own outcomes: an event, not an error
     """The guest ended, or had to be ended, before its script returned an exit status."""
 
 
 @dataclass(frozen=True)
 class GuestResult:
-    """What a script left: exit status, stdout and stderr as one text, and its files in $RESULTS by path."""
+    """The results of a script: exit status, stdout and stderr as one text, its files in $RESULTS by path."""
 
     status: int
     output: str
@@ -62,15 +62,14 @@ def run(
     cpus: int = 2,
     system: Sequence[Path] = (),
 ) -> GuestResult:
-    """Run a bash script in a guest of its own, which is up after 2 to 3 s, and return what it left.
+    """Run a bash script in a guest of its own, which is up after 2 to 3 s, and return its results.
 
-    `env` is added to the guest's own few variables; nothing else of the host's environment gets in.
-    `system` is the root directory to boot instead of the host's, with its systemd as process 1: directories
-    laid
-    one over the other, the topmost first; the script runs when that system is up, after 8 s.
-    `timeout_s` counts from the start of the boot; emulated processors are some 10 times slower than real.
-    Raises GuestLost, and GuestUnavailable where this host cannot run guests. No process outlives the call,
-    nor the caller, should that be killed.
+    `env` is added to the guest's own few variables; the rest of the host's environment is absent.
+    `system` is the root to boot instead of the host's, with its systemd as process 1: a list of directories
+    to overlay, the topmost first. The script runs when that system is up, after 8 s.
+    `timeout_s` counts from the start of the boot; emulated processors are about 10 times slower than real.
+    Raises GuestLost, and GuestUnavailable if this host cannot run guests. No process outlives the call or the
+    caller, even if the caller is killed.
     """
     booted = kernel()
     with tempfile.TemporaryDirectory(prefix="memnotify-guest-") as directory:
@@ -103,7 +102,7 @@ def _boot(command: list[str], console: Path, timeout_s: float) -> str:
             process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             return f"the guest was still running after {timeout_s:g} s"
-        finally:  # whatever interrupts the wait
+        finally:  # also if the wait is interrupted
             process.kill()
             process.wait()
     return ""
@@ -112,20 +111,20 @@ def _boot(command: list[str], console: Path, timeout_s: float) -> str:
 def _qemu(
     booted: Kernel, initramfs: Path, shared: Path, system: Sequence[Path], *, memory: str, cpus: int
 ) -> list[str]:
-    """Return the command that boots a guest. setpriv becomes QEMU, and has it killed if this process dies."""
+    """Return the command that boots a guest. setpriv executes QEMU, which dies with this process."""
     # fmt: off
     command = [
         "setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64",
-        # -nodefaults: no DVD drive, no network card, nothing the kernel would spend its time on.
+        # -nodefaults: no DVD drive and no network card, which would take the kernel time.
         "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio",
         "-machine", "q35", "-accel", ACCELERATOR, "-cpu", "host" if ACCELERATOR == "kvm" else "max",
         "-smp", str(cpus), "-m", memory,
         "-kernel", str(booted.image), "-initrd", str(initramfs),
-        # What the kernel does not know becomes a variable of init.sh's.
+        # An option that the kernel does not know becomes a variable of init.sh.
         "-append", KERNEL_ARGUMENTS + (f" layers={len(system)}" if system else ""),
     ]
     # fmt: on
-    # remap: inode numbers stay unique although the host's root is several file systems.
+    # remap: inode numbers stay unique if the host's root has several file systems.
     shares = {"host": "path=/,readonly=on,multidevs=remap", "guest": f"path={shared}"}
     shares |= {f"system{number}": f"path={directory},readonly=on" for number, directory in enumerate(system)}
     for tag, options in shares.items():
@@ -135,7 +134,7 @@ def _qemu(
 
 
 def _environment(env: Mapping[str, str], cwd: Path) -> str:
-    """Return the lines that process 1 reads before it starts the script."""
+    """Return the lines that process 1 executes before the script."""
     path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     variables = {"PATH": path, "HOME": "/root", "LANG": "C.UTF-8", "RESULTS": RESULTS, IN_GUEST: "1", **env}
     lines = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
@@ -144,7 +143,7 @@ def _environment(env: Mapping[str, str], cwd: Path) -> str:
 
 
 def _initramfs(booted: Kernel, directory: Path) -> bytes:
-    """Return the archive the kernel starts from: busybox, init.sh, and the modules in the order they load."""
+    """Return the initial file system: busybox, init.sh, and the modules in the order of their loading."""
     (directory / "bin").mkdir(parents=True)
     (directory / "modules").mkdir()
     shutil.copy(busybox(), directory / "bin/busybox")

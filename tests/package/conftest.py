@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT
 """The Debian package, built once, and a Debian to install it in."""
 
-import re
 import shutil
 from pathlib import Path
 
@@ -14,25 +13,22 @@ from support.require import unavailable
 
 @pytest.fixture(scope="session")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a clean clone of the repository, in which the package can be built."""
+    """Return a clean clone of the repository, whose path has a blank, to build the package in."""
     if lacking():
         unavailable(lacking())
-    return clone(tmp_path_factory.mktemp("package") / "tree")
+    return clone(tmp_path_factory.mktemp("package") / "a clone")
 
 
 @pytest.fixture(scope="session")
 def package(tree: Path) -> Path:
-    """Return the .deb, which lies beside the tree that it was built in."""
+    """Return the .deb, beside the tree that it was built in."""
     return build(tree)
 
 
 @pytest.fixture(scope="session")
 def packages(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a directory with the package as old.deb and that of a later version as new.deb."""
+    """Return a directory with the package as old.deb and that of a later commit as new.deb."""
     tree = clone(tmp_path_factory.mktemp("newer") / "tree")
-    changelog = tree / "debian/changelog"
-    entry = changelog.read_text()
-    changelog.write_text(re.sub(r"\((\S+)\)", r"(\1.1)", entry, count=1) + "\n" + entry)
     directory = tmp_path_factory.mktemp("packages")
     shutil.copy(package, directory / "old.deb")
     shutil.copy(build(tree), directory / "new.deb")
@@ -41,7 +37,7 @@ def packages(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def system() -> Path:
-    """Return the root directory of a Debian that can be booted, with all that memnotify depends on."""
+    """Return the root directory of a Debian that can be booted, with all dependencies of memnotify."""
     try:
         kernel()
         return debian()

@@ -1,40 +1,97 @@
 # SPDX-License-Identifier: MIT
-"""The Debian package: how it is built, what is in it, and what it leaves where no service manager runs."""
+"""The Debian package: its build, its files, and what it leaves behind if no service manager runs."""
 
+import os
 import re
+import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 
-from support.package import changes, in_chroot, run
+import pytest
+from support.package import build, changes, clone, in_chroot, lacking, run
+from support.require import unavailable
+from support.waiting import eventually
 
-# What Debian wants of a package alone.
+# Files that only a Debian package has.
 DEBIAN = re.compile(r"/usr/share/(lintian/|doc/memnotify/(changelog|copyright))")
-# What whoever installs Python packages writes about himself; and the licence, which Debian has elsewhere.
+# Files of the tool that installs a Python package; and the licence, which Debian has elsewhere.
 INSTALLER = re.compile(r"dist-info/(RECORD|INSTALLER|REQUESTED|direct_url\.json|LICENSE)$")
 
 
 def contents(package: Path) -> set[str]:
-    """Return the files in it, uncompressed and by the names that they have where /lib is /usr/lib."""
+    """Return the files of a package: uncompressed, and with /usr/lib for /lib."""
     lines = run("dpkg-deb", "--contents", str(package)).splitlines()
     names = {line.split(maxsplit=5)[5].removeprefix(".") for line in lines if not line.startswith("d")}
     return {re.sub(r"^/lib/", "/usr/lib/", name).removesuffix(".gz") for name in names}
 
 
+def source_name(package: Path) -> str:
+    """Return the stem of the files that have the source's version: without the commit."""
+    return re.sub(r"\+git[^_]*", "", package.stem)
+
+
 def files(directory: Path) -> set[str]:
-    """Return the files below a directory, by their names there."""
+    """Return the files below a directory, as absolute names below it."""
     return {f"/{path.relative_to(directory)}" for path in directory.rglob("*") if not path.is_dir()}
 
 
 def test_the_build_leaves_nothing_behind(tree: Path, package: Path) -> None:
-    """In the tree nothing that git would show, beside it what dpkg-buildpackage makes."""
+    """Git sees no change in the tree; the directory above has the files of dpkg-buildpackage."""
     assert changes(tree) == ""
-    name = package.stem
-    made = {f"{name}.deb", f"{name}.buildinfo", f"{name}.changes", name.replace("_", "-dbgsym_", 1) + ".deb"}
+    source = source_name(package)
+    made = {
+        package.name,
+        package.name.replace("_", "-dbgsym_", 1),
+        f"{source}.buildinfo",
+        f"{source}.changes",
+    }
     assert {path.name for path in tree.parent.iterdir()} == made | {tree.name}
 
 
 def test_lintian(package: Path) -> None:
-    """It has nothing to say, but for what debian/memnotify.lintian-overrides explains."""
-    run("lintian", "--allow-root", "--fail-on", "error,warning", str(package.with_suffix(".changes")))
+    """It has no complaint that debian/memnotify.lintian-overrides does not explain."""
+    changes_file = package.with_name(f"{source_name(package)}.changes")
+    run("lintian", "--allow-root", "--fail-on", "error,warning", str(changes_file))
+
+
+def revision(tree: Path, *more: str) -> str:
+    """Return what debian/rules adds to the version."""
+    show = ("--eval", "show: ; @echo '$(revision)'", "show")
+    return run("make", "--silent", "-f", "debian/rules", *more, *show, cwd=tree).strip()
+
+
+def test_a_later_commit_is_a_later_version(tmp_path: Path) -> None:
+    """So that apt upgrades to its build; also if the tree has changes."""
+    if lacking():
+        unavailable(lacking())
+    tree = clone(tmp_path / "tree")
+    first = revision(tree)
+    assert re.fullmatch(r"\+git\d{8}\.\d{6}\.[0-9a-f]{7,}", first)
+    eventually(lambda: datetime.now(UTC).strftime("+git%Y%m%d.%H%M%S") > first[:19], "a second has passed")
+    (tree / "README.md").write_text("changed")
+    changed = revision(tree)
+    assert re.fullmatch(r"\+git\d{8}\.\d{6}\.[0-9a-f]{7,}\.dirty", changed)
+    run("dpkg", "--compare-versions", f"0.1.0{first}", "lt", f"0.1.0{changed}")
+    shutil.rmtree(tree / ".git")
+    assert revision(tree) == ""
+
+
+def test_the_source_package_builds(tmp_path: Path) -> None:
+    """It has the files that git tracks, and builds a package whose version is the changelog's alone."""
+    if lacking():
+        unavailable(lacking())
+    tree = clone(tmp_path / "clone" / "tree")
+    (tree / ".venv").mkdir()
+    (tree / ".venv/file").touch()
+    run("dpkg-buildpackage", "--unsigned-source", "--unsigned-changes", "--build=source", cwd=tree)
+    (description,) = (tmp_path / "clone").glob("*.dsc")
+    unpacked = tmp_path / "unpacked/tree"
+    unpacked.parent.mkdir()
+    run("dpkg-source", "--extract", str(description), str(unpacked))
+    left_out = re.compile(r"/\.git/|/\.venv/|/\.gitignore$|/debian/files$")
+    assert files(unpacked) == {name for name in files(tree) if not left_out.match(name)}
+    version = run("dpkg-parsechangelog", "--show-field", "Version", cwd=tree).strip()
+    assert build(unpacked).name.startswith(f"memnotify_{version}_")
 
 
 def test_what_is_in_it(package: Path) -> None:
@@ -65,15 +122,40 @@ def test_what_is_in_it(package: Path) -> None:
 
 
 def test_make_install_installs_the_same_files(tree: Path, package: Path, tmp_path: Path) -> None:
-    run("make", "install", "prefix=/usr", f"DESTDIR={tmp_path}", cwd=tree)
+    """The clone stays as it was, and every user can read the files under any umask."""
+    old = os.umask(0o077)
+    try:
+        run("make", "install", "prefix=/usr", f"DESTDIR={tmp_path}", cwd=tree)
+    finally:
+        os.umask(old)
+    for path in tmp_path.rglob("*"):
+        assert path.is_symlink() or path.stat().st_mode & 0o444 == 0o444, path
     installed = {name for name in files(tmp_path) if not INSTALLER.search(name)}
     packaged = {name for name in contents(package) if not DEBIAN.match(name) and not INSTALLER.search(name)}
     assert installed == packaged
     assert changes(tree) == ""
 
 
-def test_what_make_install_installs_runs_from_usr_local(tree: Path, system: Path, tmp_path: Path) -> None:
-    """And it keeps a configuration that is there."""
+@pytest.mark.parametrize("prefix", ["/usr", "/usr/local"])
+def test_make_uninstall_leaves_nothing(tree: Path, tmp_path: Path, prefix: str) -> None:
+    """A configuration that was changed stays, and so do other files."""
+    (tmp_path / "etc/memnotify").mkdir(parents=True)
+    (tmp_path / "etc/memnotify/mine").touch()
+    variables = (f"prefix={prefix}", f"DESTDIR={tmp_path}")
+    run("make", "install", *variables, cwd=tree)
+    run("make", "uninstall", *variables, cwd=tree)
+    assert files(tmp_path) == {"/etc/memnotify/mine"}
+    assert [path for path in tmp_path.rglob("memnotify*") if path != tmp_path / "etc/memnotify"] == []
+    run("make", "install", *variables, cwd=tree)
+    (tmp_path / "etc/memnotify/mine").unlink()
+    (tmp_path / "etc/memnotify/memnotify.toml").write_text("# mine\n")
+    run("make", "uninstall", *variables, cwd=tree)
+    assert files(tmp_path) == {"/etc/memnotify/memnotify.toml"}
+    assert changes(tree) == ""
+
+
+def test_make_install_below_usr_local_runs(tree: Path, system: Path, tmp_path: Path) -> None:
+    """A second installation keeps the configuration."""
     for _ in range(2):
         run("make", "install", f"DESTDIR={tmp_path}", cwd=tree)
         with (tmp_path / "etc/memnotify/memnotify.toml").open("a") as configuration:
@@ -91,16 +173,17 @@ def test_what_make_install_installs_runs_from_usr_local(tree: Path, system: Path
     """
     said = in_chroot(system, tmp_path, script)
     assert "\nmemnotify 0." in said
-    assert re.search(r"\n/usr/local/lib/python3\.\d+/dist-packages/memnotify/session\.py\n", said)
+    assert re.search(r"\n/usr/local/lib/python3\.\d+/dist-packages/memnotify/transports/session\.py\n", said)
     assert "\nExecStart=/usr/local/bin/memnotify serve" in said
 
 
 def test_installed_upgraded_removed_and_purged(packages: Path, system: Path) -> None:
-    """The administrator's changes last until the purge, of which nothing but the user is left."""
+    """The administrator's changes last until the purge, which leaves the user and other packages' files."""
     script = """
         mknod /dev/cuse c 10 203
         find / -xdev | sort >/dev/before
         dpkg --install /mnt/old.deb
+        dpkg-query --show memnotify
         memnotify --version
         getent passwd memnotify
         [ "$(systemctl is-enabled memnotify)" = enabled ]
@@ -108,7 +191,7 @@ def test_installed_upgraded_removed_and_purged(packages: Path, system: Path) -> 
         systemctl disable memnotify
         echo '# mine' >>/etc/memnotify/memnotify.toml
         mkdir -p /etc/memnotify/memnotify.toml.d
-        touch /etc/memnotify/memnotify.toml.d/mine.toml
+        touch /etc/memnotify/memnotify.toml.d/mine.toml /etc/memnotify/mydaemon.mn
         dpkg --install /mnt/new.deb
         dpkg-query --show memnotify
         memnotify --version
@@ -123,6 +206,10 @@ def test_installed_upgraded_removed_and_purged(packages: Path, system: Path) -> 
         [ "$(systemctl is-enabled memnotify)" = enabled ]
         dpkg --purge memnotify
         getent passwd memnotify
+        [ "$(ls -A /etc/memnotify)" = mydaemon.mn ]
+        dpkg --install /mnt/new.deb
+        rm /etc/memnotify/mydaemon.mn
+        dpkg --purge memnotify
         find / -xdev | sort >/dev/after
         comm -13 /dev/before /dev/after
     """
@@ -130,11 +217,12 @@ def test_installed_upgraded_removed_and_purged(packages: Path, system: Path) -> 
     left = said.rpartition("+ comm ")[2].splitlines()[1:]
     of_dpkg = re.compile(r"/var/(lib/dpkg|log|cache/ldconfig)/|/etc/(passwd|group|shadow|gshadow)-$")
     assert [name for name in left if not of_dpkg.match(name)] == []
-    assert re.search(r"\nmemnotify\t0\S+\.1\n", said)
+    versions = re.findall(r"(?m)^memnotify\t(\S+)$", said)
+    run("dpkg", "--compare-versions", versions[0], "lt", versions[1])
 
 
 def test_it_is_enabled_where_the_kernel_can_serve(packages: Path, system: Path) -> None:
-    """At the first installation alone: what the kernel has later is for the administrator to decide."""
+    """Only the first installation decides; later the administrator does, whatever the kernel then has."""
     script = """
         state() { echo "state: $(systemctl is-enabled memnotify)"; }
         for name in cuse fuse; do
@@ -153,4 +241,6 @@ def test_it_is_enabled_where_the_kernel_can_serve(packages: Path, system: Path) 
     said = in_chroot(system, packages, script)
     states = [line for line in said.splitlines() if line.startswith("state: ")]
     assert states == ["state: enabled", "state: enabled", "state: disabled", "state: disabled"]
-    assert said.count("memnotify: neither CUSE nor FUSE here: memnotify.service is not enabled.") == 1
+    assert (
+        said.count("memnotify: this kernel has neither CUSE nor FUSE: memnotify.service is not enabled.") == 1
+    )

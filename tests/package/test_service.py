@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""The Debian package in a Debian that runs, with a real udevd, CUSE, and systemd as process 1."""
+"""The Debian package in a running Debian, with a real udevd, CUSE, and systemd as process 1."""
 
 from pathlib import Path
 
 from guest import vm
 from support.program import build_client
 
-# There is no network, and all that it depends on is there.
+# There is no network; all dependencies are installed.
 SCRIPT = r"""
 set -eEux
 trap 'journalctl --no-pager --unit="memnotify*"' ERR
@@ -24,7 +24,7 @@ systemctl status --no-pager memnotify
 
 used=$(mn_test | sed -n 's/.* used \([0-9]*\) .*/\1/p')
 mn_test "used $((used + 16384))" >said &
-# 7 is poll, as the number of a system call.
+# 7 is the number of poll(2).
 until grep '^7 ' "/proc/$(pgrep --exact mn_test)/syscall"; do sleep 0.1; done
 user python3 -c 'b"x" * (128 << 20)'
 wait $!
@@ -38,7 +38,7 @@ until journalctl --unit=memnotify | grep 'changed: update_period'; do sleep 0.1;
 test "$(pid)" = "$before"
 memnotify doctor
 
-dpkg --install new.deb
+apt install ./new.deb
 systemctl is-active memnotify
 test "$(pid)" != "$before"
 grep 'update_period = 500' /etc/memnotify/memnotify.toml
@@ -57,7 +57,7 @@ test -z "$(systemctl --failed --no-legend)"
 def test_installed_started_used_reloaded_upgraded_removed_and_purged(
     packages: Path, system: Path, tmp_path: Path
 ) -> None:
-    """An unprivileged user's mn_test works as soon as apt has ended."""
+    """The mn_test of an unprivileged user works as soon as apt has ended."""
     client = tmp_path / "mn_test"
     build_client(client)
     env = {"PACKAGES": f"{vm.HOST}{packages}", "CLIENT": f"{vm.HOST}{client}"}

@@ -15,7 +15,7 @@ TOOLS = {  # command: the Debian package that has it
     "make": "make",
     "unshare": "util-linux",
 }
-# What is built with is Debian's, wherever the tests themselves get their Python from.
+# Debian's tools, with its own Python, whichever Python runs the tests.
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/nonexistent", "LC_ALL": "C.UTF-8"}
 _GIT = ("git", "-c", "safe.directory=*", "-c", "user.name=test", "-c", "user.email=test@localhost")
 _CHROOT = """\
@@ -33,7 +33,7 @@ exec chroot . bash -euxc "$3"
 
 
 def lacking() -> str:
-    """Return what has to be installed before the package can be built and looked at; or nothing."""
+    """Return what must be installed to build and examine the package, or nothing."""
     path = _ENVIRONMENT["PATH"]
     missing = [package for tool, package in TOOLS.items() if shutil.which(tool, path=path) is None]
     if missing:
@@ -44,12 +44,12 @@ def lacking() -> str:
     return checked.stderr.strip() and f"{checked.stderr.strip()}: apt-get install them"
 
 
-def run(*command: str, cwd: Path = REPOSITORY) -> str:
-    """Return what a command says, stdout and stderr as one text; fail with it if the command does."""
+def run(*command: str, cwd: Path = REPOSITORY, **environment: str) -> str:
+    """Return the output of a command, stdout and stderr as one text; fail with it if the command fails."""
     done = subprocess.run(
         command,
         cwd=cwd,
-        env=_ENVIRONMENT,
+        env=_ENVIRONMENT | environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -61,10 +61,10 @@ def run(*command: str, cwd: Path = REPOSITORY) -> str:
 
 
 def clone(directory: Path) -> Path:
-    """Make ``directory`` a clean clone of this tree: what git has, or would take, committed. Return it."""
+    """Make ``directory`` a clean clone of this tree, with all that git tracks or would add. Return it."""
     listed = run(*_GIT, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
     for name in listed.rstrip("\0").split("\0"):
-        if os.path.lexists(REPOSITORY / name):  # git has it still
+        if os.path.lexists(REPOSITORY / name):  # deleted, but not committed yet
             (directory / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(REPOSITORY / name, directory / name, follow_symlinks=False)
     run(*_GIT, "init", "--quiet", cwd=directory)
@@ -74,21 +74,39 @@ def clone(directory: Path) -> Path:
 
 
 def changes(directory: Path) -> str:
-    """Return what git sees to be different in a clone."""
+    """Return the changes that git sees in a clone."""
     return run(*_GIT, "status", "--porcelain", cwd=directory)
 
 
-def build(tree: Path) -> Path:
-    """Build the package; return the .deb, which is made beside ``tree``."""
-    run("dpkg-buildpackage", "--unsigned-source", "--unsigned-changes", "--build=binary", cwd=tree)
+def build(tree: Path, kind: str = "binary") -> Path:
+    """Build the package; return the .deb, which is made beside ``tree``.
+
+    As in a user's shell, another Python comes first, which has none of the modules that the build needs.
+    """
+    with tempfile.TemporaryDirectory(prefix="memnotify-python-") as other:
+        (Path(other) / "build.py").write_text("raise SystemExit('not the build of Debian')\n")
+        python = Path(other) / "python3"
+        python.write_text("#!/bin/sh\necho 'not the Python of Debian' >&2\nexit 1\n")
+        python.chmod(0o755)
+        run(
+            "dpkg-buildpackage",
+            "--unsigned-source",
+            "--unsigned-changes",
+            f"--build={kind}",
+            cwd=tree,
+            PATH=f"{other}:{_ENVIRONMENT['PATH']}",
+            PYTHONPATH=other,
+            PYTHONHOME=other,
+            VIRTUAL_ENV=other,
+        )
     (package,) = tree.parent.glob("memnotify_*.deb")
     return package
 
 
 def in_chroot(system: Path, directory: Path, script: str) -> str:
-    """Run a bash script that stops at the first failure, in a copy of a root directory; return what it says.
+    """Run a bash script, which stops at the first failure, in a copy of a root directory; return its output.
 
-    The copy and its mounts end with the script. It has no service manager, and of devices only /dev/null;
+    The copy and its mounts end with the script. It has no service manager and no device but /dev/null;
     ``directory`` is its /mnt.
     """
     alone = ("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child")

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The package builds from its own source archive, and says what is missing where it cannot."""
+"""The build: from the source archive, by tools/setup, and the messages for what is missing."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -21,7 +22,7 @@ def _run(*command: str, **environment: str) -> "subprocess.CompletedProcess[str]
 
 
 def test_an_sdist_becomes_a_wheel_that_installs_and_runs(tmp_path: Path) -> None:
-    # Without --wheel or --sdist the wheel is built from the sdist, not from this tree.
+    # Without --wheel and --sdist, build makes the wheel from the sdist, not from this tree.
     built = _run(sys.executable, "-m", "build", "--outdir", str(tmp_path), str(REPOSITORY))
     assert built.returncode == 0, built.stdout + built.stderr
     (sdist,), (wheel,) = tmp_path.glob("*.tar.gz"), tmp_path.glob("*.whl")
@@ -49,7 +50,7 @@ def test_an_sdist_becomes_a_wheel_that_installs_and_runs(tmp_path: Path) -> None
     assert installed.returncode == 0, installed.stderr
     shown = _run(str(tmp_path / "venv/bin/memnotify"), "--version")
     assert shown.stdout.startswith("memnotify ")
-    # From elsewhere: here the tree itself would be imported.
+    # -I: the tree itself, which is the current directory, would be imported otherwise.
     imported = _run(
         python,
         "-I",
@@ -70,9 +71,84 @@ def test_an_sdist_becomes_a_wheel_that_installs_and_runs(tmp_path: Path) -> None
         ({"CC": "no-such-compiler"}, "the C compiler no-such-compiler is not installed"),
     ],
 )
-def test_what_the_build_lacks_is_said_with_its_remedy(environment: dict[str, str], complaint: str) -> None:
+def test_a_missing_build_tool_is_named_with_its_remedy(environment: dict[str, str], complaint: str) -> None:
     done = _run(sys.executable, "cffi_build/build_shim.py", **environment)
     assert done.returncode != 0
     assert complaint in done.stderr
     assert "apt install" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+_DPKG_QUERY = """#!/bin/sh
+for word; do case $word in -*|*{*|$LACKING) ;; *) echo "$word installed" ;; esac; done
+"""
+_RECORD = """#!/bin/sh
+case $* in *_shim*) ;; *) echo "${0##*/} $*" >>"$LOG" ;; esac
+"""
+
+
+class Checkout:
+    """A copy of the files that tools/setup looks at, with programs that record how they are called."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        for name in ("tools", "cffi_build"):
+            shutil.copytree(REPOSITORY / name, directory / name)
+        for name in ("setup.py", "pyproject.toml"):
+            shutil.copy(REPOSITORY / name, directory)
+        programs = {"bin/dpkg-query": _DPKG_QUERY, "bin/apt-get": _RECORD, ".venv/bin/python": _RECORD}
+        programs["bin/id"] = "#!/bin/sh\necho 0\n"
+        for name, text in programs.items():
+            (directory / name).parent.mkdir(parents=True, exist_ok=True)
+            (directory / name).write_text(text)
+            (directory / name).chmod(0o755)
+
+    def setup(self, goal: str, lacking: str = "") -> list[str]:
+        """Run tools/setup; return the calls of apt-get and of the Python in .venv."""
+        log = self.directory / "log"
+        log.write_text("")
+        path = f"{self.directory}/bin:{os.environ['PATH']}"
+        done = _run(
+            str(self.directory / "tools/setup"), goal, PATH=path, LACKING=lacking or "-", LOG=str(log)
+        )
+        assert done.returncode == 0, done.stderr
+        return log.read_text().splitlines()
+
+
+def test_setup_does_only_what_is_missing(tmp_path: Path) -> None:
+    """Without the network and without pip, unless a package, an extra or a build is missing."""
+    checkout = Checkout(tmp_path)
+    (run,) = checkout.setup("run")
+    assert run.endswith("install --editable .")
+    assert checkout.setup("run") == []
+    (test,) = checkout.setup("test")
+    assert test.endswith("install --editable .[test]")
+    assert checkout.setup("run") == checkout.setup("test") == []
+    (dev,) = checkout.setup("dev")
+    assert dev.endswith("install --editable .[dev]")
+    assert checkout.setup("run") == checkout.setup("test") == checkout.setup("dev") == []
+    for name in ("pyproject.toml", "setup.py", "cffi_build/shim.c", "cffi_build/callbacks.h"):
+        with (tmp_path / name).open("a") as file:
+            file.write("\n")
+        assert len(checkout.setup("test")) == 1
+        assert checkout.setup("test") == []
+    update, install = checkout.setup("test", lacking="fuse3")
+    assert update == "apt-get -qq update"
+    assert install.endswith(" fuse3")
+
+
+def test_setup_after_a_build_that_failed(tmp_path: Path) -> None:
+    checkout = Checkout(tmp_path)
+    checkout.setup("test")
+    python = tmp_path / ".venv/bin/python"
+    python.write_text("#!/bin/sh\nexit 1\n")
+    with pytest.raises(AssertionError):
+        checkout.setup("dev")
+    python.write_text(_RECORD)
+    assert len(checkout.setup("test")) == 1
+
+
+def test_the_package_has_the_unit_that_make_install_has() -> None:
+    unit = REPOSITORY / "debian/memnotify.service"
+    assert unit.is_symlink()
+    assert unit.resolve() == REPOSITORY / "systemd/memnotify.service"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The log: for people and for the journal, and that no client can fill it."""
+"""The log: its two forms, and the limit on messages that clients cause."""
 
 import itertools
 import logging
@@ -30,7 +30,7 @@ def _said(limiter: Limiter, record: logging.LogRecord) -> str | None:
 
 
 def test_one_of_a_kind_a_second() -> None:
-    """Whatever stands in it; the next one says how many there were."""
+    """The kind counts, not the arguments; the next record has the number of those dropped."""
     clock = FakeClock()
     limiter = Limiter(clock)
     assert _said(limiter, _record("no %s", "a")) == "memnotify: ERROR: no a"
@@ -39,30 +39,30 @@ def test_one_of_a_kind_a_second() -> None:
         assert _said(limiter, _record("no %s", name)) is None
     assert _said(limiter, _record("not %s", "b")) == "memnotify: ERROR: not b"
     clock.tick(EVERY_S / 4)
-    assert _said(limiter, _record("no %s", "e")) == "memnotify: ERROR: no e (3 more of these left out)"
+    assert _said(limiter, _record("no %s", "e")) == "memnotify: ERROR: no e (3 more of these dropped)"
     clock.tick(EVERY_S)
     assert _said(limiter, _record("no %s", "f")) == "memnotify: ERROR: no f"
 
 
-def test_what_no_client_causes_is_not_limited() -> None:
+def test_a_message_that_no_client_causes_is_not_limited() -> None:
     limiter = Limiter(FakeClock())
     assert all(limiter.filter(_record("ready", limited=False)) for _ in range(100))
 
 
 @given(st.lists(st.sampled_from((0.0, 0.3, 0.7, 1.0, 5.0)), min_size=1))
-def test_all_are_told_or_counted(pauses_s: list[float]) -> None:
-    """In the end none is missing, and in no second there were two."""
+def test_each_record_is_logged_or_counted(pauses_s: list[float]) -> None:
+    """None is missing at the end, and no second has two."""
     clock = FakeClock()
     limiter = Limiter(clock)
-    told, counted = [], 0
+    logged, counted = [], 0
     for pause_s in [*pauses_s, EVERY_S]:
         clock.tick(pause_s)
         record = _record("x")
         if limiter.filter(record):
-            told.append(clock())
-            counted += vars(record)["left_out"]
-    assert len(told) + counted == len(pauses_s) + 1
-    assert all(later - sooner >= EVERY_S for sooner, later in itertools.pairwise(told))
+            logged.append(clock())
+            counted += vars(record)["dropped"]
+    assert len(logged) + counted == len(pauses_s) + 1
+    assert all(later - sooner >= EVERY_S for sooner, later in itertools.pairwise(logged))
 
 
 @pytest.mark.parametrize(
@@ -70,11 +70,11 @@ def test_all_are_told_or_counted(pauses_s: list[float]) -> None:
     [(logging.DEBUG, 7), (logging.INFO, 6), (logging.WARNING, 4), (logging.ERROR, 3), (logging.CRITICAL, 2)],
 )
 def test_priorities(level: int, priority: int) -> None:
-    """The journal knows who says it, and when: neither is said."""
+    """The journal knows the program and the time: the line has neither."""
     assert ForJournal().format(_record("a %s", "b", level=level)) == f"<{priority}>a b"
 
 
-def test_a_traceback_has_them_in_each_line() -> None:
+def test_each_line_of_a_traceback_has_a_priority() -> None:
     try:
         raise ValueError("first\n\nsecond")
     except ValueError:
@@ -90,7 +90,7 @@ def test_a_traceback_has_them_in_each_line() -> None:
 
 
 def _log(environment: Callable[[os.stat_result], str | None]) -> list[str]:
-    """Return what a daemon that is told nonsense logs to a socket, as the journal's is one."""
+    """Return what a daemon with wrong options logs to a socket, which the journal's stderr is."""
     ours, its = socket.socketpair()
     with ours, its:
         journal = environment(os.fstat(its.fileno()))
@@ -116,6 +116,6 @@ def test_under_systemd() -> None:
     "environment", [lambda _: None, lambda _: "", lambda status: f"{status.st_dev}:{status.st_ino + 1}"]
 )
 def test_for_people(environment: Callable[[os.stat_result], str | None]) -> None:
-    """Also where a service's stderr was redirected: the variable is of another one then."""
+    """Also if the stderr of a service was redirected: the variable then names another descriptor."""
     name, _ = _log(environment)
     assert name.startswith('memnotify: ERROR: command line: name is "a/b"')

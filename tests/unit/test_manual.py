@@ -26,7 +26,7 @@ PAGES = sorted(path.name for path in MAN.iterdir())
 PLACES = dict.fromkeys(COMMANDS, "memnotify.1") | dict.fromkeys(("serve", "check-config"), "memnotify.8")
 # What mandoc says of the machine, and not of the page
 _OF_THE_MACHINE = re.compile(r"referenced manual not found|outdated mandoc\.db")
-_KINDS = {bool: "true or false", str: "text", tuple: "list of texts"}
+_KINDS = {bool: "true or false", str: "string", tuple: "list of strings"}
 
 
 class Option(NamedTuple):
@@ -167,9 +167,11 @@ def test_keys_are_the_settings() -> None:
     assert found == expected
 
 
-def test_what_takes_a_restart() -> None:
-    restart = re.findall(r"(?m)^\.It Ic (\w+)", _section("memnotify.toml.5", "Where it is served"))
-    assert restart == [name for name, setting in SETTINGS.items() if not setting.about.reloads]
+def test_settings_that_take_effect_at_a_restart() -> None:
+    restart = re.findall(
+        r"(?m)^\.It Ic (\w+)", _section("memnotify.toml.5", "Settings that take effect at a restart")
+    )
+    assert restart == [name for name, setting in SETTINGS.items() if not setting.reloads]
 
 
 def test_the_example_of_a_configuration_is_one() -> None:
@@ -189,8 +191,8 @@ def test_the_choices_of_a_key_are_there() -> None:
         head.split()[1]: body for head, body in _items(_text("memnotify.toml.5")) if head.startswith("Ic ")
     }
     for name, setting in SETTINGS.items():
-        if setting.about.choices:
-            assert set(re.findall(r"(?m)^\.Ql (\w+)", keys[name])) == set(setting.about.choices)
+        if setting.choices:
+            assert set(re.findall(r"(?m)^\.Ql (\w+)", keys[name])) == set(setting.choices)
 
 
 def test_the_checks_of_doctor_are_there() -> None:

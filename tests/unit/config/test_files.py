@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: MIT
-"""The files of the configuration: which hold, and what is said of a wrong line."""
+"""The files of the configuration: which of them count, and the message for a wrong line."""
 
 import os
 import re
 import subprocess
 import sys
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from hypothesis import example, given
+from hypothesis import strategies as st
 from support import strategies
 
 from memnotify.cli import main
@@ -17,34 +19,34 @@ from memnotify.config import files
 from memnotify.config.settings import COMMAND_LINE, DEFAULT, SETTINGS, ConfigError, Given, Settings
 
 EXAMPLE = Path(__file__).parents[3] / "docs/memnotify.toml"
-ANY_LINE = "a line is KEY = VALUE, a text in quotes, a number without its unit"
+ANY_LINE = "expected KEY = VALUE, strings in quotes, numbers without a unit"
 
 
-# Which files hold
+# Which files count
 
 
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the name of the default file, which is not there."""
+    """Return the name of the default file, which does not exist."""
     path = tmp_path / "memnotify.toml"
     monkeypatch.setattr(files, "DEFAULT_FILE", str(path))
     return path
 
 
 def test_no_default_file(file: Path) -> None:
-    """All is as in the table."""
+    """All settings have their defaults."""
     assert files.load(None, {}).settings == Settings()
     assert not file.exists()
 
 
-def test_a_file_that_was_asked_for_must_be_there(file: Path) -> None:
+def test_a_file_named_by_the_option_must_exist(file: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         files.load(str(file), {})
     assert str(caught.value) == f"{file}: No such file or directory"
 
 
-def test_what_holds_over_what(file: Path) -> None:
-    """Command line over drop-ins in the order of their names over the file over the defaults."""
+def test_precedence(file: Path) -> None:
+    """The command line overrides the drop-ins, these the file (in order of their names), it the defaults."""
     directory = Path(f"{file}.d")
     directory.mkdir()
     file.write_text("fill_rate = 1\nupdate_space = 1\nmin_update_period = 1\nsocket = 'a'")
@@ -68,7 +70,7 @@ def test_drop_ins_without_a_file(file: Path) -> None:
     assert files.load(None, {}).settings.fill_rate_mib_s == 1
 
 
-def test_another_file_has_drop_ins_of_its_own(file: Path, tmp_path: Path) -> None:
+def test_another_file_has_its_own_drop_ins(file: Path, tmp_path: Path) -> None:
     file.write_text("fill_rate = 1")
     other = tmp_path / "other"
     other.write_text("update_space = 1")
@@ -78,13 +80,13 @@ def test_another_file_has_drop_ins_of_its_own(file: Path, tmp_path: Path) -> Non
 
 
 def test_dev_null_is_a_configuration(file: Path) -> None:
-    """For who wants none of the machine's."""
+    """It leaves out the machine's configuration."""
     file.write_text("wrong")
     assert files.load("/dev/null", {}).settings == Settings()
 
 
 def test_files_that_cannot_be_read(file: Path) -> None:
-    """All of them are told of, and what is wrong in others as well."""
+    """The error names each of them, and what is wrong in the others."""
     file.mkdir()
     directory = Path(f"{file}.d")
     directory.mkdir()
@@ -99,17 +101,17 @@ def test_files_that_cannot_be_read(file: Path) -> None:
         f"{directory}/1.toml: No such file or directory",
         f"{directory}/2.toml: more than 8192 bytes: is this the right file?",
         f"{directory}/3.toml:2: this is not UTF-8",
-        f"{directory}/4.toml:1: path is 1: it must be a text in quotes",
+        f"{directory}/4.toml:1: path is 1: it must be a string in quotes",
     ]
 
 
-def test_drop_ins_that_are_no_directory(file: Path) -> None:
+def test_a_drop_in_directory_that_is_a_file(file: Path) -> None:
     Path(f"{file}.d").write_text("")
     with pytest.raises(ConfigError, match=r"memnotify\.toml\.d: Not a directory"):
         files.load(None, {})
 
 
-# What stands in one
+# The text of a file
 
 
 @pytest.mark.parametrize(
@@ -124,20 +126,20 @@ def test_drop_ins_that_are_no_directory(file: Path) -> None:
         ('"" = 5', f'f:1: unknown key "": the keys are {", ".join(SETTINGS)}'),
         ("[serve]\nname = 'a'", 'f:1: "serve" is a table: settings stand by themselves, without a [header]'),
         ("a.b = 1", 'f:1: "a" is a table: settings stand by themselves, without a [header]'),
-        ("[[name]]", "f:1: name is [a table]: it must be a text in quotes"),
-        ("name.x = 1", "f:1: name is a table: it must be a text in quotes"),
-        ("x = [ # name = 1\n'name = 1',\n]\nname = 1", "f:4: name is 1: it must be a text in quotes"),
-        # A key in a table is not the one of the same name that stands by itself
-        ("[x]\nname = 1\n\n[name]", "f:4: name is a table: it must be a text in quotes"),
+        ("[[name]]", "f:1: name is [a table]: it must be a string in quotes"),
+        ("name.x = 1", "f:1: name is a table: it must be a string in quotes"),
+        ("x = [ # name = 1\n'name = 1',\n]\nname = 1", "f:4: name is 1: it must be a string in quotes"),
+        # A key in a table differs from the top-level key of the same name
+        ("[x]\nname = 1\n\n[name]", "f:4: name is a table: it must be a string in quotes"),
         ("update_period = 2026-11-25", "f:1: update_period is 2026-11-25: it must be a whole number of ms"),
         ("fill_rate = 1\nupdate_period = 250ms", f"f:2: Expected newline or end .*: {ANY_LINE}"),
         ("\n\nlog_level = debug", f"f:3: Invalid value: {ANY_LINE}"),
         ("update_period", f"f:1: Expected '=' .*: {ANY_LINE}"),
-        ("name = 'a'\nname = '''\nb\n'''", "f:2: name stands in line 1 already"),
+        ("name = 'a'\nname = '''\nb\n'''", "f:2: name is already set in line 1"),
         ("[name]\n[x]\n[name]", f"f:3: Cannot declare .*: {ANY_LINE}"),
         ("\ufeffname = 'a'", f"f:1: Invalid statement: {ANY_LINE}"),
         ("name = 'a'\r", f"f:1: .*: {ANY_LINE}"),
-        # It is seen at the end of the file, and is where it begins
+        # The parser fails at the end of the file; the message has the line where the value begins
         ('\nname = """\na\nb\n\n', f"f:2: .*: {ANY_LINE}"),
         ("\nname = [\n1,\n2\n\n", f"f:2: .*: {ANY_LINE}"),
         (f"\nfill_rate = {'9' * 5000}", "f:2: Exceeds the limit .*"),
@@ -146,15 +148,14 @@ def test_drop_ins_that_are_no_directory(file: Path) -> None:
     ],
 )
 def test_wrong(text: str, message: str) -> None:
-    """The line, what is wrong with it, and what to do."""
+    """The message has the line, what is wrong with it, and the remedy."""
     with pytest.raises(ConfigError) as caught:
         files.parse(text, "f")
     first = str(caught.value).splitlines()[-1]
     assert first == message or re.fullmatch(message, first), first
 
 
-def test_all_that_is_wrong() -> None:
-    """An administrator need not come back for each of them."""
+def test_all_mistakes_are_reported_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         files.parse("nane = 'a'\nfill_rate = 0\npcp_is_free = 'no'\nname = 'a'", "f")
     assert [line.partition(" ")[0] for line in str(caught.value).splitlines()] == ["f:1:", "f:2:", "f:3:"]
@@ -163,7 +164,7 @@ def test_all_that_is_wrong() -> None:
 @given(strategies.toml_files())
 @example(("", {}))
 def test_each_line_is_found(file: tuple[str, dict[str, int]]) -> None:
-    """However keys, texts and comments are written: the values are the parser's, the lines are right."""
+    """In any notation of keys, strings and comments, the values are the parser's and the lines are right."""
     text, lines = file
     found = files.parse(text, "f")
     assert {name: value for name, (value, _) in found.items()} == tomllib.loads(text)
@@ -172,26 +173,66 @@ def test_each_line_is_found(file: tuple[str, dict[str, int]]) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "figures = [\n" + "1,\n" * 2700 + "]\n",
+        "name = 1\n" * 900,
+        "\n" * 8000,
+        "[" * 8000,
+        '"""' + '\\"' * 4000,
+        '"' + '\\"' * 4000,
+        "'''\n" * 2000,
+        "a = {" * 1600,
+    ],
+)
+def test_the_parser_gets_each_line_at_most_twice(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The work grows with the length of the file, not with its square: a reload must not delay clients."""
+    loads = tomllib.loads
+    parsed: list[str] = []
+
+    def count(text: str) -> dict[str, object]:
+        parsed.append(text)
+        return loads(text)
+
+    monkeypatch.setattr(tomllib, "loads", count)
+    with suppress(ConfigError):
+        files.parse(text, "f")
+    assert parsed
+    assert sum(map(len, parsed)) <= 2 * len(text)
+
+
+@given(st.text(st.sampled_from("\"'\\#[]{}\na=1 ,"), max_size=200))
+def test_statements_are_the_text(text: str) -> None:
+    """Each character is in one statement, and each statement has the number of its first line."""
+    found = list(files._statements(text))
+    assert "".join(statement for _, statement in found) == text
+    line = 1
+    for start, statement in found:
+        assert start == line
+        line += statement.count("\n")
+
+
 def test_the_example_has_every_setting_at_its_default() -> None:
-    """As it is it changes nothing; with its settings taken in, it says what the table says."""
+    """It changes nothing as shipped; with each line uncommented it has the defaults of the table."""
     text = EXAMPLE.read_text()
     assert files.parse(text, "f") == {}
     found = files.parse(re.sub(r"(?m)^#(?=\w+ = )", "", text), "f")
     assert {name: value for name, (value, _) in found.items()} == {
         name: setting.default for name, setting in SETTINGS.items()
     }
-    restart, taken_over = text.split("## When memory is looked at")
+    restart, reload = text.split("## Settings that take effect at a reload")
     for name, setting in SETTINGS.items():
-        assert f"\n#{name} = " in (taken_over if setting.about.reloads else restart)
+        assert f"\n#{name} = " in (reload if setting.reloads else restart)
 
 
 # memnotify check-config
 
 
-def test_check_config_prints_what_holds(
+def test_check_config_prints_the_configuration(
     file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What it prints is a configuration, and says where each value comes from."""
+    """The output is a configuration file, with the origin of each value."""
     file.write_text('\nname = "a"\nfill_rate = 5\n')
     assert main(["check-config", "--update-space", "7", "--no-pcp-is-free"]) == 0
     out, err = capsys.readouterr()
@@ -209,8 +250,13 @@ def test_check_config_prints_what_holds(
     assert DEFAULT not in origins.values()
 
 
-def test_check_config_says_what_is_wrong(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Exit code 2, nothing on stdout, a line on stderr for each."""
+def test_the_alias_sets_the_same_key(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check-config", "--no-count-pcp-as-free"]) == 0
+    assert "pcp_is_free = false" in capsys.readouterr().out
+
+
+def test_check_config_reports_mistakes(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The exit code is 2, stdout is empty, stderr has a line for each mistake."""
     file.write_text("nam = 1\nfill_rate = 0\n")
     assert main(["check-config"]) == 2
     out, err = capsys.readouterr()
@@ -221,10 +267,9 @@ def test_check_config_says_what_is_wrong(file: Path, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize("command", ["serve", "check-config"])
-def test_a_file_that_is_not_there(
+def test_a_missing_file(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Exit code 2 for both."""
     assert main([command, "--config", str(tmp_path / "none")]) == 2
     said = capsys.readouterr().err + caplog.text
     assert f"{tmp_path}/none: No such file or directory" in said
@@ -237,8 +282,8 @@ def test_serve_reads_the_file(file: Path, caplog: pytest.LogCaptureFixture) -> N
     assert f'{file}:2: name is "a/b"' in caplog.text
 
 
-def test_what_may_not_be_read_hides_no_mistake(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the cause doctor tells what only root could see from what is wrong."""
+def test_an_unreadable_file_hides_no_mistake(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the cause doctor distinguishes a file that only root can read from a mistake."""
     read = files._text
 
     def text(name: str) -> str:
@@ -259,16 +304,16 @@ def test_what_may_not_be_read_hides_no_mistake(file: Path, monkeypatch: pytest.M
     assert caught.value.__cause__ is None
 
 
-def test_a_parser_that_cannot_be_loaded_any_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the user that root has become, at a reload: nothing but the reload fails."""
+def test_a_parser_that_can_no_longer_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user that root has become may be unable to import it: only the reload fails."""
     file = tmp_path / "memnotify.toml"
     file.write_text("update_period = 100")
     monkeypatch.setitem(sys.modules, "tomllib", None)
-    with pytest.raises(ConfigError, match=r"memnotify\.toml: what parses it cannot be loaded"):
+    with pytest.raises(ConfigError, match=r"memnotify\.toml: the parser can no longer be loaded"):
         files.load(str(file), {})
 
 
-def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_pipe_is_refused_without_waiting(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     with pytest.raises(ConfigError, match="this is a pipe"):
@@ -276,7 +321,7 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
 
 
 def test_check_config_names_a_file_of_any_bytes(tmp_path: Path) -> None:
-    """Also where what it prints must be UTF-8."""
+    """Even if its output must be UTF-8."""
     file = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.toml")
     Path(file).write_text("update_period = 100\n")
     done = subprocess.run(

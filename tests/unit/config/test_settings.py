@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The table of settings: their defaults and bounds, and what is said of those that are wrong."""
+"""The table of settings: defaults, bounds, and the message for a wrong value."""
 
 import math
 from typing import Any
@@ -48,8 +48,12 @@ def test_defaults() -> None:
         setting.check(setting.default)
 
 
-def test_the_table_knows_its_units() -> None:
-    """A key is the row's name without the unit, and each number of something has one."""
+def test_each_field_has_a_row() -> None:
+    assert tuple(setting.attribute for setting in SETTINGS.values()) == Settings._fields
+
+
+def test_units() -> None:
+    """A key is the field's name without the unit, and each number has a unit."""
     units = {name: setting.unit for name, setting in SETTINGS.items() if setting.unit}
     assert units == {
         "update_period": "ms",
@@ -68,7 +72,7 @@ def test_the_table_knows_its_units() -> None:
         {"update_period": 1, "max_update_period": 1},
         {"max_update_period": DAY_MS},
         {"min_update_period": 1},
-        {"min_update_period": 1000},  # more than update_period: it is without effect
+        {"min_update_period": 1000},  # more than update_period: it has no effect
         {"fill_rate": 1},
         {"update_space": 2**48},
         {"poll_acknowledges": True, "pcp_is_free": False, "count_pages": False},
@@ -80,7 +84,7 @@ def test_the_table_knows_its_units() -> None:
     ],
 )
 def test_within_bounds(values: dict[str, object]) -> None:
-    """The bounds themselves are allowed; what is given holds, and where it was given is known."""
+    """The bounds themselves are allowed. The configuration has the value and its origin."""
     settings, origins = configure(_given(values))
     for line, (name, value) in enumerate(values.items(), start=1):
         assert getattr(settings, SETTINGS[name].attribute) == value
@@ -130,14 +134,14 @@ def test_within_bounds(values: dict[str, object]) -> None:
         ({"update_period": {"ms": 1}}, "file:1: update_period is a table: it must be a whole number of ms"),
         ({"pcp_is_free": 1}, "file:1: pcp_is_free is 1: it must be true or false"),
         ({"pcp_is_free": "no"}, 'file:1: pcp_is_free is "no": it must be true or false'),
-        ({"name": 5}, "file:1: name is 5: it must be a text in quotes"),
-        ({"name": ["a", 2]}, 'file:1: name is ["a", 2]: it must be a text in quotes'),
-        ({"figures": (1,)}, "file:1: figures is [1]: it must be a list of texts"),
+        ({"name": 5}, "file:1: name is 5: it must be a string in quotes"),
+        ({"name": ["a", 2]}, 'file:1: name is ["a", 2]: it must be a string in quotes'),
+        ({"figures": (1,)}, "file:1: figures is [1]: it must be a list of strings"),
         ({"log_level": "loud"}, 'file:1: log_level is "loud": it must be one of debug, info, warning, error'),
         ({"transport": ""}, 'file:1: transport is "": it must be one of auto, cuse, fuse'),
         (
             {"path": "a\0"},
-            'file:1: path is "a\\U00000000": it is wrong: see to it that there is no NUL in it',
+            'file:1: path is "a\\U00000000": it must not contain a NUL character',
         ),
         (
             {"update_space": 2**49, "name": "a", "fill_rate": 0},
@@ -149,7 +153,7 @@ def test_within_bounds(values: dict[str, object]) -> None:
     ],
 )
 def test_wrong(values: dict[str, object], message: str) -> None:
-    """The error names the place, the setting, its value and what it may be; of each that is wrong."""
+    """For each mistake the error has the place, the setting, its value and what it may be."""
     with pytest.raises(ConfigError) as caught:
         configure(_given(values))
     assert str(caught.value) == message
@@ -157,8 +161,8 @@ def test_wrong(values: dict[str, object], message: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "a/b", "..", "-x", "a" * 65, "\u00e9", "a\n", "../x", "a b"])
 def test_wrong_names(name: str) -> None:
-    """The kernel would take nearly all of them, and make directories, or no node."""
-    with pytest.raises(ConfigError, match=r"name is .*: it is wrong: see to it that it has letters"):
+    """The kernel accepts nearly all of them, and makes directories, or no node."""
+    with pytest.raises(ConfigError, match=r"name is .*: it must contain only letters"):
         configure({"name": Given(name, COMMAND_LINE)})
 
 
@@ -170,7 +174,6 @@ def test_wrong_modes(mode: str) -> None:
 
 
 def test_a_long_value_is_cut() -> None:
-    """A message is read by people."""
     with pytest.raises(ConfigError) as caught:
         configure(_given({"name": "x" * 10_000}))
     assert len(str(caught.value)) < 250

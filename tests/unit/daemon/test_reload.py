@@ -3,7 +3,6 @@
 
 import logging
 from collections.abc import Iterator
-from functools import partial
 from typing import Any, cast
 
 import pytest
@@ -14,7 +13,6 @@ from memnotify.daemon.reload import ConfigReloader
 from memnotify.engine.device import Device
 from memnotify.engine.sampler import Sampler, Tuning
 from memnotify.engine.table import ObserverTable
-from memnotify.kernel.page_counters import open_page_counters
 
 
 class Told:
@@ -86,26 +84,6 @@ def test_what_the_sampler_is_tuned_to(bench: Bench, wanted: dict[str, Any], tune
     assert bench.sampler.tunings == [TUNED._replace(**tuned)]
     assert bench.reload() == "configuration reloaded"
     assert len(bench.sampler.tunings) == 1
-
-
-def test_kicks_are_opened_anew_for_another_meaning_of_used(bench: Bench) -> None:
-    """And there are none where pages are not to be counted."""
-    bench.wanted = Settings(pcp_is_free=False)
-    bench.reload()
-    (tuning,) = bench.sampler.tunings
-    assert not tuning.pcp_is_free
-    assert isinstance(tuning.open_page_counters, partial)
-    assert (tuning.open_page_counters.func, tuning.open_page_counters.keywords) == (
-        open_page_counters,
-        {"pcp_is_free": False},
-    )
-    bench.wanted = Settings(pcp_is_free=False, count_pages=False)
-    bench.reload()
-    assert bench.sampler.tunings[-1].open_page_counters is not None
-    assert bench.sampler.tunings[-1].open_page_counters() is None
-    bench.wanted = Settings(pcp_is_free=False, count_pages=False, update_space_kib=1)
-    bench.reload()
-    assert bench.sampler.tunings[-1].open_page_counters is None
 
 
 def test_the_device_and_the_log(bench: Bench) -> None:
