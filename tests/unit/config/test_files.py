@@ -180,7 +180,7 @@ def test_the_example_has_every_setting_at_its_default() -> None:
     assert {name: value for name, (value, _) in found.items()} == {
         name: setting.default for name, setting in SETTINGS.items()
     }
-    restart, taken_over = text.split("## When memory is looked at")
+    restart, taken_over = text.split("## Sampling")
     for name, setting in SETTINGS.items():
         assert f"\n#{name} = " in (taken_over if setting.about.reloads else restart)
 
