@@ -6,8 +6,8 @@
  *     client poll PATH COUNT     COUNT times poll(fd, 1, 0); prints ns in all
  *     client pipe - COUNT        COUNT times one byte to another process and back; prints ns in all
  *     client wake PATH COUNT     holds COUNT open files in one epoll; driven by lines on stdin, one answer each:
- *         open           opens all, with a threshold nobody reaches    -> opened NS_IN_ALL
- *         arm PAGES      sets every threshold to `used` + PAGES        -> armed, or early: somebody is ready
+ *         open           opens all, with a threshold never reached     -> opened NS_IN_ALL
+ *         arm PAGES      sets every threshold to `used` + PAGES        -> armed, or early: a file is ready
  *         wait           until each was woken and has read             -> woken FIRST_NS LAST_NS (monotonic clock)
  *     client watch PATH PAGES    one open file with a threshold at `used` + PAGES   -> armed THRESHOLD, woken NS
  *     client sleep PATH COUNT    COUNT processes, each waiting for a threshold of its own, spread evenly over all

@@ -40,7 +40,7 @@ def on_core(core: int) -> Iterator[None]:
 
 
 def await_that(condition: Callable[[], bool], what: str) -> None:
-    """Look every 5 ms whether ``condition`` holds. Raises BenchmarkError after DEADLINE_S."""
+    """Wait until ``condition`` holds, checked every 5 ms. Raises BenchmarkError after DEADLINE_S."""
     deadline = time.monotonic() + DEADLINE_S
     while not condition():
         if time.monotonic() > deadline:
@@ -90,7 +90,7 @@ def children(pid: int) -> list[int]:
 
 
 class Driven:
-    """A program that is told and that answers by lines.
+    """A program that reads commands and answers, one line each.
 
     ``patient`` is for one that has to clean up: it ends when its input does, and is killed only if it
     has not by DEADLINE_S. Any other is killed; one whose server is stuck cannot be, and the server's
@@ -131,16 +131,16 @@ class Driven:
         return self._process.pid
 
     def send(self, command: str) -> None:
-        """Give a command."""
-        assert self._process.stdin is not None  # noqa: S101 - told to mypy; it was asked for
+        """Send a command."""
+        assert self._process.stdin is not None  # noqa: S101 - for mypy: it is a pipe
         try:
             self._process.stdin.write(command.encode() + b"\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            raise BenchmarkError(f"{self._name} is gone; what it says stands above") from None
+            raise BenchmarkError(f"{self._name} is gone; its messages are above") from None
 
     def line(self, timeout_s: float = DEADLINE_S) -> str | None:
-        """Return the next line that it says, or None if it says none within ``timeout_s``.
+        """Return the next line of its output, or None if there is none within ``timeout_s``.
 
         Raises BenchmarkError if it has ended.
         """
@@ -305,7 +305,7 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def progress(text: str) -> None:
-    """Say what has just been done, so that nobody wonders."""
+    """Print what has just been done."""
     print(text, file=sys.stderr, flush=True)
 
 

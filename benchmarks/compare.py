@@ -35,11 +35,11 @@ from common import (
 )
 
 # The threshold to cross stands this many bytes above `used`, and twice that is allocated: more than what
-# other programs on a busy machine take or free meanwhile.
+# other programs on a busy machine take or free in the same time.
 MARGIN = 128 << 20
 # A little more than the update_period of both servers.
 STALE_S = 0.3
-# Somebody else's memory may cross the threshold first; then it is set anew.
+# Other programs' memory may cross the threshold first; it is then set again.
 ATTEMPTS = 10
 
 
@@ -84,7 +84,7 @@ class Plan:
 
 
 def wake_client(plan: Plan, server: Server) -> Driven:
-    """Start the C client that holds all open files; it opens nothing before it is told."""
+    """Start the C client that holds all open files; it opens nothing before the command to."""
     with on_core(plan.core):
         return Driven([str(plan.client), "wake", str(server.path), str(plan.clients)])
 
@@ -96,7 +96,7 @@ def run_client(plan: Plan, action: str, path: str) -> float:
         with on_core(plan.core):
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=DEADLINE_S)
     except subprocess.CalledProcessError:
-        raise BenchmarkError(f"the measuring client failed in {action}; what it says stands above") from None
+        raise BenchmarkError(f"the measuring client failed in {action}; its messages are above") from None
     except subprocess.TimeoutExpired:
         raise BenchmarkError(
             f"{plan.requests} of {action} take over {DEADLINE_S:.0f} s: try fewer --requests"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The figures as memnotify defines them, read in C: for the C server and for what fills memory.
- * Whoever reads them sets page_kib first.
+ * The figures as memnotify defines them, read in C: for the C server and for fill.c.
+ * Set page_kib before reading them.
  */
 #ifndef MEMNOTIFY_BENCHMARKS_FIGURES_H
 #define MEMNOTIFY_BENCHMARKS_FIGURES_H

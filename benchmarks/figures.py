@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Measure what a sample costs: to read the kernel's files and to understand them, a large machine's too.
+"""Measure the cost of a sample: reading the kernel's files and parsing them, also those of a large machine.
 
 Every round measures each row in turn; the table shows medians. Absolute times say something about this
 machine; compare rows.

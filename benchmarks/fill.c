@@ -8,9 +8,9 @@
  *     fill hugepages      vm.nr_hugepages raised in one write; put back at the end, whatever ends it
  *
  * Driven by lines on stdin, one answer each; ends, with all memory freed, when stdin does:
- *     warm MIB                 reads as much of an empty file, in huge pages where the file system has them: it
- *                              then lies in the page cache, counts as free for everybody, and `take` frees it
- *                              just before it begins. What lies on the free lists would not stay at hand: in
+ *     warm MIB                 reads as much of an empty file, in huge pages if the file system has them: it
+ *                              then lies in the page cache, counts as free for all, and `take` frees it just
+ *                              before it begins. Pages on the free lists would not stay available: in
  *                              a virtual machine the kernel gives it back to the host after 2 s
  *                              -> warm
  *     take MIB FIGURE KIB      FIGURE is used (limit KIB met at or above, pages on the per-CPU free lists
@@ -19,7 +19,7 @@
  *                                 the last moment at which the limit was known not to be met and the first
  *                                 at which it was (0 0: never), and how fast memory was taken
  *     free                     -> freed
- * It is bound to the core FILL_CORE, so that it frees pages to the lists that it takes them from; FILL_FOLDER
+ * It is bound to the core FILL_CORE, so that it frees pages to the lists that it takes them from; FILL_DIRECTORY
  * is where the empty file is.
  */
 #define _GNU_SOURCE
@@ -57,7 +57,7 @@ static _Noreturn void fail(const char *what)
 	exit(1);
 }
 
-/* How far the figure is from the limit, in KiB; 0 or less: it has met it. Never told too far. */
+/* Return how far the figure is from the limit, in KiB, or 0 or less if it has met it. Never too much. */
 static int64_t distance(const struct limit *limit)
 {
 	static const char available[] = "\nMemAvailable:";
@@ -85,7 +85,7 @@ static void map(size_t bytes)
 	held = mmap(NULL, held_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (held == MAP_FAILED)
 		fail("mmap");
-	/* Refused by a kernel without huge pages, which then has none to keep away or to ask for. */
+	/* A kernel without huge pages refuses this; then there are none to avoid or to request. */
 	madvise(held, held_bytes, way == MEMSET_HUGE ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
 }
 
@@ -132,16 +132,16 @@ static void take_mapped(size_t bytes, const struct limit *limit, int64_t *below,
 
 static void warm(size_t bytes)
 {
-	const char *folder = getenv("FILL_FOLDER");
+	const char *directory = getenv("FILL_DIRECTORY");
 	struct statfs system;
 	char *cached;
 
-	file = open(folder ? folder : ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+	file = open(directory ? directory : ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
 	if (file < 0 || ftruncate(file, (off_t)bytes) || fstatfs(file, &system))
-		fail("FILL_FOLDER");
+		fail("FILL_DIRECTORY");
 	if (system.f_type == TMPFS_MAGIC) {
 		errno = EOPNOTSUPP;
-		fail("FILL_FOLDER lies in a tmpfs, whose pages do not count as free");
+		fail("FILL_DIRECTORY lies in a tmpfs, whose pages do not count as free");
 	}
 	cached = mmap(NULL, bytes, PROT_READ, MAP_SHARED, file, 0);
 	if (cached == MAP_FAILED)
@@ -153,7 +153,7 @@ static void warm(size_t bytes)
 		fail("munmap");
 }
 
-/* All of it, at once, and nobody's figures are to move. */
+/* Drop all of it at once, without a change of any figure. */
 static void drop_warm(void)
 {
 	if (file >= 0 && posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED))
@@ -277,7 +277,7 @@ int main(int argc, char **argv)
 	bind_to_core();
 	if (way == HUGEPAGES) {
 		reserved = read_reserved();
-		/* Only the end of stdin ends it, so that what it reserved is put back; nobody may read its answer. */
+		/* Only the end of stdin ends it, so that the reservation is undone, even if its reader has gone. */
 		for (size_t i = 0; i < sizeof(deaf) / sizeof(*deaf); i++)
 			signal(deaf[i], SIG_IGN);
 		if (atexit(put_back))

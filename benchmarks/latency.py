@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How soon a crossing is noticed: memory is really taken, and who watches it says when he saw it."""
+"""How soon a crossing is noticed: memory is really taken, and each watcher reports when it noticed."""
 
 import re
 from argparse import Namespace
@@ -27,7 +27,7 @@ NAMES = ("memnotify", "earlyoom", "nohang")
 # How much is taken, by the distance of the threshold.
 _TAKEN = {"touch": 1.25, "memset": 1.25, "hugepages": 1.125}
 _MEMSETS = ("memset", "memset-huge")
-# memnotify's longest interval, and a little: who has not noticed by then will not.
+# memnotify's longest interval and a little more: a watcher that has not noticed by then will not.
 _NOTICE_S = 16.0
 # To start, to take and to free, besides the idle time.
 _WORK_S = 4.0
@@ -49,7 +49,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Watching:
-    """Somebody who watches a figure: its name for fill.c, the limit, and when he noticed."""
+    """A watcher of a figure: the figure's name for fill.c, the limit, and when the watcher noticed."""
 
     figure: str
     limit_kib: int

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""COUNT processes that each look at /proc/meminfo four times a second, as one would first write it."""
+"""COUNT processes that each read /proc/meminfo four times a second, in the obvious way."""
 
 import os
 import sys
@@ -7,7 +7,7 @@ import time
 
 
 def watch(parent: int) -> None:
-    """Look until the parent is gone."""
+    """Read until the parent is gone."""
     print("ready", flush=True)
     while os.getppid() == parent:
         memory = {}

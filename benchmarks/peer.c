@@ -144,9 +144,9 @@ static bool fires(struct threshold *threshold, int64_t value, int64_t step)
 }
 
 /*
- * Mark who has an event and take out their handles, up to `room`; returns their number. Who finds no
- * room is looked at with the next sample. -1: a newer sample is known. A threshold may have been set
- * from it, and going back in time would invent a crossing.
+ * Mark the observers that have an event and take out their handles, up to `room`; return the number. The
+ * next sample handles the others. -1: a newer sample is known. A threshold may have been set from it, and
+ * going back in time would invent a crossing.
  */
 static long take_crossed(const struct sample *sample, struct fuse_pollhandle **handles, size_t room)
 {
@@ -197,7 +197,7 @@ static int take_sample(struct meter *meter, struct sample *out)
 	return matters ? make_exact(meter, out) : 0;
 }
 
-/* Take a sample and wake whoever crossed. */
+/* Take a sample and notify the observers whose thresholds were crossed. */
 static int look(struct meter *meter, struct sample *sample)
 {
 	static struct fuse_pollhandle **handles;
@@ -442,7 +442,7 @@ static void do_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	fi->fh = (uintptr_t)observer;
 	fi->direct_io = 1; /* the file's size is 0; seekable, as clients rewind before each read */
 	if (fuse_reply_open(req, fi))
-		forget(observer); /* the opener was killed meanwhile: no release follows */
+		forget(observer); /* the opener was killed: no release follows */
 }
 
 static void do_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
@@ -494,7 +494,7 @@ static void do_poll(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi,
 	unsigned revents = POLLOUT | POLLWRNORM;
 
 	(void)ino;
-	/* Store first, then look: an event in between finds the handle. */
+	/* Store first, then check: an event in between finds the handle. */
 	pthread_mutex_lock(&table.lock);
 	if (handle) {
 		old = observer->handle;
@@ -502,7 +502,7 @@ static void do_poll(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi,
 	}
 	if (observer->pending) {
 		revents |= POLLIN | POLLRDNORM | POLLPRI;
-		/* Who asks for POLLPRI alone never reads: the poll acknowledges. */
+		/* A client that polls for POLLPRI alone never reads: the poll acknowledges. */
 		if ((fi->poll_events & POLLPRI) && !(fi->poll_events & (POLLIN | POLLRDNORM)))
 			observer->pending = false;
 	}
@@ -578,7 +578,7 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	page_kib = sysconf(_SC_PAGESIZE) / 1024;
-	/* Who reports memory pressure must not be paged out by it. ONFAULT: what is used, no more. */
+	/* A reporter of memory pressure must not be paged out by it. ONFAULT: lock only pages in use. */
 	if (mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT))
 		perror("peer: memory is not locked");
 	if (source_open(&current.meter.meminfo, "/proc/meminfo") ||

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Draw when memnotify looks at memory, while it slowly rises above a threshold and falls again."""
+"""Draw when memnotify samples, while memory use slowly rises above a threshold and falls again."""
 
 import argparse
 import importlib.util
@@ -20,7 +20,7 @@ from common import PAGE_SIZE, BenchmarkError, Driven, Server, build, memnotify, 
 from memnotify.client import Memnotify
 from memnotify.kernel.meminfo import MemInfoReader
 
-# How often a bit of memory is taken or freed, and looked at for the curve.
+# How often some memory is taken or freed, and read for the curve.
 _STEP_S = 0.02
 _STEP_MAX = 16 << 20
 _SAMPLE = re.compile(r"^([0-9]+) .*\bnext sample in ([0-9.]+) ms")
@@ -88,7 +88,7 @@ def record(plan: Plan, directory: Path) -> Course:
         memory, events = [], []
         for now_s in _ramp(plan):
             memory.append((now_s, meminfo.read_exact()[0].used))
-            # All of it, and soon: the daemon drops what nobody reads.
+            # Read all of it soon: the daemon drops log lines that are not read.
             while (line := stamped.line(0)) is not None:
                 lines.append(line)
             if device.wait(_STEP_S) is not None:
@@ -119,7 +119,7 @@ def _ramp(plan: Plan) -> Iterator[float]:
 
 def draw(course: Course, plan: Plan, output: Path) -> None:
     """Draw it as a PNG."""
-    import matplotlib as mpl  # noqa: PLC0415 - only whoever draws needs it
+    import matplotlib as mpl  # noqa: PLC0415 - only drawing needs it
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt  # noqa: PLC0415 - the same
@@ -133,7 +133,7 @@ def draw(course: Course, plan: Plan, output: Path) -> None:
     def used_at(moments: list[float]) -> list[float]:
         found = []
         for at_s in moments:
-            # Between the two looks around it, wherever it is.
+            # Interpolate between the two samples around it.
             place = min(max(1, bisect(times, at_s)), len(times) - 1)
             share = (at_s - times[place - 1]) / (times[place] - times[place - 1])
             found.append(used[place - 1] + min(max(0.0, share), 1.0) * (used[place] - used[place - 1]))
@@ -147,7 +147,7 @@ def draw(course: Course, plan: Plan, output: Path) -> None:
         f" a threshold {plan.distance_mib} MiB away: {len(looked)} samples in {plan.seconds:.0f} s"
     )
     above.plot(times, used, color="tab:blue", linewidth=1.5, label="used")
-    above.plot(looked, used_at(looked), ".", color="black", markersize=4, label="the daemon looks")
+    above.plot(looked, used_at(looked), ".", color="black", markersize=4, label="the daemon samples")
     threshold = course.threshold_pages * gib
     above.axhline(threshold, color="tab:red", linestyle="--", linewidth=1, label="threshold")
     above.plot(

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""The programs that memnotify is measured against, run so that they can do nobody any harm.
+"""The programs that memnotify is measured against, run so that they can do no harm.
 
-earlyoom and nohang kill processes when memory runs short, and here it is made to. They are told not
-to; and whatever they are told, the kernel refuses: each runs as a user who has no other process, without
-the right to send signals to other users' ones, and that is checked before memory is taken.
+earlyoom and nohang kill processes when memory runs short, as it does here. Options tell them not to. In
+addition, the kernel refuses it: each runs as a user that has no other process, without the right to send
+signals to other users' processes. That is checked before memory is taken.
 """
 
 import os
@@ -19,13 +19,13 @@ from typing import Self
 
 from common import BenchmarkError, Driven, await_that, status
 
-# No account's and no service's; nobody has processes that run on a shared machine.
+# Not a user of an account or a service; the user nobody has processes on a shared machine.
 USER = 1_999_999_999
-# Only where an account is asked for, by dbus-daemon; low-memory-monitor sends no signals.
+# For dbus-daemon, which needs an account; low-memory-monitor sends no signals.
 NOBODY = 65534
 # linux/capability.h
 _CAP_KILL, _CAP_IPC_LOCK, _CAP_SYS_RESOURCE = 5, 14, 24
-# Each of them is up, and has looked at memory once, long before.
+# Each program is up, and has read memory once, long before.
 _START_S = 20.0
 
 _LOW_MEMORY_MONITOR = "/usr/libexec/low-memory-monitor"
@@ -55,7 +55,7 @@ def missing(name: str) -> str | None:
     if shutil.which("dbus-daemon") is None:
         return "it needs dbus-daemon: apt install dbus"
     if not _have(_CAP_SYS_RESOURCE):
-        return "its PSI triggers of 1 s take CAP_SYS_RESOURCE, which root has not got here"
+        return "its PSI triggers of 1 s take CAP_SYS_RESOURCE, which root does not have here"
     return None
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What one look at memory costs the sampler, by the number of thresholds, none of which is crossed."""
+"""The cost of one sample by the number of thresholds, none of which is crossed."""
 
 import gc
 import os
@@ -20,7 +20,7 @@ from memnotify.kernel.page_counters import open_page_counters
 
 COUNTS = (10, 1_000, 100_000)
 _BATCH = 100
-# A look, and becoming an observer, in seconds; both about, and for saying how long it takes.
+# Rough times of a sample and of a new observer, to announce how long the benchmark takes.
 _LOOK_S, _SUBSCRIBE_S = 100e-6, 20e-6
 
 
@@ -36,10 +36,11 @@ def measure(options: Namespace) -> None:
         measured: dict[str, Callable[[], object]] = {
             name: _look(count, reader) for name, count in zip(names, COUNTS, strict=True)
         }
-        methods = {method.__name__: method for method in (reader.read_plain, reader.read_exact)}
+        readings = (reader.read_plain, reader.read_exact)
+        methods = {f"MemInfoReader.{method.__name__}()": method for method in readings}
         measured |= methods
         results: dict[str, list[float]] = {name: [] for name in measured}
-        # As the daemon does: the collector is not to visit 100,000 observers meanwhile.
+        # As the daemon does: keep the collector from visiting 100,000 observers.
         gc.freeze()
         for number in range(options.rounds):
             for name in list(measured)[:: 1 if number % 2 == 0 else -1]:
@@ -59,7 +60,7 @@ def _look(count: int, reader: MemInfoReader) -> Callable[[], object]:
     )
     device = Device(observers, sampler)
     (total, used, _), _ = reader.read_exact()
-    # From a third below to total, but for as much again above: far from what else runs here.
+    # Up to two thirds of `used`, and from a quarter of the rest above it: far from what other programs take.
     below, above = used * 2 // 3, used + (total - used) // 4
     for number in range(count):
         place = number // 2 / max(1, count // 2)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What many idle watchers cost: sleeping in poll() of one device, or each looking at memory himself."""
+"""The cost of many idle watchers: all sleeping in poll() of one device, or each reading memory itself."""
 
 import sys
 import time
@@ -24,7 +24,7 @@ from common import (
 
 FAR, EVENLY = "memnotify and its clients, far", "the same, evenly over memory"
 C, PYTHON = "C, /proc/meminfo at 4 Hz", "Python, the same, naively"
-# Fewer of the dearest, scaled up, so that the machine is not full of them.
+# Fewer of the most expensive, scaled up, so that they do not fill the machine.
 _PYTHON_PART = 20
 _START_S = 3.0
 

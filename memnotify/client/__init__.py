@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The library for programs that use the device. It needs nothing but the standard library.
 
-``Memnotify`` is the device; docs/clients.md shows every way to use it.
+``Memnotify`` is the device; docs/README.md leads to every way to use it.
 """
 
 from memnotify.client._control import ControlFileError

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The commands and the code in docs/clients.md and its pages, run: they print what stands there."""
+"""The commands and the code in docs/clients/ run and print what the pages show."""
 
 import contextlib
 import os
@@ -23,11 +23,11 @@ from support.waiting import DEADLINE_S, eventually
 from memnotify.client import Memnotify
 
 REPOSITORY = Path(__file__).parents[2]
-PAGES = [REPOSITORY / "docs/clients.md", *sorted(REPOSITORY.glob("docs/clients/*.md"))]
+PAGES = [REPOSITORY / "docs/README.md", *sorted(REPOSITORY.glob("docs/clients/*.md"))]
 TEXT = {page.stem: page.read_text() for page in PAGES}
 WAITS = {"7", "232", "271", "281"}
-"""poll, epoll_wait, ppoll and epoll_pwait, as /proc/PID/syscall says on x86-64."""
-# A block, and the block of what it prints, if it prints anything
+"""poll, epoll_wait, ppoll and epoll_pwait: their numbers in /proc/PID/syscall on x86-64."""
+# A block of code, and the block of its output, if there is one
 _CODE = re.compile(r"(?ms)^```(sh|c|python)\n(.*?)^```\n(?:\n```text\n(.*?)^```$)?")
 _CONTROL_FILE = re.compile(r"(?ms)`/etc/memnotify/([a-z]+\.mn)`:\n\n```ini\n(.*?)^```")
 _TIME = re.compile(r"(?:[0-9]{4}-[0-9]{2}-[0-9]{2} )?[0-9]{2}:[0-9]{2}:[0-9]{2}")
@@ -41,11 +41,11 @@ _SYSTEMCTL = """\
 IN_GUEST = ("shell", "c", "asyncio", "trio", "control-files")
 """The pages of which the last piece of code is run in a guest as well."""
 _LOOKS = 20
-"""So often in a row, 2 ms apart, a process is found waiting that waits for memory to move."""
+"""A process waits for memory to move if it is found waiting this often in a row, 2 ms apart."""
 
 
 class Example(NamedTuple):
-    """A piece of code, and what it prints."""
+    """A piece of code and its output."""
 
     page: str
     language: str
@@ -63,7 +63,7 @@ EXAMPLES = [Example(page, *found) for page, text in TEXT.items() for found in _C
 
 @pytest.mark.parametrize("page", TEXT)
 def test_every_block_is_run(page: str) -> None:
-    """What has a language is an example; all other blocks are what one prints, or control files."""
+    """A block with a language is an example; every other block is the output of one, or a control file."""
     blocks = re.findall(r"^ *(?:```|~~~)(.*)$", TEXT[page], re.MULTILINE)
     assert blocks[1::2] == [""] * (len(blocks) // 2)
     examples = [example for example in EXAMPLES if example.page == page]
@@ -73,20 +73,20 @@ def test_every_block_is_run(page: str) -> None:
 
 
 def test_every_page_is_listed() -> None:
-    linked = re.findall(r"\]\(clients/(.*?)\)", TEXT["clients"])
-    assert sorted(linked) == [page.name for page in PAGES[1:]]
+    linked = re.findall(r"\]\(clients/(.*?)\)", TEXT["README"])
+    assert sorted(set(linked)) == [page.name for page in PAGES[1:]]
 
 
 @pytest.fixture(scope="module")
 def daemon(_can_serve: None, _memory: FakeMemory) -> Iterator[Daemon]:
-    """Return a daemon of that memory, where examples look for it."""
+    """Return a daemon of the fake memory, at the path that examples use."""
     with Daemon(*QUICK, *_memory.ARGUMENTS, name="memnotify", program=_memory.program) as daemon:
         yield daemon
 
 
 @pytest.fixture
 def memory(_memory: FakeMemory, daemon: Daemon) -> FakeMemory:
-    """Return the memory of the daemon, half of it used, which it has noticed."""
+    """Return the daemon's memory, half of it used; the daemon has noticed that."""
     _memory.use(50)
     with Memnotify(daemon.path) as device:
         eventually(lambda: device.read().used.percent == 50, "it is noticed")
@@ -107,7 +107,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def bus(tmp_path: Path) -> Iterator[Bus]:
-    """Return a bus that is as it is before anybody has copied the policy."""
+    """Return a bus without the policy of the page."""
     (tmp_path / "systemctl").write_text(_SYSTEMCTL)
     (tmp_path / "systemctl").chmod(0o755)
     bus = Bus(tmp_path / "bus")
@@ -131,7 +131,7 @@ def _command(example: Example, directory: Path) -> list[str]:
 def _prints(
     command: list[str], environment: dict[str, str], daemon: Daemon, memory: FakeMemory, directory: Path
 ) -> str:
-    """Return what a command prints while memory is moved, whenever it waits, and until it waits again."""
+    """Return the output of a command while memory moves each time the command waits."""
     with open(directory / "printed", "w+") as printed, Memnotify(daemon.path) as witness:
         witness.subscribe(used="80%")
         process = subprocess.Popen(
@@ -154,7 +154,7 @@ def _prints(
             for used_percent in (90, 50):
                 eventually(settled, "it waits or has ended")
                 memory.use(used_percent)
-                # Whoever waits is woken by the same call, and waits no longer.
+                # The same notification wakes the process: it does not wait any more.
                 assert witness.wait(DEADLINE_S) is not None
                 looks = 0
             eventually(settled, "it waits or has ended")
@@ -181,7 +181,7 @@ def _parameters() -> Iterator[pytest.ParameterSet]:
 
 
 @pytest.mark.parametrize("example", list(_parameters()))
-def test_it_prints_what_stands_there(
+def test_output_is_that_of_the_page(
     daemon: Daemon, memory: FakeMemory, environment: dict[str, str], tmp_path: Path, example: Example
 ) -> None:
     printed = _prints(_command(example, tmp_path), environment, daemon, memory, tmp_path)
@@ -191,10 +191,10 @@ def test_it_prints_what_stands_there(
 @pytest.mark.parametrize(
     "example", [each for each in EXAMPLES if each.is_picture], ids=lambda each: each.page
 )
-def test_it_shows_what_stands_there(
+def test_picture_is_that_of_the_page(
     daemon: Daemon, memory: FakeMemory, environment: dict[str, str], example: Example
 ) -> None:
-    """But for how long memory was where it was."""
+    """Compare the picture, except for the lengths of time."""
 
     def drawn(picture: str) -> str:
         return re.sub(r"(.)\1+", r"\1", _timeless(picture))
@@ -213,7 +213,7 @@ def test_it_shows_what_stands_there(
 def test_the_service_on_the_bus(
     daemon: Daemon, memory: FakeMemory, environment: dict[str, str], bus: Bus, tmp_path: Path
 ) -> None:
-    """The page's commands in their order, the first of which lets the others have the name."""
+    """Run the page's commands in their order: the first one gives the others the right to the name."""
     page = [example for example in EXAMPLES if example.page == "desktop"]
     assert len(page) > 1
     for example in page:
@@ -225,7 +225,7 @@ def test_the_service_on_the_bus(
 
 
 def _waits(pid: int) -> bool:
-    """Whether a thread of the process, or of one that it has started, waits for a descriptor."""
+    """Return True if a thread of the process or of a child waits for a descriptor."""
     children: list[str] = []
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         tasks = list(Path(f"/proc/{pid}/task").iterdir())

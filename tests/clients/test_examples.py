@@ -28,7 +28,7 @@ HIGH = "total 2500000 used 2250000 active 250000"
 LOW = "total 2500000 used 1250000 active 250000"
 # What each says first, when 90 % are used, and when half is used again.
 SAID = {
-    "poll.c": (["watching used 80%"], [HIGH], [LOW]),
+    "wait.c": (["watching used 80%"], [HIGH], [LOW]),
     "epoll.c": (
         ["watching used 60%", "watching used 80%"],
         [f"used 60%: {HIGH}", f"used 80%: {HIGH}"],

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The program in memnotify(4), as the page shows it, compiled and run."""
+"""Compile and run the program in memnotify(4) as mandoc shows it."""
 
 import re
 import shutil
@@ -20,7 +20,7 @@ PAGE = Path(__file__).parents[2] / "docs/man/memnotify.4"
 
 @pytest.fixture
 def daemon(serve: Callable[[str], Daemon]) -> Iterator[Daemon]:
-    """Return a daemon whose memory is moved by hand, where the program looks for it."""
+    """Return a daemon of the fake memory, at the path that the program uses."""
     with serve("memnotify") as daemon:
         yield daemon
 
@@ -43,14 +43,14 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_it_prints_each_crossing(daemon: Daemon, memory: FakeMemory, example: str) -> None:
     with Program(example) as program:
-        program.settle()
+        assert program.line() == "watching used 80%"
         for _ in range(2):
             memory.use(90)
-            assert program.line() == "2250000 of 2500000 pages used"
+            assert program.line() == "total 2500000 used 2250000 active 250000"
             memory.use(50)
-            assert program.line() == "1250000 of 2500000 pages used"
+            assert program.line() == "total 2500000 used 1250000 active 250000"
         daemon.end(signal.SIGKILL)
-        assert program.line() == "example: the daemon has ended: open again"
+        assert program.line() == "example: the daemon has ended: open the device again"
         assert program.end(0) == 3
 
 
@@ -58,6 +58,17 @@ def test_it_says_what_is_refused(daemon: Daemon, example: str) -> None:
     with Program(example, "usd 80%") as program:
         assert program.line() == "example: usd 80%: Invalid argument"
         assert program.end(0) == 2
-    with Program(example, "active 20%") as program:
-        program.settle()
-    assert not program.lines
+
+
+def test_it_refuses_a_plain_file(serve: Callable[[str], Daemon], example: str) -> None:
+    """Without a daemon, nothing is written to a file at the device's path."""
+    path = Path("/dev/memnotify")
+    assert not path.exists()
+    path.write_text("kept")
+    try:
+        with Program(example) as program:
+            assert program.line() == "example: /dev/memnotify: Operation not permitted"
+            assert program.end(0) == 1
+        assert path.read_text() == "kept"
+    finally:
+        path.unlink()

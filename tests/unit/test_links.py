@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The links of the documentation lead to what is there."""
+"""Links in the documentation lead to existing files and headings."""
 
 import re
 from pathlib import Path
@@ -19,7 +19,7 @@ _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]*)\)")
 
 
 def _anchors(page: Path) -> set[str]:
-    """Return the anchors of a page's headings, as GitHub makes them."""
+    """Return the anchors that GitHub makes of a page's headings."""
     headings: list[str] = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The manual pages: well-formed, and of one mind with --help, the settings and the checks."""
+"""The manual pages are well-formed and agree with --help, the settings and the checks."""
 
 import argparse
 import os
@@ -22,15 +22,15 @@ from memnotify.config.settings import SETTINGS, configure
 REPOSITORY = Path(__file__).parents[2]
 MAN = REPOSITORY / "docs/man"
 PAGES = sorted(path.name for path in MAN.iterdir())
-# Every command has a subsection of its own, but for what has the daemon's options.
+# Each command has a subsection of its own, except those with the daemon's options.
 PLACES = dict.fromkeys(COMMANDS, "memnotify.1") | dict.fromkeys(("serve", "check-config"), "memnotify.8")
-# What mandoc says of the machine, and not of the page
+# Messages of mandoc about the machine, not about the page
 _OF_THE_MACHINE = re.compile(r"referenced manual not found|outdated mandoc\.db")
 _KINDS = {bool: "true or false", str: "string", tuple: "list of strings"}
 
 
 class Option(NamedTuple):
-    """An option or a positional argument, as it is to be seen."""
+    """An option or a positional argument as it is shown."""
 
     arguments: tuple[str, ...]
     """Its metavar or its choices; empty for a flag."""
@@ -49,7 +49,7 @@ def _text(page: str) -> str:
 
 
 def _section(page: str, title: str) -> str:
-    """Return the text of a section, or of a subsection if there is none."""
+    """Return the text of a section, or else of a subsection."""
     for macro in ("Sh", "Ss"):
         found = re.search(rf"(?ms)^\.{macro} {re.escape(title)}\n(.*?)(?=^\.Sh|^\.{macro}|\Z)", _text(page))
         if found:
@@ -58,7 +58,7 @@ def _section(page: str, title: str) -> str:
 
 
 def _items(text: str) -> Iterator[tuple[str, str]]:
-    """Yield what each .It says, and the text below it."""
+    """Yield the head of each .It and the text below it."""
     for item in re.split(r"(?m)^\.It ", text)[1:]:
         head, _, body = item.partition("\n")
         yield head, re.split(r"(?m)^\.(?:It|El)\b", body)[0]
@@ -70,7 +70,7 @@ def _default(text: str) -> str:
 
 
 def documented(page: str, section: str) -> dict[tuple[str, ...], Option]:
-    """Return what stands in the lists of options of a section, by their names."""
+    """Return the options that a section lists, by their names."""
     found = {}
     for head, body in _items(_section(page, section)):
         names = tuple(f"-{name}" for name in re.findall(r"Fl (-\S+)", head))
@@ -83,7 +83,7 @@ def documented(page: str, section: str) -> dict[tuple[str, ...], Option]:
 
 
 def parsed(command: str) -> dict[tuple[str, ...], Option]:
-    """Return what argparse knows of a command."""
+    """Return the options of a command's parser, by their names."""
     parser = make_parser(command)
     (subparsers,) = (each for each in parser._actions if isinstance(each, argparse._SubParsersAction))
     found = {}
@@ -100,7 +100,7 @@ def parsed(command: str) -> dict[tuple[str, ...], Option]:
     return found
 
 
-def test_every_page_is_looked_at() -> None:
+def test_every_page_is_tested() -> None:
     assert PAGES == ["memnotify.1", "memnotify.4", "memnotify.8", "memnotify.toml.5"]
 
 
@@ -179,7 +179,7 @@ def test_the_example_of_a_configuration_is_one() -> None:
     assert configure(parse(example, "example")).settings.figures == ("available", "swap_taken")
 
 
-def test_the_further_figures_are_there() -> None:
+def test_every_extra_figure_is_there() -> None:
     section = _section("memnotify.toml.5", "FIGURES")
     made = {head.removeprefix("Ic "): body.strip().replace("\\-", "-") for head, body in _items(section)}
     same = dict.fromkeys(re.findall(r"(?m)^\.Ic (\w+)", section))
@@ -201,7 +201,7 @@ def test_the_checks_of_doctor_are_there() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_pages_know_each_other(page: str) -> None:
+def test_pages_refer_to_each_other(page: str) -> None:
     referred = {
         f"{name}.{number}" for name, number in re.findall(r"(?m)^\.Xr (\S+) (\d)", _section(page, "SEE ALSO"))
     }

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Measure what could wake the daemon instead of a timer: what it costs the machine, and what it notices.
+"""Measure what could wake the daemon instead of a timer: the cost for the machine, and the coverage.
 
-Each candidate is counted by the kernel as the daemon would have it counted, while loads that are heavy
-on pages run; then armed for half of what is taken at once, in several ways.
+The kernel counts each candidate as it would for the daemon, while loads that are heavy on pages run.
+Each is then armed for half of the memory that is taken at once, in several ways.
 """
 
 import argparse
@@ -40,13 +40,13 @@ _NR_HUGEPAGES = Path("/proc/sys/vm/nr_hugepages")
 
 
 class Candidate(Protocol):
-    """What polls ready when pages may have moved."""
+    """A descriptor that polls ready when pages may have moved."""
 
     def fileno(self) -> int:
         """Return the descriptor."""
 
     def arm(self, pages: float, /) -> object:
-        """Be ready no later than when so many pages have passed."""
+        """Be ready at the latest when this many pages have passed."""
 
     def close(self) -> None:
         """End it."""
@@ -85,7 +85,7 @@ class Faults:
 
 
 class Both:
-    """The daemon's two page_counters together; the one for what is allocated is polled."""
+    """The daemon's two page counters together; the one for allocated pages is polled."""
 
     def __init__(self) -> None:
         self._page_counters = PageCounter(ALLOCATED), PageCounter(FREED)
@@ -106,7 +106,7 @@ class Both:
 
 
 class Pressure:
-    """The PSI trigger: memory stalls, whoever takes how much."""
+    """The PSI trigger: memory stalls."""
 
     def __init__(self) -> None:
         fd = open_trigger()
@@ -207,7 +207,8 @@ WAYS: dict[str, Callable[[int], object]] = {
 def coverage() -> None:
     """Print how soon each candidate, armed for 256 MiB, notices that 512 MiB are taken, if at all.
 
-    Beyond what lies on the per-CPU lists, which is taken first. "before": what else runs was enough.
+    The 512 MiB are beyond the pages on the per-CPU lists, which are taken first. "before": other programs'
+    memory was enough.
     """
     rows = [["ms from the burst's beginning", *WAYS]]
     huge_pages = _NR_HUGEPAGES.read_text()
