@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Page counters: descriptors that poll ready when memory may have moved far enough to look at it."""
 
+import errno
 import logging
 import math
 import os
@@ -14,6 +15,8 @@ log = logging.getLogger(__name__)
 
 ONLINE_FILE = "/sys/devices/system/cpu/online"
 BUDDY_FILE = "/proc/buddyinfo"
+# The column of order 0 in BUDDY_FILE
+_BUDDY_FIRST_ORDER = 4
 # What `used` may grow by. Every page that leaves the buddy allocator's lists passes one of the first two,
 # whatever it is for: a page fault, MAP_POPULATE, tmpfs, huge pages, the kernel itself
 # (mm/page_alloc.c:__rmqueue_smallest; a page stolen from another migrate type may pass the second one
@@ -50,12 +53,7 @@ class PageCounter:
 
     def __init__(self, names: Iterable[str]) -> None:
         """Open counters for tracepoints, none armed."""
-        with open(BUDDY_FILE, "rb") as buddy:
-            zones = buddy.readlines()
-        # "Node 0, zone Normal" and a column for each order
-        self._largest_pages = 1 << len(zones[0].split()) - 5
-        nodes = {zone.split(b",")[0] for zone in zones}
-        self._lagging = len(zones) + _NODE_COUNTERS * len(nodes)
+        self._largest_pages, self._lagging = _read_zones()
         self._online = os.open(ONLINE_FILE, os.O_RDONLY | os.O_CLOEXEC)
         self._epoll = select.epoll()
         self._cpus = b""
@@ -165,6 +163,8 @@ class PageCounter:
     def _follow_cpus(self) -> None:
         """Count on the CPUs that are online. A counter dies with its CPU, and all but one go in a suspend."""
         online = os.pread(self._online, 4096, 0)
+        if not online.strip():
+            raise OSError(errno.ENODATA, "is masked: it lists no CPU", ONLINE_FILE)
         suspended_s = time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
         if online == self._cpus and abs(suspended_s - self._suspended_s) < _SUSPEND_S:
             return
@@ -199,6 +199,21 @@ def open_page_counters(*, pcp_is_free: bool = True) -> tuple[PageCounter, PageCo
     except OSError as error:
         log.info("pages are not counted (%s): the timer alone watches the nearest threshold", error)
         return None
+
+
+def _read_zones() -> tuple[int, int]:
+    """Return the pages of the largest order and how many counters /proc/meminfo sums up for each CPU.
+
+    Raises OSError, also where another file is mounted over the list (containers mask it with /dev/null).
+    """
+    with open(BUDDY_FILE, "rb") as buddy:
+        zones = buddy.readlines()
+    # "Node 0, zone Normal" and a column for each order
+    columns = len(zones[0].split()) if zones else 0
+    if columns < _BUDDY_FIRST_ORDER + 1:
+        raise OSError(errno.ENODATA, "is masked: it lists no zone", BUDDY_FILE)
+    nodes = {zone.split(b",")[0] for zone in zones}
+    return 1 << columns - _BUDDY_FIRST_ORDER - 1, len(zones) + _NODE_COUNTERS * len(nodes)
 
 
 def _numbers(ranges: str) -> list[int]:

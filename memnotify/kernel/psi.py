@@ -14,12 +14,20 @@ PRESSURE_FILE = "/proc/pressure/memory"
 _TRIGGERS = (b"some 5000 500000\0", b"some 20000 2000000\0")
 
 
+def is_pressure(text: bytes) -> bool:
+    """Return True if ``text`` was read from a PSI file.
+
+    Containers mask /proc/pressure/memory with /dev/null, which takes every trigger and is empty.
+    """
+    return text.startswith(b"some ")
+
+
 def open_trigger(path: str = PRESSURE_FILE) -> int | None:
     """Return a descriptor that is ready for POLLPRI once per window of memory stalls, or None.
 
-    None, and one line in the log, where the kernel has no PSI or refuses every trigger; the shorter
-    window is tried first. Closing the descriptor drops the trigger. poll() takes the event, so only
-    one poller may use it.
+    Try the shorter window first. Return None, with one line in the log, if the kernel has no PSI, refuses
+    every trigger, or another file is mounted over ``path``. Closing the descriptor drops the trigger.
+    poll() takes the event, so only one poller may use the descriptor.
     """
     refusal: OSError | None = None
     for trigger in _TRIGGERS:
@@ -29,6 +37,8 @@ def open_trigger(path: str = PRESSURE_FILE) -> int | None:
             refusal = error
             break
         try:
+            if not is_pressure(os.read(fd, 4096)):
+                raise OSError(errno.ENODATA, "is masked: it lists no stalls")
             os.write(fd, trigger)
         except OSError as error:
             os.close(fd)

@@ -403,3 +403,18 @@ def test_a_counter_that_cannot_be(counter: PageCounter, number: int | None, cond
 def test_lists_of_cpus(ranges: str, numbers: list[int]) -> None:
     """As the kernel writes them."""
     assert page_counters._numbers(ranges) == numbers
+
+
+@pytest.mark.parametrize("name", ["BUDDY_FILE", "ONLINE_FILE"])
+def test_masked_file(name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Where a container mounts /dev/null over a file of the kernel, one line says that the timer is left."""
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(page_counters, name, os.devnull)
+    # No tracepoint is needed to find the masked file, nor root.
+    monkeypatch.setattr(page_counters, "tracepoint", lambda _: Tracepoint(1, has_order=True))
+    open_fds = len(os.listdir("/proc/self/fd"))
+    assert open_page_counters() is None
+    assert len(os.listdir("/proc/self/fd")) == open_fds
+    (record,) = caplog.records
+    assert "is masked" in record.getMessage()
+    assert "the timer alone" in record.getMessage()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The PSI trigger: what is tried, in which order, and what is said when the kernel refuses."""
+"""The PSI trigger: which windows are tried, in which order, and what is logged if the kernel refuses."""
 
 import errno
 import logging
@@ -15,17 +15,17 @@ SHORT, LONG = b"some 5000 500000\0", b"some 20000 2000000\0"
 
 
 class Kernel:
-    """Stands in for the write of a trigger: takes those that are not refused."""
+    """Replacement for the write of a trigger: accept each one without a refusal."""
 
     def __init__(self, path: Path, refusals: dict[bytes, int]) -> None:
-        path.touch()
+        path.write_text("some avg10=0.00 avg60=0.00 avg300=0.00 total=0\n")
         self.path = path
         self.refusals = refusals
         self.written: list[bytes] = []
         self._write = os.write
 
     def write(self, fd: int, data: bytes) -> int:
-        """Replace os.write; what goes to other files goes there."""
+        """Replace os.write, for this file alone."""
         if not os.path.samestat(os.fstat(fd), os.stat(self.path)):
             return self._write(fd, data)
         self.written.append(data)
@@ -35,7 +35,7 @@ class Kernel:
 
     @property
     def open_fds(self) -> int:
-        """How many descriptors of the file this process has."""
+        """The number of descriptors of the file that this process has."""
         return sum(
             os.path.realpath(f"/proc/self/fd/{fd}") == str(self.path.resolve())
             for fd in os.listdir("/proc/self/fd")
@@ -63,7 +63,7 @@ def test_triggers(
     opened: bool,
     logged: str,
 ) -> None:
-    """The short window, then the long one if it may help; a descriptor that failed is closed."""
+    """Try the short window, then the long one if the kernel may accept it; close each refused descriptor."""
     caplog.set_level(logging.INFO)
     kernel = Kernel(tmp_path / "memory", refusals)
     monkeypatch.setattr("memnotify.kernel.psi.os.write", kernel.write)
@@ -81,10 +81,22 @@ def test_triggers(
 
 @pytest.mark.parametrize("path", ["none", "", "directory"])
 def test_no_psi(tmp_path: Path, caplog: pytest.LogCaptureFixture, path: str) -> None:
-    """Without the file there is no trigger, and one line says so."""
+    """Without the file, return None and log one line."""
     caplog.set_level(logging.INFO)
     (tmp_path / "directory").mkdir()
     assert open_trigger(str(tmp_path / path)) is None
     (record,) = caplog.records
     assert record.levelno == logging.INFO
     assert str(tmp_path / path) in record.getMessage()
+
+
+def test_masked_psi(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """/dev/null accepts every write and never stalls: it is no trigger, and one line says so."""
+    caplog.set_level(logging.INFO)
+    (tmp_path / "memory").symlink_to(os.devnull)
+    open_fds = len(os.listdir("/proc/self/fd"))
+    assert open_trigger(str(tmp_path / "memory")) is None
+    assert len(os.listdir("/proc/self/fd")) == open_fds
+    (record,) = caplog.records
+    assert "is masked" in record.getMessage()
+    assert "the timer alone" in record.getMessage()
