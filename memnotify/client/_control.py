@@ -5,10 +5,13 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from memnotify.abi.thresholds import VALUE_MAX
 from memnotify.client._device import DEFAULT_PATH
 from memnotify.client._errors import MemnotifyError
 from memnotify.client._figures import PAGE_SIZE
+from memnotify.client._thresholds import parse
 
 DIRECTORY = "/etc/memnotify"
 SUFFIX = ".mn"
@@ -34,16 +37,32 @@ class ControlFileError(MemnotifyError, ValueError):
     """A control file, or the variable, is not understood; the text says where and what."""
 
 
+class Size(NamedTuple):
+    """A size of memory that may follow total: a percentage of total, and bytes in addition."""
+
+    percent: float
+    bytes: float
+
+    def pages(self, total_pages: int) -> float:
+        """Return the size in pages, at this total."""
+        return total_pages * self.percent / 100 + self.bytes / PAGE_SIZE
+
+
+RAM_AND_SWAP = Size(100, 0)
+
+
 @dataclass(frozen=True)
 class Amount:
-    """An amount of memory, in bytes or in percent of something."""
+    """An amount of memory as a control file has it: in bytes, or in percent of another size."""
 
     number: float
     is_percentage: bool
 
-    def of(self, whole_bytes: float) -> float:
-        """Return it in bytes."""
-        return whole_bytes * self.number / 100 if self.is_percentage else self.number
+    def of(self, whole: Size) -> Size:
+        """Return the size that the amount is, as a part of ``whole``."""
+        if self.is_percentage:
+            return Size(whole.percent * self.number / 100, whole.bytes * self.number / 100)
+        return Size(0, self.number)
 
 
 @dataclass(frozen=True)
@@ -55,18 +74,44 @@ class Definition:
     """The device's path."""
     used: Amount | None
     free: Amount | None
-    """It is on at so much used, or when only so much of the limit is left; if both, at the first of them."""
+    """The signal is on at this use, or when this much of the limit is left; with both, at the lower use."""
     limit: Amount | None
-    """What percentages are of, and ``free`` is left of; RAM and swap if it is not given."""
+    """What percentages refer to, and ``free`` is left of; RAM and swap if it is not given."""
+
+    def thresholds(self, total_pages: int, *, on: bool) -> str:
+        """Return what to write to the device, for a signal that is on or off.
+
+        The level of ``used`` is a percentage where the device can let it follow total. A level such as
+        500 MB below total must be written again when total changes. So total is watched too, in the
+        direction that can change the signal: as total grows, the level rises, and the signal may go off.
+        """
+        level = self._level(total_pages)
+        sizes = self._sizes()
+        follows = any(size.percent for size in sizes) and any(size.bytes for size in sizes)
+        return f"used {level} total {total_pages + on}" if follows else f"used {level}"
 
     def threshold(self, total_pages: int) -> int:
-        """Return the use at which it is on, in pages; 1 if it always is."""
-        total_bytes = float(total_pages * PAGE_SIZE)
-        limit_bytes = total_bytes if self.limit is None else self.limit.of(total_bytes)
-        levels = [] if self.used is None else [self.used.of(limit_bytes)]
+        """Return the use at which the signal is on, in pages; 1 if it always is."""
+        return parse(b"used " + self._level(total_pages).encode(), ("used",))["used"].pages(total_pages)
+
+    def _level(self, total_pages: int) -> str:
+        sizes = self._sizes()
+        lowest = min(size.pages(total_pages) for size in sizes)
+        if lowest < 0.5:  # 0 would not be watched
+            return "1"
+        if any(size.bytes for size in sizes):
+            return str(min(VALUE_MAX, round(lowest)))
+        percent = min(1e15, *(size.percent for size in sizes))  # the grammar's numbers are bounded
+        return f"{percent:.10f}".rstrip("0").rstrip(".") + "%"
+
+    def _sizes(self) -> list[Size]:
+        """Return the uses at which the signal is on: the lowest of them holds."""
+        limit = RAM_AND_SWAP if self.limit is None else self.limit.of(RAM_AND_SWAP)
+        sizes = [] if self.used is None else [self.used.of(limit)]
         if self.free is not None:
-            levels.append(limit_bytes - self.free.of(limit_bytes))
-        return max(1, round(min(levels) / PAGE_SIZE))
+            free = self.free.of(limit)
+            sizes.append(Size(limit.percent - free.percent, limit.bytes - free.bytes))
+        return sizes
 
 
 def settings(environ: Mapping[str, str]) -> tuple[str, bool]:

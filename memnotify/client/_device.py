@@ -122,9 +122,10 @@ class Memnotify(Source[Event]):
         except DeviceLostError:
             if not self._reopen:
                 raise
-            # What was open is an ended daemon's; there may be a new one.
+            # The open file is of a daemon that has ended; a new one may serve.
             if self._observer is not None:
                 self._lose()
+                self._told_lost = True  # by the error, if this fails as well
             moment = self._put(text)
         self._text, self._moment = text, moment
         self._told_lost = False

@@ -28,25 +28,41 @@ class Signal:
 class _Watch:
     """A signal that is enabled: its device, an observer of its own, and its state."""
 
-    def __init__(self, definition: Definition) -> None:
+    def __init__(self, definition: Definition, changes: deque[Signal]) -> None:
+        """Open the device and subscribe to it. ``changes`` receives each change of the signal."""
         self.name = definition.name
         self.device = Memnotify(definition.sensor)
+        self.on = False
+        self._definition = definition
+        self._changes = changes
+        self._text = ""
         try:
-            self.pages = definition.threshold(self.device.read().total)
-            figures = self.device.subscribe(used=self.pages)
+            self.update(self.device.read())
         except BaseException:
             self.device.close()
             raise
-        self.on = False
-        self.first = self.change_by(figures)
 
-    def change_by(self, figures: Figures) -> Signal | None:
-        """Return the change that the figures make, if they do."""
-        on = figures.used >= self.pages
-        if on == self.on:
-            return None
-        self.on = on
-        return Signal(self.name, on, figures)
+    def update(self, figures: Figures) -> None:
+        """Take new figures: note a change, and write the thresholds again if they are others now.
+
+        Raises OSError if the device was never subscribed to, and cannot be.
+        """
+        while True:
+            on = figures.used >= self._definition.threshold(figures.total)
+            if on != self.on:
+                self.on = on
+                self._changes.append(Signal(self.name, on, figures))
+            text = self._definition.thresholds(figures.total, on=on)
+            if text == self._text:
+                return
+            try:
+                figures = self.device.subscribe(text)
+            except OSError:
+                if not self._text:
+                    raise
+                # The daemon has ended. The device subscribes again, as before, and that is an event.
+                return
+            self._text = text
 
 
 class Signals(Source[Signal]):
@@ -90,12 +106,11 @@ class Signals(Source[Signal]):
             return
         try:
             for definition in self.definitions:
-                self._watches.append(_Watch(definition))
+                self._watches.append(_Watch(definition, self._changes))
                 self._epoll.register(self._watches[-1].device, select.EPOLLIN)
         except BaseException:
             self.disable()
             raise
-        self._changes.extend(watch.first for watch in self._watches if watch.first is not None)
         self._kick()
 
     def disable(self) -> None:
@@ -155,9 +170,7 @@ class Signals(Source[Signal]):
     def _take(self, watch: _Watch) -> None:
         event = watch.device.wait(0)
         if isinstance(event, Crossed | Restored):
-            change = watch.change_by(event.after)
-            if change is not None:
-                self._changes.append(change)
+            watch.update(event.after)
 
     def _kick(self) -> None:
         """Be readable while there are changes that were found and not taken."""
