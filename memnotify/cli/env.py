@@ -8,10 +8,8 @@ import shlex
 
 from memnotify.abi.figures import EXTRA_FIGURES, NAMES
 from memnotify.cli import add_command
-from memnotify.cli.common import tell
-from memnotify.cli.wait import NOTHING_WATCHED
-from memnotify.client import DEFAULT_PATH, ThresholdError
-from memnotify.client._thresholds import parse, spell
+from memnotify.cli.common import NOTHING_WATCHED, report, watches
+from memnotify.client import DEFAULT_PATH
 
 _DESCRIPTION = """\
 Print the two variables by which programs that follow systemd's memory-pressure
@@ -63,16 +61,15 @@ def run(options: argparse.Namespace) -> int:
     # A socket takes each line for a write of its own; the device takes a newline for a blank.
     thresholds = " ".join(options.when.split())
     try:
-        text = spell(thresholds, {})
-        if not parse(text, _ANY_NAMES):
-            tell("env", f"--when: {NOTHING_WATCHED}")
+        if not watches(thresholds, _ANY_NAMES):
+            report("env", f"--when: {NOTHING_WATCHED}")
             return 2
-    except ThresholdError as error:
-        tell("env", f"--when: {error.strerror}")
+    except ValueError as error:
+        report("env", f"--when: {error}")
         return 2
     variables = {
         "MEMORY_PRESSURE_WATCH": options.path if options.socket is None else options.socket,
-        "MEMORY_PRESSURE_WRITE": base64.b64encode(text + b"\n").decode(),
+        "MEMORY_PRESSURE_WRITE": base64.b64encode(os.fsencode(thresholds) + b"\n").decode(),
     }
     if options.format == "unit":
         # Or the manager would set the same variables to the kernel's pressure figures.

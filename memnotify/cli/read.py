@@ -5,7 +5,7 @@ import argparse
 import json
 
 from memnotify.cli import add_command
-from memnotify.cli.common import explain, tell
+from memnotify.cli.common import as_object, explain, human, report
 from memnotify.client import DEFAULT_PATH, PAGE_SIZE, Figures, Memnotify
 
 _EPILOG = """\
@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> int:
         with Memnotify(options.path) as device:
             figures = device.read()
     except OSError as error:
-        tell("read", explain(options.path, error))
+        report("read", explain(options.path, error))
         return 2
     print(as_json(figures) if options.json else as_table(figures))
     return 0
@@ -51,20 +51,3 @@ def as_table(figures: Figures) -> str:
 def as_json(figures: Figures) -> str:
     """Return one line of JSON: each figure in pages, bytes and percent of total; the page size in bytes."""
     return json.dumps({"page_size": PAGE_SIZE, **as_object(figures)})
-
-
-def as_object(figures: Figures) -> dict[str, dict[str, float]]:
-    """Return each figure in pages, bytes and percent of total, by name."""
-    return {
-        name: {"pages": pages, "bytes": pages.bytes, "percent": round(pages.percent, 3)}
-        for name, pages in ((name, figures[name]) for name in figures.names)
-    }
-
-
-def human(size_bytes: float) -> str:
-    """Return a size in the unit that fits it."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size_bytes < 1024:
-            return f"{size_bytes:.1f} {unit}"
-        size_bytes /= 1024
-    return f"{size_bytes:.1f} TiB"

@@ -14,8 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Self
 
 from memnotify.cli import add_command
-from memnotify.cli.common import explain, tell
-from memnotify.cli.wait import count, seconds, subscribed
+from memnotify.cli.common import count, explain, report, seconds, subscribed
 from memnotify.client import (
     DEFAULT_PATH,
     PAGE_SIZE,
@@ -81,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
     program = options.command[0]
     if shutil.which(program) is None:
         there = "/" in program and os.path.isfile(program)
-        tell("run", f"{program}: {'it is not executable; chmod +x it' if there else 'no such command'}")
+        report("run", f"{program}: {'it is not executable; chmod +x it' if there else 'no such command'}")
         return 2
     helper = Helper(options.command)
     with contextlib.ExitStack() as devices:
@@ -93,7 +92,7 @@ def run(options: argparse.Namespace) -> int:
             try:
                 device = devices.enter_context(subscribed(options.path, thresholds))
             except OSError as error:
-                tell("run", explain(options.path, error))
+                report("run", explain(options.path, error))
                 return 2
             directions[device.fileno()] = (device, up)
         return _serve(options, helper, directions)
@@ -117,7 +116,7 @@ def _serve(
             if fd == helper.fileno():
                 failure = helper.outcome()
                 if failure:
-                    tell("run", f"{options.command[0]}: {failure}")
+                    report("run", f"{options.command[0]}: {failure}")
                 running, left = False, left - 1
                 if not left or not helper.alive:
                     return 1 if failure else 0
@@ -126,7 +125,7 @@ def _serve(
             try:
                 event = device.wait(0)
             except OSError as error:  # a new daemon that has not the figures of the old one
-                tell("run", explain(options.path, error))
+                report("run", explain(options.path, error))
                 return 1
             note(event, options.path, due, fd, up=up)
 
@@ -134,9 +133,9 @@ def _serve(
 def note(event: Event | None, path: str, due: Due, fd: int, *, up: bool) -> None:
     """Let an event make runs due, or no longer due."""
     if isinstance(event, Lost):
-        tell("run", f"{path}: {event.error.strerror}")
+        report("run", f"{path}: {event.error.strerror}")
     if isinstance(event, Restored):
-        tell("run", f"{path}: it is served again")
+        report("run", f"{path}: it is served again")
     if isinstance(event, Crossed | Restored):
         for change in event.changes:
             if change.up == up:

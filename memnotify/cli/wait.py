@@ -2,21 +2,13 @@
 """``memnotify wait``: sleep until a threshold is crossed."""
 
 import argparse
-import errno
 import json
 import math
 import time
 
 from memnotify.cli import add_command
-from memnotify.cli.common import explain, tell
-from memnotify.cli.read import as_object
-from memnotify.client import DEFAULT_PATH, PAGE_SIZE, Crossed, Memnotify, ThresholdError
-from memnotify.client._thresholds import parse, spell
-
-EXTRA_MISSING = 4
-"""The exit code of a command whose extra is not installed."""
-NOTHING_WATCHED = "nothing is watched: give a threshold, such as 'used 80%'"
-"""What to tell the user of thresholds that would be waited for in vain."""
+from memnotify.cli.common import as_object, count, explain, report, seconds, subscribed
+from memnotify.client import DEFAULT_PATH, PAGE_SIZE, Crossed
 
 _DESCRIPTION = """\
 Wait until one of the thresholds is crossed, up or down, and print the figures' line.
@@ -66,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         device = subscribed(options.path, options.thresholds, reopen=False)
     except OSError as error:
-        tell("wait", explain(options.path, error))
+        report("wait", explain(options.path, error))
         return 2
     with device:
         left = options.count or math.inf
@@ -74,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
             try:
                 event = device.wait(None if end_s is None else max(0, end_s - time.monotonic()))
             except OSError as error:
-                tell("wait", explain(options.path, error))
+                report("wait", explain(options.path, error))
                 return 1
             if event is None:
                 return 3
@@ -82,37 +74,6 @@ def run(options: argparse.Namespace) -> int:
                 print(_as_json(event) if options.json else event.after, flush=True)
                 left -= 1
     return 0
-
-
-def subscribed(path: str, thresholds: str, *, reopen: bool = True) -> Memnotify:
-    """Return the device, open and subscribed to. Raises OSError, also if it would watch nothing."""
-    device = Memnotify(path, reopen=reopen)
-    try:
-        figures = device.subscribe(thresholds)
-        if not parse(spell(thresholds, {}), figures.names):
-            raise ThresholdError(errno.EINVAL, NOTHING_WATCHED)
-    except OSError:
-        device.close()
-        raise
-    return device
-
-
-def seconds(text: str) -> float:
-    """Convert an argument. epoll takes milliseconds as an int, so 24 days are the most."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 <= number <= 2_000_000:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0 to 2000000")
-    return number
-
-
-def count(text: str) -> int:
-    """Convert an argument."""
-    if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number, such as 3, or 0 for no end")
-    return int(text)
 
 
 def _wanted(event: Crossed, options: argparse.Namespace) -> bool:

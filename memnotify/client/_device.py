@@ -9,7 +9,7 @@ import warnings
 from dataclasses import dataclass
 
 from memnotify.client._device_file import DeviceFile
-from memnotify.client._errors import DeviceLostError, NotADeviceError, ThresholdError, told
+from memnotify.client._errors import DeviceLostError, NotADeviceError, ThresholdError, device_error
 from memnotify.client._figures import Figures
 from memnotify.client._source import POLL_MAX_S, Source
 from memnotify.client._thresholds import Change, Snapshot, parse, spell
@@ -80,13 +80,13 @@ class Memnotify(Source[Event]):
         self._reopen = reopen
         self._pid = os.getpid()
         self._text = b""
-        self._moment: Snapshot | None = None
+        self._snapshot: Snapshot | None = None
         self._observer: DeviceFile | None = None
         # Holds the observer or, while that is lost, the timer.
         self._epoll: select.epoll | None = None
         self._timer: Timer | None = None
         self._retry_s = _RETRY_FIRST_S
-        self._told_lost = False
+        self._loss_reported = False
 
     def fileno(self) -> int:
         """Return a descriptor to poll for POLLIN in an event loop of your own; then call ``wait(0)``.
@@ -118,18 +118,18 @@ class Memnotify(Source[Event]):
         self._leave_parent()
         text = spell(thresholds, named)
         try:
-            moment = self._put(text)
+            snapshot = self._set_thresholds(text)
         except DeviceLostError:
             if not self._reopen:
                 raise
             # The open file is of a daemon that has ended; a new one may serve.
             if self._observer is not None:
                 self._lose()
-                self._told_lost = True  # by the error, if this fails as well
-            moment = self._put(text)
-        self._text, self._moment = text, moment
-        self._told_lost = False
-        return moment.figures
+                self._loss_reported = True  # by the error, if this fails as well
+            snapshot = self._set_thresholds(text)
+        self._text, self._snapshot = text, snapshot
+        self._loss_reported = False
+        return snapshot.figures
 
     def wait(self, timeout_s: float | None = None) -> Event | None:
         """Return the next event; None if there is none within ``timeout_s`` seconds.
@@ -142,7 +142,7 @@ class Memnotify(Source[Event]):
         while True:
             left_s = None if end_s is None else min(max(0.0, end_s - time.monotonic()), POLL_MAX_S)
             ready = watched.poll(left_s)
-            event = self._look(ready[0][1]) if ready else None
+            event = self._take_event(ready[0][1]) if ready else None
             if event is not None or (end_s is not None and time.monotonic() >= end_s):
                 return event
 
@@ -177,72 +177,72 @@ class Memnotify(Source[Event]):
         assert self._epoll is not None  # noqa: S101 - for mypy: whoever subscribes has one
         return self._epoll
 
-    def _look(self, revents: int) -> Event | None:
+    def _take_event(self, revents: int) -> Event | None:
         """Take what the epoll has found; None if it is nothing to tell of."""
         if self._observer is None:
             return self._retry()
-        assert self._moment is not None  # noqa: S101 - for mypy: an observer is subscribed
-        before = self._moment
+        assert self._snapshot is not None  # noqa: S101 - for mypy: an observer is subscribed
+        before = self._snapshot
         try:
             if not revents & select.EPOLLIN:
-                raise told(errno.ENOTCONN, self.path)
+                raise device_error(errno.ENOTCONN, self.path)
             # Set anew: the device damps chatter, so after an event a threshold is watched for in the other
             # direction alone, and from some way off. Where the figure has gone back by now, or does not go
             # as far, it would not say what is to be told next.
-            moment = _subscribe(self._observer, self._text, self._observer.read())
+            snapshot = _subscribe(self._observer, self._text, self._observer.read())
         except OSError as error:
             if not self._reopen:
                 raise
             self._lose()
-            self._told_lost = True
+            self._loss_reported = True
             return Lost(before.figures, error)
-        self._moment = moment
-        return Crossed(before.figures, moment.figures, before.changes_to(moment))
+        self._snapshot = snapshot
+        return Crossed(before.figures, snapshot.figures, before.changes_to(snapshot))
 
     def _retry(self) -> Event | None:
         """Open the device and subscribe again, or set the timer for the next attempt."""
-        assert self._moment is not None  # noqa: S101 - for mypy: what was lost was subscribed
-        before = self._moment
+        assert self._snapshot is not None  # noqa: S101 - for mypy: what was lost was subscribed
+        before = self._snapshot
         try:
-            self._moment = self._put(self._text)
+            self._snapshot = self._set_thresholds(self._text)
         except OSError as error:
             self._set_timer(self._retry_s)
             self._retry_s = min(2 * self._retry_s, _RETRY_LAST_S)
             if isinstance(error, ThresholdError) or not self._reopen:
                 raise
-            if self._told_lost:
+            if self._loss_reported:
                 return None
-            self._told_lost = True
+            self._loss_reported = True
             return Lost(before.figures, error)
-        changes = before.changes_to(self._moment)
-        if self._told_lost:
-            self._told_lost = False
-            return Restored(before.figures, self._moment.figures, changes)
+        changes = before.changes_to(self._snapshot)
+        if self._loss_reported:
+            self._loss_reported = False
+            return Restored(before.figures, self._snapshot.figures, changes)
         # A child's first look: its parent has lost nothing.
-        return Crossed(before.figures, self._moment.figures, changes) if changes else None
+        return Crossed(before.figures, self._snapshot.figures, changes) if changes else None
 
-    def _put(self, text: bytes) -> Snapshot:
+    def _set_thresholds(self, text: bytes) -> Snapshot:
         """Write the thresholds to the observer, opened if there is none; return what they start from."""
         if self._observer is not None:
             # Not read before it is known that the write will do: that would take an event away.
-            assert self._moment is not None  # noqa: S101 - for mypy: an observer is subscribed
-            parse(text, self._moment.figures.names)
+            assert self._snapshot is not None  # noqa: S101 - for mypy: an observer is subscribed
+            parse(text, self._snapshot.figures.names)
             self._observer.write(text)
             return _subscribe(self._observer, text, self._observer.read())
-        link, self._reader = self._reader or DeviceFile(self.path), None
+        file, self._reader = self._reader or DeviceFile(self.path), None
         epoll = self._epoll or select.epoll()
         try:
             # Before it is written to: what is no device may be a file with somebody's data.
-            moment = _subscribe(link, text, link.read())
-            _watch(epoll, link)
+            snapshot = _subscribe(file, text, file.read())
+            _watch(epoll, file)
         except BaseException:
-            link.close()
+            file.close()
             if epoll is not self._epoll:
                 epoll.close()
             raise
-        self._observer, self._epoll = link, epoll
+        self._observer, self._epoll = file, epoll
         self._stop_timer()
-        return moment
+        return snapshot
 
     def _lose(self) -> None:
         """Give the observer up, and set the timer for the first attempt to get another."""
@@ -270,7 +270,7 @@ class Memnotify(Source[Event]):
         if self._timer is None:
             self._timer = Timer()
             self._epoll.register(self._timer, select.EPOLLIN)
-        # Half of it at random: thousands of clients lose one daemon at one moment.
+        # Half of it at random: thousands of clients lose one daemon at the same moment.
         self._timer.set(seconds * (0.5 + os.urandom(1)[0] / 510))
 
     def _stop_timer(self) -> None:
@@ -286,7 +286,7 @@ class Memnotify(Source[Event]):
         self._epoll = self._reader = self._observer = self._timer = None
 
 
-def _subscribe(link: DeviceFile, text: bytes, figures: Figures) -> Snapshot:
+def _subscribe(file: DeviceFile, text: bytes, figures: Figures) -> Snapshot:
     """Write thresholds and return them with the figures that they start from.
 
     Those given were just read: they tell the sides.
@@ -294,18 +294,18 @@ def _subscribe(link: DeviceFile, text: bytes, figures: Figures) -> Snapshot:
     levels = parse(text, figures.names)
     while True:
         before = Snapshot(figures, levels)
-        link.write(text)
+        file.write(text)
         # It acknowledges what was crossed since the write: these are the figures to start from. If there was
         # anything, the thresholds are not where the write has set them any more.
-        after = Snapshot(link.read(), levels)
+        after = Snapshot(file.read(), levels)
         figures = after.figures
         if not before.changes_to(after):
             return after
 
 
-def _watch(epoll: select.epoll, link: DeviceFile) -> None:
+def _watch(epoll: select.epoll, file: DeviceFile) -> None:
     try:
-        epoll.register(link, select.EPOLLIN)
+        epoll.register(file, select.EPOLLIN)
     except PermissionError:
         reason = "this is no memnotify device: it cannot be polled"
-        raise NotADeviceError(errno.ENOTTY, reason, link.path) from None
+        raise NotADeviceError(errno.ENOTTY, reason, file.path) from None

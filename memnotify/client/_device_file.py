@@ -5,7 +5,7 @@ import contextlib
 import errno
 import os
 
-from memnotify.client._errors import NotADeviceError, told
+from memnotify.client._errors import NotADeviceError, device_error
 from memnotify.client._figures import Figures
 
 
@@ -18,7 +18,7 @@ class DeviceFile:
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
-            raise told(error.errno or errno.EIO, path) from None
+            raise device_error(error.errno or errno.EIO, path) from None
 
     def fileno(self) -> int:
         """Return the descriptor."""
@@ -29,7 +29,7 @@ class DeviceFile:
         try:
             line = os.read(self._fd, 4096)
         except OSError as error:
-            raise told(error.errno or errno.EIO, self.path) from None
+            raise device_error(error.errno or errno.EIO, self.path) from None
         try:
             return Figures.parse(line)
         except ValueError as error:
@@ -41,7 +41,7 @@ class DeviceFile:
             # One byte at least: the kernel keeps an empty write to itself.
             os.write(self._fd, thresholds or b"\n")
         except OSError as error:
-            raise told(error.errno or errno.EIO, self.path) from None
+            raise device_error(error.errno or errno.EIO, self.path) from None
 
     def close(self) -> None:
         """Close it."""

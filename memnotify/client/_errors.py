@@ -29,7 +29,7 @@ class ThresholdError(MemnotifyError, ValueError):
     """Thresholds are not understood; those that there were hold on."""
 
 
-_TOLD: dict[int, tuple[type[MemnotifyError], str]] = {
+_KINDS: dict[int, tuple[type[MemnotifyError], str]] = {
     errno.ENOENT: (DeviceMissingError, "start 'memnotify serve'"),
     # A CUSE node whose device is gone, or not there yet
     errno.ENODEV: (DeviceMissingError, "start 'memnotify serve'"),
@@ -49,7 +49,7 @@ _TOLD: dict[int, tuple[type[MemnotifyError], str]] = {
 }
 
 
-def told(number: int, path: str) -> OSError:
+def device_error(number: int, path: str) -> OSError:
     """Return the error for an errno of the device, one of the above where it is known."""
-    kind, hint = _TOLD.get(number, (OSError, ""))
+    kind, hint = _KINDS.get(number, (OSError, ""))
     return kind(number, "; ".join(filter(None, (os.strerror(number), hint))), path)

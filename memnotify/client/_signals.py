@@ -77,7 +77,7 @@ class Signals(Source[Signal]):
     """
 
     _epoll: select.epoll
-    _kick_fd: int
+    _wake_fd: int
 
     def __init__(self, names: str, environ: Mapping[str, str] = os.environ) -> None:
         """Read the control files."""
@@ -88,7 +88,7 @@ class Signals(Source[Signal]):
         self._watches: list[_Watch] = []
         self._changes: deque[Signal] = deque()
         self._pid = 0
-        self._own_files()
+        self._open_own_files()
 
     @property
     def states(self) -> dict[str, bool]:
@@ -101,7 +101,7 @@ class Signals(Source[Signal]):
         Raises OSError as Memnotify does, and then none is enabled.
         """
         self._check_open()
-        self._own_files()
+        self._open_own_files()
         if self._watches or self._disabled:
             return
         try:
@@ -111,11 +111,11 @@ class Signals(Source[Signal]):
         except BaseException:
             self.disable()
             raise
-        self._kick()
+        self._update_readiness()
 
     def disable(self) -> None:
         """Close the devices. What has changed and was not taken is forgotten."""
-        self._own_files()
+        self._open_own_files()
         for watch in self._watches:
             # By hand, as a forked child may hold the open file, which would then stay in the epoll.
             with contextlib.suppress(OSError):  # not there, if enabling failed
@@ -123,18 +123,18 @@ class Signals(Source[Signal]):
             watch.device.close()
         self._watches = []
         self._changes.clear()
-        self._kick()
+        self._update_readiness()
 
     def fileno(self) -> int:
         """Return a descriptor to poll for POLLIN in an event loop of your own; then call ``wait(0)``."""
         self._check_open()
-        self._own_files()
+        self._open_own_files()
         return self._epoll.fileno()
 
     def wait(self, timeout_s: float | None = None) -> Signal | None:
         """Return the next change; None if there is none within ``timeout_s`` seconds."""
         self._check_open()
-        self._own_files()
+        self._open_own_files()
         end_s = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
             left_s = None if end_s is None else min(max(0.0, end_s - time.monotonic()), POLL_MAX_S)
@@ -145,7 +145,7 @@ class Signals(Source[Signal]):
                     self._take(watch)
             if self._changes:
                 change = self._changes.popleft()
-                self._kick()
+                self._update_readiness()
                 return change
             if end_s is not None and time.monotonic() >= end_s:
                 return None
@@ -156,7 +156,7 @@ class Signals(Source[Signal]):
             super().close()
             self.disable()
             self._epoll.close()
-            os.close(self._kick_fd)
+            os.close(self._wake_fd)
 
     def __del__(self) -> None:
         """Close what nobody has closed, and say so, as for a file."""
@@ -165,33 +165,33 @@ class Signals(Source[Signal]):
             for watch in self._watches:
                 watch.device.close()
             self._epoll.close()
-            os.close(self._kick_fd)
+            os.close(self._wake_fd)
 
     def _take(self, watch: _Watch) -> None:
         event = watch.device.wait(0)
         if isinstance(event, Crossed | Restored):
             watch.update(event.after)
 
-    def _kick(self) -> None:
+    def _update_readiness(self) -> None:
         """Be readable while there are changes that were found and not taken."""
         if self._changes:
-            os.eventfd_write(self._kick_fd, 1)
+            os.eventfd_write(self._wake_fd, 1)
         else:
             with contextlib.suppress(BlockingIOError):
-                os.eventfd_read(self._kick_fd)
+                os.eventfd_read(self._wake_fd)
 
-    def _own_files(self) -> None:
+    def _open_own_files(self) -> None:
         """In a new process, be it a forked child: open what would be shared with the parent."""
         if self._pid == os.getpid():
             return
-        epoll, kick_fd = select.epoll(), os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        epoll, wake_fd = select.epoll(), os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         if self._pid:
             self._epoll.close()
-            os.close(self._kick_fd)
-        self._epoll, self._kick_fd = epoll, kick_fd
-        self._epoll.register(self._kick_fd, select.EPOLLIN)
+            os.close(self._wake_fd)
+        self._epoll, self._wake_fd = epoll, wake_fd
+        self._epoll.register(self._wake_fd, select.EPOLLIN)
         for watch in self._watches:
             self._epoll.register(watch.device, select.EPOLLIN)
-        self._kick()
+        self._update_readiness()
         # Last: where one of them has failed, all are opened the next time.
         self._pid = os.getpid()

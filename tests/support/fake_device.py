@@ -10,7 +10,7 @@ from collections.abc import Callable
 from memnotify.abi.figures import Figures as DaemonFigures
 from memnotify.abi.figures import figures_with
 from memnotify.abi.thresholds import Level, parse
-from memnotify.client._errors import told
+from memnotify.client import device_error
 from memnotify.client._figures import Figures
 
 GRANULARITY_PAGES = 5
@@ -30,38 +30,38 @@ class FakeDaemon:
         self.serving = True
         self.refusal = errno.ENOENT
         self.opened = 0
-        self.links: list[FakeLink] = []
+        self.files: list[FakeDeviceFile] = []
         self.after_read: list[Callable[[], object]] = []
         self.after_write: list[Callable[[], object]] = []
 
-    def open(self, path: str) -> "FakeLink":
+    def open(self, path: str) -> "FakeDeviceFile":
         """Open the device."""
         self.opened += 1
         if not self.serving:
-            raise told(self.refusal, path)
-        self.links.append(FakeLink(self, path))
-        return self.links[-1]
+            raise device_error(self.refusal, path)
+        self.files.append(FakeDeviceFile(self, path))
+        return self.files[-1]
 
     def use(self, used: int, **changed: int) -> None:
         """Change the figures, and wake whoever has a threshold between."""
         self.figures = self.figures._replace(used=used, **changed)
-        for link in self.links:
-            link.notice()
+        for file in self.files:
+            file.notice()
 
     def end(self) -> None:
         """End, as by SIGKILL."""
         self.serving = False
-        for link in self.links:
-            link.end()
-        self.links = []
+        for file in self.files:
+            file.end()
+        self.files = []
 
     @property
     def written(self) -> list[bytes]:
         """What was last written by each of those who have the device open."""
-        return [link.text for link in self.links]
+        return [file.text for file in self.files]
 
 
-class FakeLink:
+class FakeDeviceFile:
     """One open file of a FakeDaemon. Its descriptor is readable while an event is pending, and at the end."""
 
     def __init__(self, daemon: FakeDaemon, path: str) -> None:
@@ -102,8 +102,8 @@ class FakeLink:
         """Close both ends."""
         self._far.close()
         self._near.close()
-        if self in self._daemon.links:
-            self._daemon.links.remove(self)
+        if self in self._daemon.files:
+            self._daemon.files.remove(self)
 
     def notice(self) -> None:
         """Become readable if the figures have crossed a threshold, and arm it for the other direction."""
@@ -127,6 +127,6 @@ class FakeLink:
 
     def _acknowledge(self) -> None:
         if self._far.fileno() < 0:
-            raise told(errno.ENOTCONN, self.path)
+            raise device_error(errno.ENOTCONN, self.path)
         with contextlib.suppress(BlockingIOError):
             os.read(self._near.fileno(), 65536)

@@ -4,9 +4,8 @@
 import argparse
 
 from memnotify.cli import add_command
-from memnotify.cli.common import tell
+from memnotify.cli.common import EXTRA_MISSING, report, seconds
 from memnotify.cli.lowmem_bus.levels import LEVELS, Limiter
-from memnotify.cli.wait import EXTRA_MISSING, seconds
 from memnotify.client import DEFAULT_PATH
 
 _DESCRIPTION = """\
@@ -65,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         if error.name != "dbus_fast":
             raise
-        tell(
+        report(
             "lowmem-bus",
             "dbus-fast is not installed: apt install python3-dbus-fast, or pip install 'memnotify[dbus]'",
         )

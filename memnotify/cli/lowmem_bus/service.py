@@ -12,11 +12,9 @@ from dbus_fast.errors import AuthError, DBusError, InvalidAddressError
 from dbus_fast.service import ServiceInterface
 from dbus_fast.service import signal as dbus_signal  # its older name, which Debian's releases know
 
-from memnotify.cli.common import explain, tell
+from memnotify.cli.common import NOTHING_WATCHED, explain, report, watches
 from memnotify.cli.lowmem_bus.levels import LEVELS, Limiter
-from memnotify.cli.wait import NOTHING_WATCHED
 from memnotify.client import Crossed, Lost, Memnotify, Restored
-from memnotify.client._thresholds import parse, spell
 
 NAME = "org.freedesktop.LowMemoryMonitor"
 PATH = "/org/freedesktop/LowMemoryMonitor"
@@ -44,11 +42,11 @@ def serve(path: str, thresholds: Mapping[int, str], limiter: Limiter) -> int:
                 devices[level] = opened.enter_context(Memnotify(path))
                 figures = devices[level].subscribe(text)
             except OSError as error:
-                _say(explain(path, error))
+                _report(explain(path, error))
                 return 2
-            watched |= bool(parse(spell(text, {}), figures.names))
+            watched |= watches(text, figures.names)
         if not watched:
-            _say(NOTHING_WATCHED)
+            _report(NOTHING_WATCHED)
             return 2
         return asyncio.run(_Service(path, devices, limiter).run())
 
@@ -81,10 +79,10 @@ class _Service:
         try:
             bus = await _connect()
         except (OSError, InvalidAddressError) as error:
-            _say(f"no system bus: {error}; install and start dbus")
+            _report(f"no system bus: {error}; install and start dbus")
             return 1
         except (EOFError, AuthError, DBusError) as error:
-            _say(f"the system bus refuses: {str(error) or 'it ends the connection'}")
+            _report(f"the system bus refuses: {str(error) or 'it ends the connection'}")
             return 1
         lost = asyncio.ensure_future(bus.wait_for_disconnect())  # type: ignore[no-untyped-call] # its own gap
         lost.add_done_callback(self._bus_ended)
@@ -103,11 +101,11 @@ class _Service:
 
     async def _serve(self, bus: MessageBus) -> int:
         bus.export(PATH, self._monitor)
-        bus.add_message_handler(self._hear)
+        bus.add_message_handler(self._on_message)
         try:
             reply = await bus.request_name(NAME)
         except DBusError as error:
-            _say(f"{error.text}; copy dbus/{NAME}.conf to /etc/dbus-1/system.d")
+            _report(f"{error.text}; copy dbus/{NAME}.conf to /etc/dbus-1/system.d")
             return 1
         except (OSError, EOFError):
             return await self._ended
@@ -116,10 +114,10 @@ class _Service:
         else:
             self._own()
         for device in self._devices.values():
-            self._loop.add_reader(device, self._look)
+            self._loop.add_reader(device, self._take_events)
         return await self._ended
 
-    def _hear(self, message: Message) -> None:
+    def _on_message(self, message: Message) -> None:
         """Take over when the bus says so: this connection stands in its queue for the name."""
         if (
             message.message_type is MessageType.SIGNAL
@@ -139,15 +137,15 @@ class _Service:
         # Not before: while a bus does not answer, nobody looks at this future, and the signal itself ends us.
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._end, 0)
-        _say(text)
+        _report(text)
 
-    def _look(self) -> None:
+    def _take_events(self) -> None:
         """Take the events of all devices: memory that passes two levels at once makes one warning."""
         for level, device in self._devices.items():
             try:
                 event = device.wait(0)
             except OSError as error:  # a new daemon that has not the figures of the old one
-                _say(explain(self._path, error))
+                _report(explain(self._path, error))
                 self._end(1)
                 return
             if isinstance(event, Crossed | Restored):
@@ -155,9 +153,9 @@ class _Service:
             # All of them lose the one daemon.
             if device is self._devices[LEVELS["critical"]]:
                 if isinstance(event, Lost):
-                    _say(f"{self._path}: {event.error.strerror}")
+                    _report(f"{self._path}: {event.error.strerror}")
                 if isinstance(event, Restored):
-                    _say(f"{self._path}: it is served again")
+                    _report(f"{self._path}: it is served again")
         self._warn()
 
     def _warn(self) -> None:
@@ -167,14 +165,14 @@ class _Service:
         # Who has the name instead has warned, or has thought otherwise.
         if level is not None and self._owned:
             self._monitor.warn(level)
-            _say(f"warned: {level}, {next(name for name, number in LEVELS.items() if number == level)}")
+            _report(f"warned: {level}, {next(name for name, number in LEVELS.items() if number == level)}")
         if self._timer is not None:
             self._timer.cancel()
         wait_s = self._limiter.wait_s(now_s)
         self._timer = None if wait_s is None else self._loop.call_later(wait_s, self._warn)
 
     def _bus_ended(self, _: "asyncio.Future[None]") -> None:
-        _say("the system bus has ended")
+        _report("the system bus has ended")
         self._end(1)
 
     def _end(self, code: int) -> None:
@@ -182,5 +180,5 @@ class _Service:
             self._ended.set_result(code)
 
 
-def _say(text: str) -> None:
-    tell("lowmem-bus", text)
+def _report(text: str) -> None:
+    report("lowmem-bus", text)

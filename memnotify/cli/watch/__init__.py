@@ -11,9 +11,7 @@ from collections.abc import Sequence
 from typing import Protocol, Self
 
 from memnotify.cli import add_command
-from memnotify.cli.common import explain, tell
-from memnotify.cli.read import human
-from memnotify.cli.wait import EXTRA_MISSING, seconds, subscribed
+from memnotify.cli.common import EXTRA_MISSING, explain, human, report, seconds, subscribed
 from memnotify.cli.watch.model import Note, Watch
 from memnotify.client import (
     DEFAULT_PATH,
@@ -73,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
         except ModuleNotFoundError as error:
             if error.name is None or error.name.partition(".")[0] != "rich":
                 raise
-            tell(
+            report(
                 "watch",
                 "rich is not installed: apt install python3-rich, or pip install 'memnotify[watch]',"
                 " or use --plain",
@@ -91,13 +89,13 @@ def run(options: argparse.Namespace) -> int:
                 devices[device.fileno()] = device
                 watch.add(text)
         except OSError as error:
-            tell("watch", explain(options.path, error))
+            report("watch", explain(options.path, error))
             return 2
         try:
             with output:
                 _follow(watch, reader, devices, output)
         except ThresholdError as error:  # a new daemon that has not the figures of the old one
-            tell("watch", explain(options.path, error))
+            report("watch", explain(options.path, error))
             return 1
     return 0
 
@@ -105,7 +103,7 @@ def run(options: argparse.Namespace) -> int:
 class Output(Protocol):
     """Where it is shown, while the block is not left."""
 
-    def show(self, watch: Watch, news: Sequence[Note], *, looked: bool) -> None:
+    def show(self, watch: Watch, news: Sequence[Note], *, sampled: bool) -> None:
         """Show what has happened, and whether there was a new look at the figures."""
 
     def fds(self) -> Sequence[int]:
@@ -124,11 +122,11 @@ class Output(Protocol):
 class Lines:
     """Lines on stdout."""
 
-    def show(self, watch: Watch, news: Sequence[Note], *, looked: bool) -> None:
+    def show(self, watch: Watch, news: Sequence[Note], *, sampled: bool) -> None:
         """Print a line for each event, and one for the figures."""
         for note in news:
             print(f"{stamp(note.when_s)} {note.text}")
-        if looked and not watch.lost:
+        if sampled and not watch.lost:
             figures = watch.last
             told = "  ".join(
                 f"{name} {human(figures[name].bytes)} {figures[name].percent:.1f} %"
@@ -166,11 +164,11 @@ def _follow(watch: Watch, reader: Memnotify, devices: dict[int, Memnotify], outp
     next_s = time.monotonic()
     news: list[Note] = []
     while True:
-        looked = time.monotonic() >= next_s
-        if looked:
+        sampled = time.monotonic() >= next_s
+        if sampled:
             next_s = time.monotonic() + watch.interval_s
-            news += watch.look(reader, time.time())
-        output.show(watch, news, looked=looked)
+            news += watch.sample(reader, time.time())
+        output.show(watch, news, sampled=sampled)
         news = []
         for fd, _ in poller.poll(max(0, math.ceil(1000 * (next_s - time.monotonic())))):
             if fd not in devices:
@@ -179,9 +177,9 @@ def _follow(watch: Watch, reader: Memnotify, devices: dict[int, Memnotify], outp
                 continue
             event = devices[fd].wait(0)
             if isinstance(event, Restored if watch.lost else Lost):
-                news += watch.look(reader, time.time())
+                news += watch.sample(reader, time.time())
             if isinstance(event, Crossed | Restored):
-                news += watch.tell(event.changes, event.after, time.time())
+                news += watch.add_changes(event.changes, event.after, time.time())
 
 
 def _interval(text: str) -> float:

@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: MIT
 """What watch shows: the figures of a while, the thresholds, and the events. No terminal."""
 
+import os
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from memnotify.cli.read import human
+from memnotify.abi.thresholds import parse
+from memnotify.cli.common import human
 from memnotify.client import (
     Change,
     Figures,
     Memnotify,
     Pages,
 )
-from memnotify.client._thresholds import parse
 
 HISTORY = 1000
 """So many samples are kept, more than a terminal has columns."""
@@ -58,7 +59,7 @@ class Watch:
         self._texts.append(thresholds)
         self._measure()
 
-    def look(self, reader: Memnotify, now_s: float) -> Sequence[Note]:
+    def sample(self, reader: Memnotify, now_s: float) -> Sequence[Note]:
         """Take a sample; return what it shows to have happened."""
         was_lost = self.lost
         try:
@@ -75,7 +76,7 @@ class Watch:
         self.history.append(figures)
         return self._note(now_s, "restored", "it is served again") if was_lost else []
 
-    def tell(self, changes: Sequence[Change], figures: Figures, now_s: float) -> Sequence[Note]:
+    def add_changes(self, changes: Sequence[Change], figures: Figures, now_s: float) -> Sequence[Note]:
         """Take an event's changes; return them as what has happened."""
         return [
             note
@@ -90,9 +91,9 @@ class Watch:
     def _measure(self) -> None:
         """Find out the thresholds in pages, of what is the total now."""
         found = {
-            Line(name, Pages(level.pages(self.last.total), self.last.total))
+            Line(self.last.names[index], Pages(level.pages(self.last.total), self.last.total))
             for text in self._texts
-            for name, level in parse(text.encode(errors="surrogateescape"), self.last.names).items()
+            for index, level in parse(os.fsencode(text), self.last.names).items()
         }
         self.lines = sorted(found, key=lambda line: (line.name, line.pages))
 

@@ -20,7 +20,7 @@ from rich.panel import Panel
 from rich.screen import Screen
 from rich.text import Text
 
-from memnotify.cli.read import human
+from memnotify.cli.common import human
 from memnotify.cli.watch.model import Line, Note, Watch
 from memnotify.client import Pages
 
@@ -199,7 +199,7 @@ class Terminal:
         self._console = Console()
         self._keys: int | None = None
 
-    def show(self, watch: Watch, _news: Sequence[Note], *, looked: bool) -> None:  # noqa: ARG002 - it shows all
+    def show(self, watch: Watch, _news: Sequence[Note], *, sampled: bool) -> None:  # noqa: ARG002 - it shows all
         """Draw it anew."""
         # A terminal that is gone is heard of by its signal, or by its keys.
         with contextlib.suppress(OSError):

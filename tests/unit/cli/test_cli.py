@@ -399,7 +399,7 @@ def test_what_nobody_hears_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None
             raise OSError(errno.ENOSPC, "no space")
 
     monkeypatch.setattr(sys, "stderr", Full())
-    service._say("warned")
+    service._report("warned")
     figures = Figures.parse(LINE)
     note(Lost(figures, OSError(errno.ENOTCONN, "ended")), "", {}, 3, up=True)
     note(Restored(figures, figures, ()), "", {}, 3, up=True)
@@ -521,7 +521,7 @@ def test_what_would_never_happen_is_not_waited_for(
     assert main(command) == 2
     said = f"memnotify {command[0]}: nothing is watched: give a threshold, such as 'used 80%'\n"
     assert capsys.readouterr() == ("", said)
-    assert daemon.links == []
+    assert daemon.files == []
 
 
 # run
@@ -548,7 +548,7 @@ def test_run_with_thresholds_that_are_not_understood(
         out, err = capsys.readouterr()
         assert out == ""
         assert err == f"memnotify run: 'usd' {UNKNOWN}\n"
-    assert daemon.links == []
+    assert daemon.files == []
 
 
 def test_what_a_command_is_told() -> None:
@@ -641,7 +641,7 @@ def test_watch_with_thresholds_that_are_not_understood(
         "",
         f"memnotify watch: 'usd' {UNKNOWN}\n",
     )
-    assert daemon.links == []
+    assert daemon.files == []
 
 
 def test_watch_without_its_library(
@@ -678,7 +678,7 @@ def test_lowmem_bus_with_thresholds_that_are_not_understood(
         out, err = capsys.readouterr()
         assert out == ""
         assert err == f"memnotify lowmem-bus: 'usd' {UNKNOWN}\n"
-    assert daemon.links == []
+    assert daemon.files == []
 
 
 def test_lowmem_bus_without_its_library(

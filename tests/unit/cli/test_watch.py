@@ -162,7 +162,7 @@ def test_thresholds_follow_the_total() -> None:
             self.read = lambda: figures
 
     watch = _watch([40], "used 50%", "used 1G")
-    watch.look(Reader(Figures((("total", 2 * TOTAL), ("used", 5), ("active", 5)))), WHEN_S)  # type: ignore[arg-type] # as good
+    watch.sample(Reader(Figures((("total", 2 * TOTAL), ("used", 5), ("active", 5)))), WHEN_S)  # type: ignore[arg-type] # as good
     assert [line.pages for line in watch.lines] == [(1 << 30) // PAGE_SIZE, TOTAL]
 
 

@@ -33,7 +33,7 @@ from memnotify.client import (
     Restored,
     ThresholdError,
 )
-from memnotify.client._errors import told
+from memnotify.client._errors import device_error
 from memnotify.client._thresholds import parse, spell
 
 NAME = "a path"
@@ -446,13 +446,13 @@ def test_no_change_of_side_is_lost(moves: list[int | str | tuple[str, int]], one
                     daemon.serving = True
                 else:
                     told: list[Event] = []
-                    while event := device.wait(0.001 if daemon.serving and not daemon.links else 0):
+                    while event := device.wait(0.001 if daemon.serving and not daemon.files else 0):
                         told.append(event)
                         if isinstance(event, Crossed | Restored):
                             for change in event.changes:
                                 assert sides[change.name] != change.up
                                 sides[change.name] = change.up
-                    if daemon.links:
+                    if daemon.files:
                         assert sides["used"] == (daemon.figures.used >= one)
 
 
@@ -473,7 +473,7 @@ def test_no_change_of_side_is_lost(moves: list[int | str | tuple[str, int]], one
 def test_errors_are_oserrors_that_say_what_to_do(
     number: int, kinds: list[type[Exception]], hint: str
 ) -> None:
-    error = told(number, "/dev/x")
+    error = device_error(number, "/dev/x")
     expected: list[type[Exception]] = [MemnotifyError, *kinds]
     for kind in expected:
         assert isinstance(error, kind)
@@ -484,7 +484,7 @@ def test_errors_are_oserrors_that_say_what_to_do(
 
 
 def test_other_errors_are_what_they_are() -> None:
-    assert type(told(errno.EISDIR, "/dev")) is IsADirectoryError
+    assert type(device_error(errno.EISDIR, "/dev")) is IsADirectoryError
 
 
 def test_what_is_no_device(tmp_path: os.PathLike[str]) -> None:
@@ -531,7 +531,7 @@ def test_what_is_not_closed_is_closed_with_a_warning(daemon: FakeDaemon) -> None
     device.subscribe(used=200)
     with pytest.warns(ResourceWarning, match="unclosed device a path"):
         del device
-    assert daemon.links == []
+    assert daemon.files == []
 
 
 # Fork

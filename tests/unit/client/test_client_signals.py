@@ -260,7 +260,7 @@ def test_told_once_of_those_that_are_on_already(daemon: FakeDaemon, signals: Sig
         assert _changes(signals) == [("critical", False)]
         signals.disable()
         assert (signals.states, _changes(signals)) == ({}, [])
-        assert daemon.links == []
+        assert daemon.files == []
         signals.enable()
         assert _changes(signals) == [("low", True)]
 
@@ -301,7 +301,7 @@ def test_if_one_cannot_be_enabled_none_is(
     with Signals(write("[a]\nused=50%\n[b]\nsensor = /dev/none"), {}) as signals:
         with pytest.raises(DeviceMissingError):
             signals.enable()
-        assert (signals.states, daemon.links, _changes(signals)) == ({}, [], [])
+        assert (signals.states, daemon.files, _changes(signals)) == ({}, [], [])
 
 
 def test_in_a_loop_and_in_a_thread(daemon: FakeDaemon, signals: Signals) -> None:
