@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""``memnotify check-config``: what ``serve`` would make of the configuration."""
+"""``memnotify check-config``: check the configuration as ``serve`` reads it."""
 
 import argparse
 import io
@@ -10,12 +10,12 @@ from memnotify.cli.serve import add_settings, load
 from memnotify.config.settings import SETTINGS, ConfigError, show
 
 _DESCRIPTION = """\
-Check the configuration as 'memnotify serve' would, with the same options, and
-print what holds and where each value comes from: a file's line, the command
-line or the defaults. What is printed can be used as a configuration file.
+Check the configuration as 'memnotify serve' would, with the same options. Print
+the value of each setting and where it comes from: a line of a file, the command
+line or the defaults. The output can be used as a configuration file.
 """
 _EPILOG = """\
-exit codes: 0 good; 2 wrong, or a file cannot be read, or wrong arguments
+exit codes: 0 valid; 2 not valid, a file cannot be read, or wrong arguments
 """
 
 
@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
             print(f"memnotify check-config: {problem}", file=sys.stderr)
         return 2
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # A file's name may have any bytes.
+        # The name of a file may have any bytes.
         sys.stdout.reconfigure(errors="backslashreplace")
     for setting in SETTINGS.values():
         line = f"{setting.name} = {show(getattr(settings, setting.attribute))}"

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import math
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -28,6 +29,15 @@ def explain(path: str, error: OSError) -> str:
     """Return the message for an error of a device, or of thresholds that were refused."""
     what = "" if isinstance(error, ThresholdError) and error.filename is None else f"{path}: "
     return f"{what}{error.strerror}"
+
+
+def reap_orphans() -> None:
+    """If this is the init process of a container, let the kernel reap the processes that it inherits.
+
+    For a process that waits for no child any more: its own are reaped as well.
+    """
+    if os.getpid() == 1:
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 
 
 def seconds(text: str) -> float:

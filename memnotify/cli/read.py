@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""``memnotify read``: the figures, once."""
+"""``memnotify read``: print the figures once."""
 
 import argparse
 import json
@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def as_table(figures: Figures) -> str:
-    """Return a line for each figure: pages, human units, percent of total."""
+    """Return a line for each figure: pages, a size in human units, percent of total."""
     longest = max(map(len, figures.names))
     return "\n".join(
         f"{name:<{longest}} {pages:>12} pages {human(pages.bytes):>10} {pages.percent:>6.1f} %"
@@ -49,5 +49,5 @@ def as_table(figures: Figures) -> str:
 
 
 def as_json(figures: Figures) -> str:
-    """Return one line of JSON: each figure in pages, bytes and percent of total; the page size in bytes."""
+    """Return a line of JSON: each figure in pages, bytes and percent of total, and the page size in bytes."""
     return json.dumps({"page_size": PAGE_SIZE, **as_object(figures)})

@@ -14,23 +14,24 @@ from memnotify.config import files
 from memnotify.config.settings import COMMAND_LINE, SETTINGS, ConfigError, Configuration, Given
 
 _DESCRIPTION = """\
-Serve the memnotify device until SIGTERM or SIGINT. SIGHUP makes it read its
-configuration again, and loses no client and no event; that of a terminal that closes ends it.
+Serve the memnotify device until SIGTERM or SIGINT. SIGHUP makes the daemon read
+its configuration again, without losing a client or an event. If its terminal
+closes, the daemon ends.
 
-Where the kernel has CUSE and this user may open /dev/cuse, the device is a
-character device /dev/NAME (its mode is udev's business: 0600 without a rule).
-Elsewhere it is a FUSE file mounted at the same path, with the same behaviour;
-an ordinary user can serve one at a --path of his own.
+If the kernel has CUSE and this user may open /dev/cuse, the device is a
+character device /dev/NAME (udev sets its mode: 0600 without a rule). Otherwise
+it is a FUSE file mounted at the same path, with the same behaviour. An ordinary
+user can serve one at a --path that this user may write to.
 
-With --user, root becomes that user, for good, once it has the device and what
-else takes root: nobody is served with any rights beyond that user's.
+With --user, root becomes that user for good, once the device and everything
+else that needs root is open, before the first client is served.
 
 With --socket, programs that cannot open the device (in a sandbox, or systemd's
-services where there is no CUSE) connect to an AF_UNIX stream socket instead:
-they write thresholds, a line each, and get a line of figures for each event.
+services without CUSE) connect to an AF_UNIX stream socket instead: they write
+thresholds, one set per line, and read a line of figures for each event.
 """
 _EPILOG = """\
-exit codes: 0 asked to end; 1 the device cannot be served, or was lost; 2 wrong settings
+exit codes: 0 asked to end; 1 the device cannot be served, or was lost; 2 invalid settings
 """
 
 
@@ -42,12 +43,11 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
-    """Add an option for the file and one for each setting; of these what is not given is not parsed."""
+    """Add --config and an option for each setting. The result has only the settings that are given."""
     parser.add_argument(
         "--config",
         metavar="FILE",
-        help="read FILE and FILE.d/*.toml, where options stand as KEY = VALUE"
-        f" (default: {files.DEFAULT_FILE})",
+        help=f"read FILE and FILE.d/*.toml, with options as KEY = VALUE (default: {files.DEFAULT_FILE})",
     )
     for setting in SETTINGS.values():
         option = f"--{setting.name.replace('_', '-')}"
@@ -68,7 +68,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def load(options: argparse.Namespace) -> Configuration:
-    """Return the configuration by the parsed options and the files. Raises ConfigError."""
+    """Return the configuration of the parsed options and the files. Raises ConfigError."""
     given = {name: Given(value, COMMAND_LINE) for name, value in vars(options).items() if name in SETTINGS}
     return files.load(options.config, given)
 
@@ -76,12 +76,12 @@ def load(options: argparse.Namespace) -> Configuration:
 def run(options: argparse.Namespace) -> int:
     """Serve; return the exit code."""
     _occupy_standard_fds()
-    # From before the configuration is read: it is read again as soon as the device is served.
+    # Blocked before the configuration is read: a SIGHUP from now on reads it again once the device is served.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
         return _serve(options)
     finally:
-        signal.sigtimedwait({signal.SIGHUP}, 0)  # one that nobody has taken ends nothing any more
+        signal.sigtimedwait({signal.SIGHUP}, 0)  # drop a pending one, which would end the process
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
@@ -92,10 +92,10 @@ def _serve(options: argparse.Namespace) -> int:
         settings = load(options).settings
     except ConfigError as error:
         for problem in str(error).splitlines():
-            log.error("%s", problem)  # noqa: TRY400 - the user's mistake, not a traceback's
+            log.error("%s", problem)  # noqa: TRY400 - a mistake of the user needs no traceback
         return 2
     logging.getLogger().setLevel(settings.log_level.upper())
-    # Here, so that the other commands neither load libfuse nor need it.
+    # Here, so that the other commands neither load nor need libfuse.
     from memnotify import daemon  # noqa: PLC0415
     from memnotify.daemon.privileges import PrivilegesError, find_user  # noqa: PLC0415
     from memnotify.kernel.meminfo import MemInfoError  # noqa: PLC0415
@@ -105,7 +105,7 @@ def _serve(options: argparse.Namespace) -> int:
     try:
         user = find_user(settings.user) if settings.user else None
     except PrivilegesError as error:
-        log.error("%s", error)  # noqa: TRY400 - the user's mistake, too
+        log.error("%s", error)  # noqa: TRY400 - a mistake of the user needs no traceback
         return 2
     try:
         with ExitStack() as undo:
@@ -123,17 +123,17 @@ def _serve(options: argparse.Namespace) -> int:
             )
             return 0 if serving else 1
     except (TransportError, MemInfoError, PrivilegesError, OSError) as error:
-        log.error("%s", error)  # noqa: TRY400 - says what to do; a traceback would not
+        log.error("%s", error)  # noqa: TRY400 - the message says what to do
         return 1
 
 
 def _texts(text: str) -> tuple[str, ...]:
-    """Convert an argument: a list, with commas between."""
+    """Convert an argument: a list separated by commas."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _occupy_standard_fds() -> None:
-    """Let no descriptor of the daemon's become 0, 1 or 2, where something may be printed to it."""
+    """Open /dev/null as 0, 1 and 2 where they are closed, so that nothing is printed to another file."""
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(fd)

@@ -7,20 +7,20 @@ import math
 import time
 
 from memnotify.cli import add_command
-from memnotify.cli.common import as_object, count, explain, report, seconds, subscribed
+from memnotify.cli.common import as_object, count, explain, reap_orphans, report, seconds, subscribed
 from memnotify.client import DEFAULT_PATH, PAGE_SIZE, Crossed
 
 _DESCRIPTION = """\
-Wait until one of the thresholds is crossed, up or down, and print the figures' line.
+Wait until one of the thresholds is crossed, up or down, and print the figures.
 
-A threshold is a figure's name and a value: pages, a percentage of total, or a size.
+A threshold is the name of a figure and a value: pages, a percentage of total, or a size.
   memnotify wait 'used 80%'
   memnotify wait 'used 6G active 1500000'
   memnotify wait 'used 80%' --up --count 0 --json
-A threshold that is exceeded already is not an event; going below it is.
+A threshold that is exceeded at the start is not an event; falling below it is.
 """
 _EPILOG = """\
-exit codes: 0 crossed; 1 the daemon ended while waiting; 2 thresholds not understood,
+exit codes: 0 crossed; 1 the daemon has ended; 2 thresholds not understood,
             no device, or wrong arguments; 3 time-out
 """
 
@@ -31,14 +31,14 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     parser.add_argument("thresholds", metavar="THRESHOLDS", help="such as 'used 80%%'")
     parser.add_argument("--path", default=DEFAULT_PATH, help="the device (default: %(default)s)")
     parser.add_argument(
-        "--timeout", type=seconds, metavar="S", help="give up S seconds after the start (default: never)"
+        "--timeout", type=seconds, metavar="S", help="end S seconds after the start (default: never)"
     )
     parser.add_argument(
         "--count",
         type=count,
         metavar="N",
         default=1,
-        help="end after N events, 0 for never (default: %(default)s)",
+        help="end after N events; 0: never (default: %(default)s)",
     )
     direction = parser.add_mutually_exclusive_group()
     direction.add_argument("--up", action="store_true", help="only when a figure reached its threshold")
@@ -46,7 +46,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     parser.add_argument(
         "--json",
         action="store_true",
-        help="print one JSON object for each event: the figures before and after,"
+        help="print a JSON object for each event: the figures before and after,"
         " and the thresholds that changed side",
     )
     parser.set_defaults(run=run)
@@ -54,6 +54,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 
 def run(options: argparse.Namespace) -> int:
     """Wait; return the exit code."""
+    reap_orphans()
     end_s = None if options.timeout is None else time.monotonic() + options.timeout
     try:
         device = subscribed(options.path, options.thresholds, reopen=False)

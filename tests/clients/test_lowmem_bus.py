@@ -169,7 +169,7 @@ def test_it_outlives_the_daemon(bus: DesktopBus, serve: Callable[[str], Daemon],
         with serve(NAME):
             listener.hear("100")
             # Each level's device comes back in its own time.
-            said = {"it is served again", "100, medium"}
+            said = {"the device is served again", "100, medium"}
             eventually(lambda: said <= {line.rpartition(": ")[2] for line in service.lines}, str(said))
             assert service.end(signal.SIGTERM) == 0
 
@@ -220,7 +220,7 @@ def test_a_bus_without_the_policy(path: str, tmp_path: Path) -> None:
     ("limit", "said"),
     [
         ("max_completed_connections", "The maximum number of active connections has been reached"),
-        ("max_message_size", "it ends the connection"),
+        ("max_message_size", "it was closed"),
     ],
 )
 def test_a_bus_that_refuses(path: str, tmp_path: Path, limit: str, said: str) -> None:
@@ -230,7 +230,7 @@ def test_a_bus_that_refuses(path: str, tmp_path: Path, limit: str, said: str) ->
     bus = DesktopBus(tmp_path / "bus", policy)
     with bus.program, bus.serve(path) as service:
         assert service.end(0) == 1
-        assert service.lines == [f"memnotify lowmem-bus: the system bus refuses: {said}"]
+        assert service.lines == [f"memnotify lowmem-bus: the system bus refuses the connection: {said}"]
 
 
 def test_a_bus_that_ends_before_there_is_a_name(path: str, tmp_path: Path) -> None:

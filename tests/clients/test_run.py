@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from support.daemon import Daemon, ready
 from support.fake_memory import FakeMemory
-from support.program import settle
+from support.program import count_sleeps, settle
 from support.waiting import DEADLINE_S, eventually
 
 from memnotify.client import Memnotify
@@ -125,9 +125,11 @@ def test_one_at_a_time(start: Start, daemon: Daemon, memory: FakeMemory, tmp_pat
 
         def move(*useds_percent: int) -> None:
             for used_percent in useds_percent:
+                sleeps = count_sleeps(run.pid)
                 memory.use(used_percent)
-                # Whoever waits for the same is woken by the same call, and must have looked before the next.
                 assert witness.wait(DEADLINE_S) is not None
+                # The same call wakes ``run``, which must have read the figures before the next change.
+                eventually(lambda sleeps=sleeps: count_sleeps(run.pid) > sleeps, "run was woken")  # type: ignore[misc] # mypy infers no type for a default
                 settle(run.pid)
 
         move(90)
@@ -193,7 +195,7 @@ def test_a_new_daemon_tells_what_was_crossed_meanwhile(
     assert (code, out) == (0, "up used 90\n")
     assert [line.rpartition(": ")[2] for line in err.splitlines()] == [
         "start 'memnotify serve' again",
-        "it is served again",
+        "the device is served again",
     ]
 
 
@@ -216,4 +218,4 @@ def test_the_command_starts_from_a_process_that_was_there(
 def test_a_helper_that_is_killed(start: Start, daemon: Daemon) -> None:
     run = start(daemon.path, "--when", "used 80%", "--", *SAY)
     os.kill(int(run.helper), signal.SIGKILL)
-    assert run.end() == (1, "", "memnotify run: sh: the process that starts it has ended\n")
+    assert run.end() == (1, "", "memnotify run: sh: the process that starts the command has ended\n")

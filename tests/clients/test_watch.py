@@ -62,7 +62,10 @@ def test_lines_outlive_the_daemon(serve: Callable[[str], Daemon], memory: FakeMe
         memory.use(90)
         with serve(NAME):
             events = [program.hear("served again")[20:], program.hear(": now")[20:]]
-            assert events == ["it is served again", "used reached 80.0 % (7.6 GiB): now 90.0 % (8.6 GiB)"]
+            assert events == [
+                "the device is served again",
+                "used reached 80.0 % (7.6 GiB): now 90.0 % (8.6 GiB)",
+            ]
             program.end(signal.SIGINT)
 
 
@@ -139,10 +142,10 @@ def test_the_picture_outlives_the_daemon(serve: Callable[[str], Daemon]) -> None
     with _terminal(old.path) as terminal:
         terminal.shows("50.0 %")
         old.end(signal.SIGKILL)
-        terminal.shows("nobody serves it")
+        terminal.shows("not served")
         with serve(NAME):
-            terminal.shows("it is served again")
-            assert "nobody serves it" not in terminal.frame[0]
+            terminal.shows("the device is served again")
+            assert "not served" not in terminal.frame[0]
             terminal.press(b"q")
             assert terminal.end() == 0
 

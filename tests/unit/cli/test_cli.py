@@ -110,15 +110,23 @@ def test_settings_out_of_bounds(arguments: list[str], message: str, caplog: pyte
         ([], ["serve", "read", "wait", "used 80%", "--version"]),
         (
             ["serve"],
-            ["CUSE", "FUSE", "/dev/NAME", "250 ms", "15000 ms", "SIGTERM", "0 asked", "1 the", "2 wrong"],
+            ["CUSE", "FUSE", "/dev/NAME", "250 ms", "15000 ms", "SIGTERM", "0 asked", "1 the", "2 invalid"],
         ),
         (
             ["check-config"],
-            ["250 ms", "/etc/memnotify/memnotify.toml", "FILE.d", "KEY = VALUE", "line", "0 good", "2 wrong"],
+            ["250 ms", "/etc/memnotify/memnotify.toml", "FILE.d", "KEY = VALUE", "line", "0 valid", "2 not"],
         ),
         (
             ["run"],
-            ["used 80%", "--when-below", "MEMNOTIFY_USED", "up or down", "0 it", "1 the", "2 thresholds"],
+            [
+                "used 80%",
+                "--when-below",
+                "MEMNOTIFY_USED",
+                "MEMNOTIFY_EVENT",
+                "0 N runs",
+                "1 the",
+                "2 thresholds",
+            ],
         ),
         (
             ["env"],
@@ -174,7 +182,7 @@ def test_settings_out_of_bounds(arguments: list[str], message: str, caplog: pyte
                 "--up",
                 "--down",
                 "JSON",
-                "0 for never",
+                "0: never",
                 "0 crossed",
                 "1 the daemon",
                 "2 thresholds",

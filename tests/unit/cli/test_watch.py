@@ -72,7 +72,7 @@ PICTURE = """\
 │    0 % ┤▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁██████·███ │
 ╰──────────────────────────────────────────────────────────────────────────────╯
 ╭─ events ─────────────────────────────────────────────────────────────────────╮
-│ 09-09 01:47  ● it is served again                                            │
+│ 09-09 01:47  ● the device is served again                                    │
 │ 09-09 01:46  ▲ used reached 85 %                                             │
 │                                                                              │
 │                                                                              │
@@ -90,7 +90,7 @@ def test_the_picture_of_80_by_24() -> None:
     watch = _watch([0] * 100 + [50] * 4 + [100] * 2 + [None] + [75] * 3, "used 85%")
     watch.notes += [
         Note(WHEN_S, "up", "used reached 85 %"),
-        Note(WHEN_S + 60, "restored", "it is served again"),
+        Note(WHEN_S + 60, "restored", "the device is served again"),
     ]
     assert "\n".join(_lines(watch, 80, 24)) == PICTURE
 
@@ -149,9 +149,9 @@ def test_without_colours_it_is_the_same_picture() -> None:
     assert re.sub(r"\x1b\[[0-9;]*m", "", plain).split("\n") == _lines(watch, 80, 24)
 
 
-def test_it_says_that_nobody_serves() -> None:
-    assert "nobody serves it" in _lines(_watch([40, None]), 80, 24)[0]
-    assert "nobody serves it" not in _lines(_watch([40, None, 40]), 80, 24)[0]
+def test_the_title_of_a_lost_device() -> None:
+    assert "not served" in _lines(_watch([40, None]), 80, 24)[0]
+    assert "not served" not in _lines(_watch([40, None, 40]), 80, 24)[0]
 
 
 def test_thresholds_follow_the_total() -> None:
