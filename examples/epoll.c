@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Watch several thresholds of one figure, each by an open file of its own, and open them again when the
- * daemon is started again: epoll [THRESHOLDS...]
+ * Watch several thresholds of one figure, each with an open file of its own. Open them again when a
+ * new daemon serves: epoll [THRESHOLDS...]
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -12,7 +12,7 @@
 
 struct watch {
 	const char *thresholds;
-	int fd; /* -1 while nobody serves */
+	int fd; /* -1 while no daemon serves the device */
 };
 
 static int begin(int epoll, struct watch *watch)
@@ -40,7 +40,7 @@ int main(int argc, char **argv)
 
 	setlinebuf(stdout);
 	if (count > 8) {
-		fprintf(stderr, "usage: epoll [THRESHOLDS...], eight at most\n");
+		fprintf(stderr, "usage: epoll [THRESHOLDS...], at most eight\n");
 		return 2;
 	}
 	for (int i = 0; i < count; i++) {
@@ -60,17 +60,17 @@ int main(int argc, char **argv)
 
 		for (int i = 0; i < count; i++)
 			missing += watches[i].fd < 0 && begin(epoll, &watches[i]) < 0;
-		/* While nobody serves: once a second. */
+		/* While no daemon serves the device, try again each second. */
 		if (epoll_wait(epoll, &event, 1, missing ? 1000 : -1) <= 0)
 			continue;
 		watch = event.data.ptr;
-		/* It acknowledges the event, too; and fails when the daemon has ended. */
+		/* This also acknowledges the event. It fails when the daemon has ended. */
 		length = read(watch->fd, line, sizeof(line));
 		if (length > 0) {
 			printf("%s: %.*s", watch->thresholds, (int)length, line);
 			continue;
 		}
-		close(watch->fd); /* which takes it out of the epoll */
+		close(watch->fd); /* removes it from the epoll, too */
 		watch->fd = -1;
 	}
 }

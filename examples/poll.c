@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Print the figures whenever a threshold is crossed, up or down: poll [THRESHOLDS] */
+/* Print the figures each time a threshold is crossed, up or down: poll [THRESHOLDS] */
 #include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
@@ -19,7 +19,7 @@ int main(int argc, char **argv)
 	printf("watching %s\n", thresholds);
 	while (poll(&device, 1, -1) > 0 && !(device.revents & POLLERR)) {
 		char line[256];
-		ssize_t length = read(device.fd, line, sizeof(line)); /* it acknowledges the event, too */
+		ssize_t length = read(device.fd, line, sizeof(line)); /* acknowledges the event, too */
 
 		if (length <= 0)
 			break;

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Control files: an administrator names signals and says at which use of memory each is on."""
+"""Control files: an administrator names signals, and the use of memory at which each is on."""
 
 import os
 import re
@@ -16,10 +16,10 @@ from memnotify.client._thresholds import parse
 DIRECTORY = "/etc/memnotify"
 SUFFIX = ".mn"
 VARIABLE = "MEMNOTIFY"
-"""The environment variable: ``config=DIR`` and ``disabled``, one or both, with a colon between."""
+"""The environment variable: ``config=DIR`` or ``disabled``, or both, separated by a colon."""
 
 _KEYS = ("type", "sensor", "used", "free", "limit", "property", "disabled")
-# So many digits are finite, in whatever unit.
+# 18 digits are a finite float in any unit.
 _AMOUNT = re.compile(r"([0-9]{1,18}(?:\.[0-9]+)?) *([kmg%]?)", re.ASCII | re.IGNORECASE)
 _TRUTH = {
     "1": True,
@@ -34,7 +34,7 @@ _TRUTH = {
 
 
 class ControlFileError(MemnotifyError, ValueError):
-    """A control file, or the variable, is not understood; the text says where and what."""
+    """A control file, or the environment variable, is not understood. The text says where and what."""
 
 
 class Size(NamedTuple):
@@ -67,11 +67,11 @@ class Amount:
 
 @dataclass(frozen=True)
 class Definition:
-    """A signal as a control file defines it."""
+    """The definition of a signal in a control file."""
 
     name: str
     sensor: str
-    """The device's path."""
+    """The path of the device."""
     used: Amount | None
     free: Amount | None
     """The signal is on at this use, or when this much of the limit is left; with both, at the lower use."""
@@ -115,7 +115,7 @@ class Definition:
 
 
 def settings(environ: Mapping[str, str]) -> tuple[str, bool]:
-    """Return the directory of the control files, and whether signals are disabled altogether.
+    """Return the directory of the control files, and True if all signals are disabled.
 
     Raises ControlFileError if the variable is not understood.
     """
@@ -127,17 +127,17 @@ def settings(environ: Mapping[str, str]) -> tuple[str, bool]:
             disabled = True
         else:
             raise ControlFileError(
-                f"{VARIABLE} has {word!r}; write config=DIR, disabled, or both with a colon between"
+                f"{VARIABLE} has {word!r}; write config=DIR, disabled, or both separated by a colon"
             )
     return directory, disabled
 
 
 def load(names: str, directory: str = DIRECTORY) -> list[Definition]:
-    """Return what the control files define, but for what is disabled there.
+    """Return the definitions in the control files, without those that are disabled.
 
-    ``names`` are paths that are absolute or begin with ``~``, or names in the directory, to which ``.mn``
-    may be added; a colon stands between several. Raises FileNotFoundError and other OSErrors for a
-    file that cannot be read, ControlFileError for one that is not understood.
+    ``names`` are separated by colons. Each is a path that is absolute or begins with ``~``, or a name in
+    the directory; ``.mn`` is added if needed. Raises FileNotFoundError or another OSError for a file that
+    cannot be read, ControlFileError for one that is not understood.
     """
     definitions: dict[str, Definition] = {}
     for name in filter(None, names.split(":")):
@@ -155,7 +155,7 @@ def _find(name: str, directory: str) -> str:
 
 
 def _read(path: str) -> list[Definition]:
-    import configparser  # noqa: PLC0415 - few clients have control files, and it takes longer than the rest
+    import configparser  # noqa: PLC0415 - few clients have control files, and this import takes longer than the rest
 
     parser = configparser.ConfigParser(interpolation=None, inline_comment_prefixes=("#", ";"))
     with open(path, encoding="utf-8") as file:

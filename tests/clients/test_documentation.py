@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The commands and the code in docs/clients.md and its pages, run: they print what stands there."""
+"""The commands and the code in docs/clients.md and its pages: they print what the pages show."""
 
 import contextlib
 import os
@@ -27,12 +27,12 @@ PAGES = [REPOSITORY / "docs/clients.md", *sorted(REPOSITORY.glob("docs/clients/*
 TEXT = {page.stem: page.read_text() for page in PAGES}
 WAITS = {"7", "232", "271", "281"}
 """poll, epoll_wait, ppoll and epoll_pwait, as /proc/PID/syscall says on x86-64."""
-# A block, and the block of what it prints, if it prints anything
+# A block, and the block of its output, if it has any
 _CODE = re.compile(r"(?ms)^```(sh|c|python)\n(.*?)^```\n(?:\n```text\n(.*?)^```$)?")
 _CONTROL_FILE = re.compile(r"(?ms)`/etc/memnotify/([a-z]+\.mn)`:\n\n```ini\n(.*?)^```")
 _TIME = re.compile(r"(?:[0-9]{4}-[0-9]{2}-[0-9]{2} )?[0-9]{2}:[0-9]{2}:[0-9]{2}")
 _PICTURE = "╭"
-# What dbus.service does when it is reloaded
+# A reload of dbus.service
 _SYSTEMCTL = """\
 #!/bin/sh
 [ "$*" = "reload dbus" ] && exec dbus-send --system --print-reply=literal \\
@@ -45,7 +45,7 @@ _LOOKS = 20
 
 
 class Example(NamedTuple):
-    """A piece of code, and what it prints."""
+    """A piece of code, and its output."""
 
     page: str
     language: str
@@ -54,7 +54,7 @@ class Example(NamedTuple):
 
     @property
     def is_picture(self) -> bool:
-        """Whether it takes over the terminal."""
+        """Return True if the command draws on the terminal."""
         return self.printed.startswith(_PICTURE)
 
 
@@ -63,7 +63,7 @@ EXAMPLES = [Example(page, *found) for page, text in TEXT.items() for found in _C
 
 @pytest.mark.parametrize("page", TEXT)
 def test_every_block_is_run(page: str) -> None:
-    """What has a language is an example; all other blocks are what one prints, or control files."""
+    """A block with a language is an example. All other blocks are output, or control files."""
     blocks = re.findall(r"^ *(?:```|~~~)(.*)$", TEXT[page], re.MULTILINE)
     assert blocks[1::2] == [""] * (len(blocks) // 2)
     examples = [example for example in EXAMPLES if example.page == page]
@@ -79,14 +79,14 @@ def test_every_page_is_listed() -> None:
 
 @pytest.fixture(scope="module")
 def daemon(_can_serve: None, _memory: FakeMemory) -> Iterator[Daemon]:
-    """Return a daemon of that memory, where examples look for it."""
+    """Return a daemon of that memory, at the path that the examples use."""
     with Daemon(*QUICK, *_memory.ARGUMENTS, name="memnotify", program=_memory.program) as daemon:
         yield daemon
 
 
 @pytest.fixture
 def memory(_memory: FakeMemory, daemon: Daemon) -> FakeMemory:
-    """Return the memory of the daemon, half of it used, which it has noticed."""
+    """Return the memory of the daemon, half of it used, once the daemon has sampled it."""
     _memory.use(50)
     with Memnotify(daemon.path) as device:
         eventually(lambda: device.read().used.percent == 50, "it is noticed")
@@ -95,7 +95,7 @@ def memory(_memory: FakeMemory, daemon: Daemon) -> FakeMemory:
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """Return an environment with the commands, and with the control files of the pages."""
+    """Return an environment with the commands and the control files of the pages."""
     for name, text in _CONTROL_FILE.findall("".join(TEXT.values())):
         (tmp_path / name).write_text(text)
     return os.environ | {
@@ -107,7 +107,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def bus(tmp_path: Path) -> Iterator[Bus]:
-    """Return a bus that is as it is before anybody has copied the policy."""
+    """Return a bus without the policy of the project."""
     (tmp_path / "systemctl").write_text(_SYSTEMCTL)
     (tmp_path / "systemctl").chmod(0o755)
     bus = Bus(tmp_path / "bus")
@@ -131,7 +131,7 @@ def _command(example: Example, directory: Path) -> list[str]:
 def _prints(
     command: list[str], environment: dict[str, str], daemon: Daemon, memory: FakeMemory, directory: Path
 ) -> str:
-    """Return what a command prints while memory is moved, whenever it waits, and until it waits again."""
+    """Return the output of a command while memory moves: each move is made when the command waits."""
     with open(directory / "printed", "w+") as printed, Memnotify(daemon.path) as witness:
         witness.subscribe(used="80%")
         process = subprocess.Popen(
@@ -154,7 +154,7 @@ def _prints(
             for used_percent in (90, 50):
                 eventually(settled, "it waits or has ended")
                 memory.use(used_percent)
-                # Whoever waits is woken by the same call, and waits no longer.
+                # The same call wakes all waiting commands.
                 assert witness.wait(DEADLINE_S) is not None
                 looks = 0
             eventually(settled, "it waits or has ended")
@@ -181,7 +181,7 @@ def _parameters() -> Iterator[pytest.ParameterSet]:
 
 
 @pytest.mark.parametrize("example", list(_parameters()))
-def test_it_prints_what_stands_there(
+def test_output_is_as_documented(
     daemon: Daemon, memory: FakeMemory, environment: dict[str, str], tmp_path: Path, example: Example
 ) -> None:
     printed = _prints(_command(example, tmp_path), environment, daemon, memory, tmp_path)
@@ -191,10 +191,10 @@ def test_it_prints_what_stands_there(
 @pytest.mark.parametrize(
     "example", [each for each in EXAMPLES if each.is_picture], ids=lambda each: each.page
 )
-def test_it_shows_what_stands_there(
+def test_pictures_are_as_documented(
     daemon: Daemon, memory: FakeMemory, environment: dict[str, str], example: Example
 ) -> None:
-    """But for how long memory was where it was."""
+    """The output is as in the page, except the times."""
 
     def drawn(picture: str) -> str:
         return re.sub(r"(.)\1+", r"\1", _timeless(picture))
@@ -213,7 +213,7 @@ def test_it_shows_what_stands_there(
 def test_the_service_on_the_bus(
     daemon: Daemon, memory: FakeMemory, environment: dict[str, str], bus: Bus, tmp_path: Path
 ) -> None:
-    """The page's commands in their order, the first of which lets the others have the name."""
+    """The page's commands run in order. The first one allows the name."""
     page = [example for example in EXAMPLES if example.page == "desktop"]
     assert len(page) > 1
     for example in page:
@@ -225,7 +225,7 @@ def test_the_service_on_the_bus(
 
 
 def _waits(pid: int) -> bool:
-    """Whether a thread of the process, or of one that it has started, waits for a descriptor."""
+    """Return True if a thread of the process, or of a child, waits for a descriptor."""
     children: list[str] = []
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         tasks = list(Path(f"/proc/{pid}/task").iterdir())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The program in memnotify(4), as the page shows it, compiled and run."""
+"""The program in memnotify(4), compiled and run."""
 
 import re
 import shutil
@@ -20,14 +20,14 @@ PAGE = Path(__file__).parents[2] / "docs/man/memnotify.4"
 
 @pytest.fixture
 def daemon(serve: Callable[[str], Daemon]) -> Iterator[Daemon]:
-    """Return a daemon whose memory is moved by hand, where the program looks for it."""
+    """Return a daemon whose memory the test moves, at the path that the program uses."""
     with serve("memnotify") as daemon:
         yield daemon
 
 
 @pytest.fixture(scope="module")
 def example(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return the program, compiled."""
+    """Return the path of the compiled program."""
     for needed, package in (("mandoc", "mandoc"), ("gcc", "gcc libc6-dev")):
         if shutil.which(needed) is None:
             unavailable(f"{needed} is not installed: apt install {package}")

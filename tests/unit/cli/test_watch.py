@@ -28,7 +28,7 @@ def _figures(used_percent: float, active_percent: float = 12.5) -> Figures:
 
 
 def _watch(useds_percent: Sequence[float | None], *thresholds: str) -> Watch:
-    """Return what was seen: used in percent, or nothing where nobody served."""
+    """Return a history of used in percent; None where no daemon served."""
     history = [None if percent is None else _figures(percent) for percent in useds_percent]
     watch = Watch("/dev/memnotify", 1.0, next(figures for figures in reversed(history) if figures))
     watch.history.extend(history)
@@ -38,7 +38,7 @@ def _watch(useds_percent: Sequence[float | None], *thresholds: str) -> Watch:
 
 
 def _drawn(watch: Watch, width: int, height: int, *, no_color: bool = False) -> str:
-    """Return the picture as it is sent to a terminal."""
+    """Return the bytes that draw the picture."""
     sent = io.StringIO()
     console = Console(
         file=sent, width=width, height=height, force_terminal=True, color_system="standard", no_color=no_color
@@ -99,7 +99,7 @@ def test_the_picture_of_80_by_24() -> None:
     "size", [(120, 40), (80, 24), (60, 16), (60, 15), (40, 10), (30, 8), (20, 5), (10, 3), (1, 1)]
 )
 def test_it_fits(size: tuple[int, int]) -> None:
-    """Every line is as wide as the terminal; what there is no room for is left out, the bars last."""
+    """Every line is as wide as the terminal. What does not fit is left out, the bars last."""
     width, height = size
     watch = _watch([40, None, 60] * 50, "used 50% active 10%")
     watch.notes += [Note(WHEN_S, "up", f"something {number} " + "x" * 200) for number in range(99)]
@@ -155,7 +155,7 @@ def test_the_title_of_a_lost_device() -> None:
 
 
 def test_thresholds_follow_the_total() -> None:
-    """Swap may come and go; a percentage is then of something else."""
+    """A threshold in percent moves when total changes."""
 
     class Reader:
         def __init__(self, figures: Figures) -> None:

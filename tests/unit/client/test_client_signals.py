@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Control files, and the signals they define."""
+"""Control files and their signals."""
 
 import asyncio
 import os
@@ -20,7 +20,7 @@ TOTAL_BYTES = TOTAL * PAGE_SIZE
 
 @pytest.fixture
 def daemon(monkeypatch: pytest.MonkeyPatch) -> FakeDaemon:
-    """Return a daemon that is played by hand."""
+    """Return a daemon that the test moves."""
     daemon = FakeDaemon(total=TOTAL)
     monkeypatch.setattr("memnotify.client._device.DeviceFile", daemon.open)
     return daemon
@@ -171,7 +171,7 @@ TWO = "[low]\nused = 50%\n[critical]\nused = 80%\n"
 
 @pytest.fixture
 def signals(daemon: FakeDaemon, write: Callable[..., str]) -> Signals:
-    """Return two signals, at 5,000 and at 8,000 pages, that are not yet enabled; tests close them."""
+    """Return two signals, at 5,000 and 8,000 pages, not yet enabled. The tests close them."""
     return Signals(write(TWO), {})
 
 
@@ -187,7 +187,7 @@ def _readable(fd: int) -> bool:
     return bool(select.select([fd], [], [], 0)[0])
 
 
-def test_told_on_change_only(daemon: FakeDaemon, signals: Signals) -> None:
+def test_only_changes_are_events(daemon: FakeDaemon, signals: Signals) -> None:
     with signals:
         signals.enable()
         assert signals.states == {"low": False, "critical": False}
@@ -244,7 +244,7 @@ def test_a_signal_follows_total_across_daemons(daemon: FakeDaemon, write: Callab
         )
 
 
-def test_told_once_of_those_that_are_on_already(daemon: FakeDaemon, signals: Signals) -> None:
+def test_signals_that_are_on_at_the_start_are_events_once(daemon: FakeDaemon, signals: Signals) -> None:
     daemon.use(9000)
     with signals:
         assert signals.wait(0) is None
