@@ -21,9 +21,9 @@ TWIN = REPOSITORY / "tools/mn_test.py"
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """In a guest, run only the representative tests of a module that has any."""
-    select_extra_figures = [item for item in items if item.get_closest_marker("representative")]
-    modules = {item.path for item in select_extra_figures}
-    left_out = [item for item in items if item.path in modules and item not in select_extra_figures]
+    representative = [item for item in items if item.get_closest_marker("representative")]
+    modules = {item.path for item in representative}
+    left_out = [item for item in items if item.path in modules and item not in representative]
     if TRANSPORT == "cuse":
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]

@@ -100,33 +100,12 @@ def test_options_hold_over_files(tmp_path: Path) -> None:
 def test_a_thousand_reloads(tmp_path: Path) -> None:
     """While clients open, close, read, write and wait, each crossing is an event, and nothing leaks."""
     with Configured(tmp_path, *QUICK) as daemon:
-        done = threading.Event()
+        done, woken = threading.Event(), threading.Event()
         failures: list[str] = []
-
-        def client() -> None:
-            while not done.is_set():
-                other = os.open(daemon.path, os.O_RDWR)
-                os.write(other, b"used 99% active 95%")
-                if not os.read(other, 256).startswith(b"total ") or ready(other, timeout_s=0):
-                    failures.append("an event that no crossing caused")
-                os.close(other)
-
-        def watcher() -> None:
-            fd = os.open(daemon.path, os.O_RDWR)
-            os.write(fd, b"used 80%")
-            for event in range(EVENTS):
-                daemon.memory.use(50 if event % 2 else 90)
-                if ready(fd) != select.POLLIN:
-                    failures.append("a crossing that was no event")
-                    return
-                os.read(fd, 256)
-                if ready(fd, timeout_s=0.05):
-                    failures.append("an event that no crossing caused")
-            os.close(fd)
-            woken.set()
-
-        woken = threading.Event()
-        threads = [threading.Thread(target=client), threading.Thread(target=watcher)]
+        threads = [
+            threading.Thread(target=_open_and_close, args=(daemon, done, failures)),
+            threading.Thread(target=_watch, args=(daemon, woken, failures)),
+        ]
         for thread in threads:
             thread.start()
         try:
@@ -140,10 +119,36 @@ def test_a_thousand_reloads(tmp_path: Path) -> None:
             for thread in threads:
                 thread.join(DEADLINE_S)
         assert failures == []
-        # Reloads more, as the last client's end is handled after it is told. The last counts no pages.
+        # More reloads, as the daemon handles the last client's end after close(). The last counts no pages.
         _reload(daemon, 4)
         eventually(lambda: _kept(daemon)[:2] == kept[:2], f"descriptors and threads are {kept[:2]} again")
         assert _kept(daemon)[2] <= kept[2] + GROWTH_KIB
+
+
+def _open_and_close(daemon: Configured, done: threading.Event, failures: list[str]) -> None:
+    """Be one client after the other, with thresholds that are never crossed."""
+    while not done.is_set():
+        fd = os.open(daemon.path, os.O_RDWR)
+        os.write(fd, b"used 99% active 95%")
+        if not os.read(fd, 256).startswith(b"total ") or ready(fd, timeout_s=0):
+            failures.append("an event that no crossing caused")
+        os.close(fd)
+
+
+def _watch(daemon: Configured, woken: threading.Event, failures: list[str]) -> None:
+    """Be one client for all crossings, and cause them."""
+    fd = os.open(daemon.path, os.O_RDWR)
+    os.write(fd, b"used 80%")
+    for event in range(EVENTS):
+        daemon.memory.use(50 if event % 2 else 90)
+        if ready(fd) != select.POLLIN:
+            failures.append("a crossing that was no event")
+            return
+        os.read(fd, 256)
+        if ready(fd, timeout_s=0.05):
+            failures.append("an event that no crossing caused")
+    os.close(fd)
+    woken.set()
 
 
 def _reload(daemon: Configured, times: int) -> None:
