@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Work piece by piece, and drop what was kept when memory gets short: drop_cache.py [THRESHOLDS]."""
+"""Work piece by piece, and drop a cache when memory gets short: drop_cache.py [THRESHOLDS]."""
 
 import sys
 
@@ -14,7 +14,7 @@ with Memnotify() as device:
     while True:
         cache[number % 1000] = bytes(10_000)  # the work
         number += 1
-        # Waits for the next piece; wait(0) is only a look, which costs one system call.
+        # This waits for the next piece of work. wait(0) would return at once, for one system call.
         event = device.wait(0.01)
         if isinstance(event, Crossed | Restored):
             for change in event.changes:

@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# Stop a process when 80 % of memory is used, and let it go on below 60 %: pause.sh PID [HIGH LOW]
-# With less between the two it would be stopped and continued more often.
+# Stop a process when 80 % of memory is used, and continue it below 60 %: pause.sh PID [HIGH LOW]
+# If the two are closer, the process stops and continues more often.
 exec memnotify run --when "${2:-used 80%}" --when-below "${3:-used 60%}" -- sh -c '
 	case $MEMNOTIFY_EVENT in
 	up) kill -STOP "$0" && echo "stopped $0" ;;

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Workers that begin nothing new while memory is short: with_asyncio.py [THRESHOLDS].
+"""Workers that start no new work while memory is short: with_asyncio.py [THRESHOLDS].
 
-What is exceeded already at the start is no event: they begin, and are held up from the next crossing on.
+A threshold that is exceeded at the start is not an event: the workers pause from the next crossing on.
 """
 
 import asyncio
@@ -11,14 +11,14 @@ from memnotify.client import Crossed, Memnotify, Restored
 
 
 async def work(enough: asyncio.Event) -> None:
-    """Do one piece after the other, while there is enough memory."""
+    """Do one piece of work after the other, while there is enough memory."""
     while True:
         await enough.wait()
         await asyncio.sleep(0.01)  # the work
 
 
 async def main(thresholds: str) -> None:
-    """Start the workers, and hold them up."""
+    """Start the workers, and pause them while memory is short."""
     enough = asyncio.Event()
     exceeded: set[str] = set()
     with Memnotify() as device:

@@ -9,7 +9,7 @@ from memnotify.client import Crossed, Lost, Memnotify, Restored
 
 
 def ready(_fd: int, _condition: int, device: Memnotify) -> bool:
-    """Take an event, and stay in the loop."""
+    """Handle an event, and stay in the loop."""
     event = device.wait(0)
     if isinstance(event, Lost):
         print(event.error.strerror, flush=True)
@@ -23,7 +23,7 @@ def ready(_fd: int, _condition: int, device: Memnotify) -> bool:
 with Memnotify() as opened:
     thresholds = sys.argv[1] if len(sys.argv) > 1 else "used 80%"
     opened.subscribe(thresholds)
-    # The descriptor outlives the daemon: there is nothing else to watch for.
+    # The descriptor stays valid when the daemon ends, so IO_IN is enough.
     GLib.unix_fd_add_full(GLib.PRIORITY_DEFAULT, opened.fileno(), GLib.IO_IN, ready, opened)
     print(f"watching {thresholds}", flush=True)
     GLib.MainLoop().run()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A job that is given up when memory gets short, and begun again afterwards: with_trio.py [THRESHOLD]."""
+"""A job that is cancelled when memory gets short, and started again later: with_trio.py [THRESHOLD]."""
 
 import sys
 
@@ -9,23 +9,23 @@ from memnotify.client import Crossed, Memnotify, Restored
 
 
 async def changed(device: Memnotify, *, up: bool) -> float:
-    """Wait until a threshold is crossed in this direction; return how much is used then, in percent."""
+    """Wait until a threshold is crossed in this direction; return the use then, in percent."""
     async for event in device:
         if isinstance(event, Crossed | Restored) and any(change.up is up for change in event.changes):
             return event.after.used.percent
-    raise AssertionError("nobody closes the device")
+    raise AssertionError("the device is never closed")
 
 
 async def job(name: str) -> None:
-    """Take memory, and time."""
+    """Take memory and time."""
     try:
         await trio.sleep_forever()
     finally:
-        print(f"the {name} gives back what it has", flush=True)
+        print(f"the {name} frees its memory", flush=True)
 
 
 async def main(threshold: str) -> None:
-    """Run the job, again and again."""
+    """Run the job while there is enough memory."""
     with Memnotify() as device:
         device.subscribe(threshold)
         print(f"watching {threshold}", flush=True)
@@ -35,7 +35,7 @@ async def main(threshold: str) -> None:
                 await changed(device, up=True)
                 nursery.cancel_scope.cancel()
             used_percent = await changed(device, up=False)
-            print(f"{used_percent:.0f} % used: the job begins again", flush=True)
+            print(f"{used_percent:.0f} % used: the job starts again", flush=True)
 
 
 trio.run(main, sys.argv[1] if len(sys.argv) > 1 else "used 80%")

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 """Test for /dev/memnotify: the posted C program mn_test in Python, with the same messages.
 
-Print the figures; with thresholds, also wait until one of them is crossed:
+Print the figures. With thresholds, also wait until one of them is crossed:
 
     mn_test.py
     mn_test.py "used 5000"
@@ -14,7 +14,7 @@ import select
 import sys
 
 DEVICE = "/dev/memnotify"
-FAILED = 255  # the exit code that a shell shows for the C program's -1
+FAILED = 255  # the exit code of the C program's -1
 
 
 def main(arguments: list[str]) -> int:
@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> int:
 def wait(fd: int, thresholds: str) -> int:
     """Set the thresholds, wait for a crossing and print the figures.
 
-    Raises OSError if they cannot be read.
+    Raises OSError if the figures cannot be read.
     """
     print(f"establishing threshold '{thresholds}' and waiting")
     try:

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from types import FrameType
 from typing import TYPE_CHECKING, TextIO
 
 from memnotify import __version__
@@ -36,8 +37,8 @@ A memory reader that programs can poll: /dev/memnotify in userspace.
 class _Help(argparse.RawDescriptionHelpFormatter):
     """Help as wide as the terminal.
 
-    To find that out argparse would import shutil, and with it three compression libraries: 0.5 MB that the
-    daemon keeps, as each option that is added asks for its help's form.
+    argparse itself would import shutil for the width, and with it three compression libraries: 0.5 MB
+    that the daemon keeps, as add_argument() creates a formatter.
     """
 
     def __init__(self, prog: str) -> None:
@@ -46,18 +47,17 @@ class _Help(argparse.RawDescriptionHelpFormatter):
         if width == 0 and sys.__stdout__ is not None:
             with contextlib.suppress(OSError, ValueError):
                 width = os.get_terminal_size(sys.__stdout__.fileno()).columns
-        # Two for a margin, as argparse has it.
+        # A margin of two columns, as in argparse.
         super().__init__(prog, width=(width or 80) - 2)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; ``arguments`` defaults to the process's own."""
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by whoever started it
+        if getattr(sys, name) is None:  # closed by the process that started this one
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for good
-    with contextlib.suppress(ValueError):  # not the main thread, so somebody else's program
-        # Ignored, as whoever started it may have left it, no child could be waited for.
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    with contextlib.suppress(ValueError):  # not the main thread: this is part of another program
+        _prepare_signals()
     try:
         return _answer(sys.argv[1:] if arguments is None else arguments)
     finally:
@@ -65,6 +65,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stderr.flush()
         except OSError:
             _discard(sys.stderr)
+
+
+def _prepare_signals() -> None:
+    # If the parent process ignores SIGCHLD, so does this one, and could not wait for a child.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    if os.getpid() == 1:
+        # The kernel drops a signal to the init process of a container if that has no handler for it
+        # (kernel/signal.c:sig_task_ignored, SIGNAL_UNKILLABLE).
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+            if signal.getsignal(number) == signal.SIG_DFL:
+                signal.signal(number, _end)
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    sys.exit(128 + number)  # as a shell reports it
 
 
 def _answer(arguments: Sequence[str]) -> int:
@@ -76,7 +91,7 @@ def _answer(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return 130  # 128 + SIGINT, as a shell reports it
     except BrokenPipeError:
-        code = 141  # 128 + SIGPIPE: the reader of our output has gone
+        code = 141  # 128 + SIGPIPE: the reader of the output has gone
     except OSError as error:
         code = 1
         with contextlib.suppress(OSError):
@@ -86,7 +101,7 @@ def _answer(arguments: Sequence[str]) -> int:
 
 
 def _discard(stream: TextIO) -> None:
-    """Let what is left in it not be tried again at exit, which would have an exit code of its own."""
+    """Drop what the stream has buffered: Python would try to write it at exit, and change the exit code."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
@@ -94,13 +109,13 @@ class _Parser(argparse.ArgumentParser):
     """A parser whose exit code does not depend on whether its message could be written."""
 
     def _print_message(self, message: str, file: "SupportsWrite[str] | None" = None) -> None:
-        # Up to 3.11.2, Debian 12's, argparse lets out what newer ones suppress: 1 instead of 2 at the end.
+        # Python 3.11.2, Debian 12's, raises the OSError, which newer ones suppress: exit code 1 instead of 2.
         with contextlib.suppress(OSError):
             super()._print_message(message, file)
 
 
 def make_parser(*names: str) -> argparse.ArgumentParser:
-    """Return the parser that knows the commands of these names."""
+    """Return the parser of the commands of these names."""
     parser = _Parser(prog="memnotify", description=_DESCRIPTION, formatter_class=_Help)
     parser.add_argument("--version", action="version", version=f"memnotify {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -116,7 +131,7 @@ def add_command(
     description: str,
     epilog: str,
 ) -> argparse.ArgumentParser:
-    """Add a command to the parser, and return its own; ``summary`` is its line in the list of commands."""
+    """Add a command and return its parser. ``summary`` is its line in the list of commands."""
     return commands.add_parser(
         name,
         help=summary,
@@ -127,7 +142,7 @@ def add_command(
 
 
 def _run(arguments: Sequence[str]) -> int:
-    # The daemon, which stays in memory for good, has no use for what the others import.
+    # Import the module of one command: the daemon keeps in memory what it imports.
     names = arguments[:1] if arguments and arguments[0] in COMMANDS else COMMANDS
     options = make_parser(*names).parse_args(arguments)
     return int(options.run(options))

@@ -15,7 +15,7 @@ Print each value with its origin: the line of a file, the command line or the
 defaults. The output can be used as a configuration file.
 """
 _EPILOG = """\
-exit codes: 0 good; 2 wrong, or a file cannot be read, or wrong arguments
+exit codes: 0 valid; 2 not valid, a file cannot be read, or wrong arguments
 """
 
 

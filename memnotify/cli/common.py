@@ -1,19 +1,93 @@
 # SPDX-License-Identifier: MIT
-"""What commands say to their user, on stderr."""
+"""What several commands share: arguments, messages on stderr, the form of figures, a device to wait for."""
 
+import argparse
 import contextlib
+import errno
+import math
+import os
+import signal
 import sys
+from collections.abc import Sequence
 
-from memnotify.client import ThresholdError
+from memnotify.abi.thresholds import parse
+from memnotify.client import Figures, Memnotify, ThresholdError
+
+EXTRA_MISSING = 4
+"""The exit code of a command whose extra is not installed."""
+NOTHING_WATCHED = "nothing is watched: give a threshold, such as 'used 80%'"
+"""The message for thresholds that can never be crossed."""
 
 
-def tell(command: str, text: str) -> None:
-    """Say a line. Where stderr takes nothing, as of a terminal that is gone, the command goes on."""
+def report(command: str, text: str) -> None:
+    """Print a line on stderr. If that fails, as on a terminal that has gone, the command goes on."""
     with contextlib.suppress(OSError):
         print(f"memnotify {command}: {text}", file=sys.stderr, flush=True)
 
 
 def explain(path: str, error: OSError) -> str:
-    """Return what to say of a device or of thresholds that are refused."""
+    """Return the message for an error of a device, or of thresholds that were refused."""
     what = "" if isinstance(error, ThresholdError) and error.filename is None else f"{path}: "
     return f"{what}{error.strerror}"
+
+
+def reap_orphans() -> None:
+    """If this is the init process of a container, let the kernel reap the processes that it inherits.
+
+    For a process that waits for no child any more: its own are reaped as well.
+    """
+    if os.getpid() == 1:
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+
+
+def seconds(text: str) -> float:
+    """Convert an argument. At most 24 days: epoll takes milliseconds as an int."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number <= 2_000_000:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0 to 2000000")
+    return number
+
+
+def count(text: str) -> int:
+    """Convert an argument."""
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number, such as 3, or 0 for no end")
+    return int(text)
+
+
+def watches(thresholds: str, names: Sequence[str]) -> bool:
+    """Return True if the thresholds watch anything. Raises ValueError if they are not understood."""
+    return bool(parse(os.fsencode(thresholds), names))
+
+
+def subscribed(path: str, thresholds: str, *, reopen: bool = True) -> Memnotify:
+    """Return the device, open and subscribed to. Raises OSError, also if it would watch nothing."""
+    device = Memnotify(path, reopen=reopen)
+    try:
+        figures = device.subscribe(thresholds)
+        if not watches(thresholds, figures.names):
+            raise ThresholdError(errno.EINVAL, NOTHING_WATCHED)
+    except OSError:
+        device.close()
+        raise
+    return device
+
+
+def human(size_bytes: float) -> str:
+    """Return a size in the unit that fits it."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size_bytes < 1024:
+            return f"{size_bytes:.1f} {unit}"
+        size_bytes /= 1024
+    return f"{size_bytes:.1f} TiB"
+
+
+def as_object(figures: Figures) -> dict[str, dict[str, float]]:
+    """Return each figure in pages, bytes and percent of total, by name."""
+    return {
+        name: {"pages": pages, "bytes": pages.bytes, "percent": round(pages.percent, 3)}
+        for name, pages in ((name, figures[name]) for name in figures.names)
+    }

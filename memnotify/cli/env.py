@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""``memnotify env``: the environment that makes a program of systemd's protocol a client."""
+"""``memnotify env``: the environment that makes a program of systemd's memory-pressure protocol a client."""
 
 import argparse
 import base64
@@ -8,15 +8,13 @@ import shlex
 
 from memnotify.abi.figures import EXTRA_FIGURES, NAMES
 from memnotify.cli import add_command
-from memnotify.cli.common import tell
-from memnotify.cli.wait import NOTHING_WATCHED
-from memnotify.client import DEFAULT_PATH, ThresholdError
-from memnotify.client._thresholds import parse, spell
+from memnotify.cli.common import NOTHING_WATCHED, report, watches
+from memnotify.client import DEFAULT_PATH
 
 _DESCRIPTION = """\
-Print the two variables by which programs that follow systemd's memory-pressure
-protocol (https://systemd.io/MEMORY_PRESSURE), as all on sd-event do, are told
-of a threshold instead of the kernel's pressure figures:
+Print the two variables with which a program that follows systemd's
+memory-pressure protocol (https://systemd.io/MEMORY_PRESSURE), as all programs on
+sd-event do, watches thresholds instead of the kernel's pressure figures:
 
   MEMORY_PRESSURE_WATCH   the device, or the socket of 'memnotify serve --socket'
   MEMORY_PRESSURE_WRITE   the thresholds, in base64
@@ -26,9 +24,9 @@ For a shell, or with --format unit as a drop-in for a service:
   memnotify env --when 'used 80%' --format unit \\
     >/etc/systemd/system/my.service.d/memory.conf
 
-The program calls its callback at each crossing, up and down. sd-event takes a
-character device or a socket; it refuses the file that is served without CUSE:
-use --socket there. Thresholds on further figures (available, free, ...) need
+The program calls its callback at each crossing, up and down. sd-event accepts a
+character device or a socket. It refuses the FUSE file that is served without
+CUSE: use --socket there. Thresholds on extra figures (available, free, ...) need
 a device that has them: 'memnotify serve --figures'.
 """
 _EPILOG = """\
@@ -60,22 +58,21 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 
 def run(options: argparse.Namespace) -> int:
     """Print the variables; return the exit code."""
-    # A socket takes each line for a write of its own; the device takes a newline for a blank.
+    # A socket takes each line as a write of its own; the device takes a newline as a blank.
     thresholds = " ".join(options.when.split())
     try:
-        text = spell(thresholds, {})
-        if not parse(text, _ANY_NAMES):
-            tell("env", f"--when: {NOTHING_WATCHED}")
+        if not watches(thresholds, _ANY_NAMES):
+            report("env", f"--when: {NOTHING_WATCHED}")
             return 2
-    except ThresholdError as error:
-        tell("env", f"--when: {error.strerror}")
+    except ValueError as error:
+        report("env", f"--when: {error}")
         return 2
     variables = {
         "MEMORY_PRESSURE_WATCH": options.path if options.socket is None else options.socket,
-        "MEMORY_PRESSURE_WRITE": base64.b64encode(text + b"\n").decode(),
+        "MEMORY_PRESSURE_WRITE": base64.b64encode(os.fsencode(thresholds) + b"\n").decode(),
     }
     if options.format == "unit":
-        # Or the manager would set the same variables to the kernel's pressure figures.
+        # Otherwise the manager would set the same variables to the kernel's pressure figures.
         print("[Service]\nMemoryPressureWatch=skip")
     for name, value in variables.items():
         if options.format == "unit":
@@ -88,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _path(text: str) -> str:
-    """Check an argument: sd-event refuses what is not absolute or not normalized."""
+    """Check an argument: sd-event refuses a path that is not absolute and normalized."""
     if not text.startswith("/") or os.path.normpath(text) != text or not text.isprintable():
         raise argparse.ArgumentTypeError(f"{text!r} must be an absolute path without '.', '..' or '//'")
     return text

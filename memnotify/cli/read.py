@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""``memnotify read``: the figures, once."""
+"""``memnotify read``: print the figures once."""
 
 import argparse
 import json
 
 from memnotify.cli import add_command
-from memnotify.cli.common import explain, tell
+from memnotify.cli.common import as_object, explain, human, report
 from memnotify.client import DEFAULT_PATH, PAGE_SIZE, Figures, Memnotify
 
 _EPILOG = """\
@@ -33,14 +33,14 @@ def run(options: argparse.Namespace) -> int:
         with Memnotify(options.path) as device:
             figures = device.read()
     except OSError as error:
-        tell("read", explain(options.path, error))
+        report("read", explain(options.path, error))
         return 2
     print(as_json(figures) if options.json else as_table(figures))
     return 0
 
 
 def as_table(figures: Figures) -> str:
-    """Return a line for each figure: pages, human units, percent of total."""
+    """Return a line for each figure: pages, a size in human units, percent of total."""
     longest = max(map(len, figures.names))
     return "\n".join(
         f"{name:<{longest}} {pages:>12} pages {human(pages.bytes):>10} {pages.percent:>6.1f} %"
@@ -49,22 +49,5 @@ def as_table(figures: Figures) -> str:
 
 
 def as_json(figures: Figures) -> str:
-    """Return one line of JSON: each figure in pages, bytes and percent of total; the page size in bytes."""
+    """Return a line of JSON: each figure in pages, bytes and percent of total, and the page size in bytes."""
     return json.dumps({"page_size": PAGE_SIZE, **as_object(figures)})
-
-
-def as_object(figures: Figures) -> dict[str, dict[str, float]]:
-    """Return each figure in pages, bytes and percent of total, by name."""
-    return {
-        name: {"pages": pages, "bytes": pages.bytes, "percent": round(pages.percent, 3)}
-        for name, pages in ((name, figures[name]) for name in figures.names)
-    }
-
-
-def human(size_bytes: float) -> str:
-    """Return a size in the unit that fits it."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size_bytes < 1024:
-            return f"{size_bytes:.1f} {unit}"
-        size_bytes /= 1024
-    return f"{size_bytes:.1f} TiB"

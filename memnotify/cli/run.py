@@ -14,8 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Self
 
 from memnotify.cli import add_command
-from memnotify.cli.common import explain, tell
-from memnotify.cli.wait import count, seconds, subscribed
+from memnotify.cli.common import count, explain, reap_orphans, report, seconds, subscribed
 from memnotify.client import (
     DEFAULT_PATH,
     PAGE_SIZE,
@@ -29,45 +28,46 @@ from memnotify.client import (
 )
 
 _DESCRIPTION = """\
-Run a command whenever a figure reaches a threshold, or falls below one.
+Run a command each time a figure reaches a threshold, or falls below one.
 
   memnotify run --when 'used 80%' -- systemctl stop batch.service
   memnotify run --when 'used 80%' --when-below 'used 60%' -- sh -c 'echo $MEMNOTIFY_EVENT'
 
-One command runs at a time. What happens meanwhile, or sooner than the interval allows, makes
-one more run for each threshold, unless the figure has gone back by then. What holds already at
-the start is no event. The command finds in its environment MEMNOTIFY_EVENT (up or down),
-MEMNOTIFY_NAME and MEMNOTIFY_THRESHOLD (in pages), MEMNOTIFY_PAGE_SIZE (in bytes), and each
-figure as MEMNOTIFY_USED (in pages), MEMNOTIFY_USED_BYTES and MEMNOTIFY_USED_PERCENT.
+One command runs at a time. Crossings while it runs, or before --min-interval is over, cause
+one more run for each threshold, unless the figure has gone back by then. A threshold that is
+exceeded at the start is not an event. The environment of the command has MEMNOTIFY_EVENT (up
+or down), MEMNOTIFY_NAME and MEMNOTIFY_THRESHOLD (in pages), MEMNOTIFY_PAGE_SIZE (in bytes), and
+each figure as MEMNOTIFY_USED (in pages), MEMNOTIFY_USED_BYTES and MEMNOTIFY_USED_PERCENT.
 
-The process that starts the command is there from the beginning, so that little memory is
-needed when there is little. A daemon that ends is waited for.
+The process that starts the command is created at the beginning, as there may be little memory
+later. If the daemon ends, the command waits for it to come back. As PID 1 of a container it
+reaps orphans.
 """
 _EPILOG = """\
-exit codes: 0 it ran so often; 1 the last run failed, or none is possible any more;
+exit codes: 0 N runs are done; 1 the last run failed, or no further run is possible;
             2 thresholds not understood, no device, no such command, or wrong arguments
 """
 
 Due = dict[tuple[int, str], tuple[Change, Figures]]
-"""What makes the next runs, by the device that said it and the figure."""
+"""The causes of the next runs, by the device's descriptor and the figure's name."""
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the subcommand to the parser."""
     parser = add_command(
-        commands, "run", "run a command whenever a threshold is crossed", _DESCRIPTION, _EPILOG
+        commands, "run", "run a command each time a threshold is crossed", _DESCRIPTION, _EPILOG
     )
     parser.add_argument("--when", metavar="THRESHOLDS", help="run when one is reached, such as 'used 80%%'")
-    parser.add_argument("--when-below", metavar="THRESHOLDS", help="run when a figure falls below its own")
+    parser.add_argument("--when-below", metavar="THRESHOLDS", help="run when a figure falls below one")
     parser.add_argument(
         "--min-interval",
         type=seconds,
         metavar="S",
         default=0.0,
-        help="start at most every S seconds (default: no limit)",
+        help="leave at least S seconds between two starts (default: 0)",
     )
     parser.add_argument(
-        "--count", type=count, metavar="N", default=0, help="end after N runs, 0 for never (default: 0)"
+        "--count", type=count, metavar="N", default=0, help="end after N runs; 0: never (default: 0)"
     )
     parser.add_argument("--path", default=DEFAULT_PATH, help="the device (default: %(default)s)")
     parser.add_argument("command", metavar="COMMAND", nargs="+", help="what to run, after --")
@@ -75,15 +75,16 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the command whenever it is due; return the exit code."""
+    """Run the command each time it is due; return the exit code."""
     if options.when is None and options.when_below is None:
-        options.parser.error("one of --when and --when-below is needed")
+        options.parser.error("give --when or --when-below, or both")
     program = options.command[0]
     if shutil.which(program) is None:
         there = "/" in program and os.path.isfile(program)
-        tell("run", f"{program}: {'it is not executable; chmod +x it' if there else 'no such command'}")
+        report("run", f"{program}: {'it is not executable; chmod +x it' if there else 'no such command'}")
         return 2
     helper = Helper(options.command)
+    reap_orphans()
     with contextlib.ExitStack() as devices:
         devices.enter_context(helper)
         directions: dict[int, tuple[Memnotify, bool]] = {}
@@ -93,7 +94,7 @@ def run(options: argparse.Namespace) -> int:
             try:
                 device = devices.enter_context(subscribed(options.path, thresholds))
             except OSError as error:
-                tell("run", explain(options.path, error))
+                report("run", explain(options.path, error))
                 return 2
             directions[device.fileno()] = (device, up)
         return _serve(options, helper, directions)
@@ -117,7 +118,7 @@ def _serve(
             if fd == helper.fileno():
                 failure = helper.outcome()
                 if failure:
-                    tell("run", f"{options.command[0]}: {failure}")
+                    report("run", f"{options.command[0]}: {failure}")
                 running, left = False, left - 1
                 if not left or not helper.alive:
                     return 1 if failure else 0
@@ -125,18 +126,18 @@ def _serve(
             device, up = directions[fd]
             try:
                 event = device.wait(0)
-            except OSError as error:  # a new daemon that has not the figures of the old one
-                tell("run", explain(options.path, error))
+            except OSError as error:  # a new daemon lacks a figure of the old one
+                report("run", explain(options.path, error))
                 return 1
             note(event, options.path, due, fd, up=up)
 
 
 def note(event: Event | None, path: str, due: Due, fd: int, *, up: bool) -> None:
-    """Let an event make runs due, or no longer due."""
+    """Add the runs that an event causes, and drop those whose figure has gone back."""
     if isinstance(event, Lost):
-        tell("run", f"{path}: {event.error.strerror}")
+        report("run", f"{path}: {event.error.strerror}")
     if isinstance(event, Restored):
-        tell("run", f"{path}: it is served again")
+        report("run", f"{path}: the device is served again")
     if isinstance(event, Crossed | Restored):
         for change in event.changes:
             if change.up == up:
@@ -146,8 +147,8 @@ def note(event: Event | None, path: str, due: Due, fd: int, *, up: bool) -> None
 
 
 def environment(change: Change, figures: Figures) -> dict[str, str]:
-    """Return what the command is told."""
-    told = {
+    """Return the variables that the command gets."""
+    variables = {
         "EVENT": "up" if change.up else "down",
         "NAME": change.name,
         "THRESHOLD": str(change.threshold),
@@ -155,18 +156,18 @@ def environment(change: Change, figures: Figures) -> dict[str, str]:
     }
     for name in figures.names:
         pages = figures[name]
-        told |= {
+        variables |= {
             name.upper(): str(pages),
             f"{name.upper()}_BYTES": str(pages.bytes),
             f"{name.upper()}_PERCENT": f"{pages.percent:.3f}",
         }
-    return {f"MEMNOTIFY_{name}": value for name, value in told.items()}
+    return {f"MEMNOTIFY_{name}": value for name, value in variables.items()}
 
 
 class Helper:
-    """A process that waits to be told to start the command: a small one, forked while there was memory.
+    """A small process, forked early while there is memory, that starts the command on request.
 
-    It ends with this one, once the command that it has started has ended.
+    It ends with this process, after the command that it has started has ended.
     """
 
     def __init__(self, command: Sequence[str]) -> None:
@@ -183,17 +184,17 @@ class Helper:
         far.close()
 
     def fileno(self) -> int:
-        """Return a descriptor to poll for POLLIN: the command has ended, or the helper has."""
+        """Return a descriptor to poll for POLLIN: it is ready when the command or the helper has ended."""
         return self._near.fileno()
 
-    def start(self, told: Mapping[str, str]) -> None:
-        """Start the command, with these variables in its environment."""
+    def start(self, variables: Mapping[str, str]) -> None:
+        """Start the command with these variables added to its environment."""
         self._running = True
-        with contextlib.suppress(BrokenPipeError):  # the outcome will tell
-            self._near.send("\0".join(f"{name}={value}" for name, value in told.items()).encode())
+        with contextlib.suppress(BrokenPipeError):  # outcome() reports it
+            self._near.send("\0".join(f"{name}={value}" for name, value in variables.items()).encode())
 
     def outcome(self) -> str:
-        """Return how the command failed, empty if it did not."""
+        """Return how the command failed; empty if it did not."""
         self._running = False
         try:
             answer = self._near.recv(100)
@@ -201,7 +202,7 @@ class Helper:
             answer = b""
         if not answer:
             self.alive = False
-            return "the process that starts it has ended"
+            return "the process that starts the command has ended"
         kind, number = answer.split()
         if kind == b"errno":
             return os.strerror(int(number))
@@ -211,28 +212,29 @@ class Helper:
         return f"ended with {code}" if code else ""
 
     def __enter__(self) -> Self:
-        """Return the helper itself; leaving the block ends it, which does not end the command."""
+        """Return the helper; leaving the block ends it, but not the command."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close the connection, by which the helper ends; wait for that, but for no command."""
+        """Close the connection, which ends the helper. Wait for the helper unless a command runs."""
         self._near.close()
         if not self._running:
-            os.waitpid(self._pid, 0)
+            with contextlib.suppress(ChildProcessError):  # as the init process, whose children are reaped
+                os.waitpid(self._pid, 0)
 
 
 def _help(channel: socket.socket, command: Sequence[str]) -> None:
-    """Start the command each time it is told to, and tell how it ended."""
+    """Start the command for each request, and answer how it ended."""
     with contextlib.suppress(KeyboardInterrupt, ConnectionError):
-        while told := channel.recv(65536):
-            variables = dict(each.split("=", 1) for each in told.decode().split("\0"))
+        while request := channel.recv(65536):
+            variables = dict(each.split("=", 1) for each in request.decode().split("\0"))
             try:
                 pid = os.posix_spawnp(
                     command[0],
                     list(command),
                     os.environ | variables,
                     file_actions=[(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)],
-                    # Python ignores these, which the command would inherit.
+                    # Python ignores these, and the command would inherit that.
                     setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
                 )
             except OSError as error:

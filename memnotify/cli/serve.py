@@ -31,7 +31,7 @@ of systemd without CUSE) connect to an AF_UNIX stream socket instead: they
 write one threshold per line, and get a line of figures for each event.
 """
 _EPILOG = """\
-exit codes: 0 asked to end; 1 the device cannot be served, or was lost; 2 wrong settings
+exit codes: 0 asked to end; 1 the device cannot be served, or was lost; 2 invalid settings
 """
 
 
@@ -113,7 +113,7 @@ def _serve(options: argparse.Namespace) -> int:
     try:
         user = find_user(settings.user) if settings.user else None
     except PrivilegesError as error:
-        log.error("%s", error)  # noqa: TRY400 - the user's mistake, too
+        log.error("%s", error)  # noqa: TRY400 - a mistake of the user needs no traceback
         return 2
     try:
         with ExitStack() as undo:
@@ -131,7 +131,7 @@ def _serve(options: argparse.Namespace) -> int:
             )
             return 0 if serving else 1
     except (TransportError, MemInfoError, PrivilegesError, OSError) as error:
-        log.error("%s", error)  # noqa: TRY400 - says what to do; a traceback would not
+        log.error("%s", error)  # noqa: TRY400 - the message says what to do
         return 1
 
 

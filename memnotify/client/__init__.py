@@ -13,6 +13,7 @@ from memnotify.client._errors import (
     MemnotifyError,
     NotADeviceError,
     ThresholdError,
+    device_error,
 )
 from memnotify.client._figures import PAGE_SIZE, Figures, Pages
 from memnotify.client._observer import Observer
@@ -42,4 +43,5 @@ __all__ = [
     "Signals",
     "Source",
     "ThresholdError",
+    "device_error",
 ]

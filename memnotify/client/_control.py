@@ -1,22 +1,25 @@
 # SPDX-License-Identifier: MIT
-"""Control files: an administrator names signals and says at which use of memory each is on."""
+"""Control files: an administrator names signals, and the use of memory at which each is on."""
 
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from memnotify.abi.thresholds import VALUE_MAX
 from memnotify.client._device import DEFAULT_PATH
 from memnotify.client._errors import MemnotifyError
 from memnotify.client._figures import PAGE_SIZE
+from memnotify.client._thresholds import parse
 
 DIRECTORY = "/etc/memnotify"
 SUFFIX = ".mn"
 VARIABLE = "MEMNOTIFY"
-"""The environment variable: ``config=DIR`` and ``disabled``, one or both, with a colon between."""
+"""The environment variable: ``config=DIR`` or ``disabled``, or both, separated by a colon."""
 
 _KEYS = ("type", "sensor", "used", "free", "limit", "property", "disabled")
-# So many digits are finite, in whatever unit.
+# 18 digits are a finite float in any unit.
 _AMOUNT = re.compile(r"([0-9]{1,18}(?:\.[0-9]+)?) *([kmg%]?)", re.ASCII | re.IGNORECASE)
 _TRUTH = {
     "1": True,
@@ -31,46 +34,88 @@ _TRUTH = {
 
 
 class ControlFileError(MemnotifyError, ValueError):
-    """A control file, or the variable, is not understood; the text says where and what."""
+    """A control file, or the environment variable, is not understood. The text says where and what."""
+
+
+class Size(NamedTuple):
+    """A size of memory that may follow total: a percentage of total, and bytes in addition."""
+
+    percent: float
+    bytes: float
+
+    def pages(self, total_pages: int) -> float:
+        """Return the size in pages, at this total."""
+        return total_pages * self.percent / 100 + self.bytes / PAGE_SIZE
+
+
+RAM_AND_SWAP = Size(100, 0)
 
 
 @dataclass(frozen=True)
 class Amount:
-    """An amount of memory, in bytes or in percent of something."""
+    """An amount of memory as a control file has it: in bytes, or in percent of another size."""
 
     number: float
     is_percentage: bool
 
-    def of(self, whole_bytes: float) -> float:
-        """Return it in bytes."""
-        return whole_bytes * self.number / 100 if self.is_percentage else self.number
+    def of(self, whole: Size) -> Size:
+        """Return the size that the amount is, as a part of ``whole``."""
+        if self.is_percentage:
+            return Size(whole.percent * self.number / 100, whole.bytes * self.number / 100)
+        return Size(0, self.number)
 
 
 @dataclass(frozen=True)
 class Definition:
-    """A signal as a control file defines it."""
+    """The definition of a signal in a control file."""
 
     name: str
     sensor: str
-    """The device's path."""
+    """The path of the device."""
     used: Amount | None
     free: Amount | None
-    """It is on at so much used, or when only so much of the limit is left; if both, at the first of them."""
+    """The signal is on at this use, or when this much of the limit is left; with both, at the lower use."""
     limit: Amount | None
-    """What percentages are of, and ``free`` is left of; RAM and swap if it is not given."""
+    """What percentages refer to, and ``free`` is left of; RAM and swap if it is not given."""
+
+    def thresholds(self, total_pages: int, *, on: bool) -> str:
+        """Return what to write to the device, for a signal that is on or off.
+
+        The level of ``used`` is a percentage where the device can let it follow total. A level such as
+        500 MB below total must be written again when total changes. So total is watched too, in the
+        direction that can change the signal: as total grows, the level rises, and the signal may go off.
+        """
+        level = self._level(total_pages)
+        sizes = self._sizes()
+        follows = any(size.percent for size in sizes) and any(size.bytes for size in sizes)
+        return f"used {level} total {total_pages + on}" if follows else f"used {level}"
 
     def threshold(self, total_pages: int) -> int:
-        """Return the use at which it is on, in pages; 1 if it always is."""
-        total_bytes = float(total_pages * PAGE_SIZE)
-        limit_bytes = total_bytes if self.limit is None else self.limit.of(total_bytes)
-        levels = [] if self.used is None else [self.used.of(limit_bytes)]
+        """Return the use at which the signal is on, in pages; 1 if it always is."""
+        return parse(b"used " + self._level(total_pages).encode(), ("used",))["used"].pages(total_pages)
+
+    def _level(self, total_pages: int) -> str:
+        sizes = self._sizes()
+        lowest = min(size.pages(total_pages) for size in sizes)
+        if lowest < 0.5:  # 0 would not be watched
+            return "1"
+        if any(size.bytes for size in sizes):
+            return str(min(VALUE_MAX, round(lowest)))
+        percent = min(1e15, *(size.percent for size in sizes))  # the grammar's numbers are bounded
+        return f"{percent:.10f}".rstrip("0").rstrip(".") + "%"
+
+    def _sizes(self) -> list[Size]:
+        """Return the uses at which the signal is on: the lowest of them holds."""
+        limit = RAM_AND_SWAP if self.limit is None else self.limit.of(RAM_AND_SWAP)
+        sizes = [] if self.used is None else [self.used.of(limit)]
         if self.free is not None:
-            levels.append(limit_bytes - self.free.of(limit_bytes))
-        return max(1, round(min(levels) / PAGE_SIZE))
+            free = self.free.of(limit)
+            sizes.append(Size(limit.percent - free.percent, limit.bytes - free.bytes))
+        return sizes
 
 
 def settings(environ: Mapping[str, str]) -> tuple[str, bool]:
-    """Return the directory of the control files, and whether signals are disabled altogether.
+    """Return the directory of the control files, and True if all signals are disabled.
 
     Raises ControlFileError if the variable is not understood.
     """
@@ -82,17 +127,17 @@ def settings(environ: Mapping[str, str]) -> tuple[str, bool]:
             disabled = True
         else:
             raise ControlFileError(
-                f"{VARIABLE} has {word!r}; write config=DIR, disabled, or both with a colon between"
+                f"{VARIABLE} has {word!r}; write config=DIR, disabled, or both separated by a colon"
             )
     return directory, disabled
 
 
 def load(names: str, directory: str = DIRECTORY) -> list[Definition]:
-    """Return what the control files define, but for what is disabled there.
+    """Return the definitions in the control files, without those that are disabled.
 
-    ``names`` are paths that are absolute or begin with ``~``, or names in the directory, to which ``.mn``
-    may be added; a colon stands between several. Raises FileNotFoundError and other OSErrors for a
-    file that cannot be read, ControlFileError for one that is not understood.
+    ``names`` are separated by colons. Each is a path that is absolute or begins with ``~``, or a name in
+    the directory; ``.mn`` is added if needed. Raises FileNotFoundError or another OSError for a file that
+    cannot be read, ControlFileError for one that is not understood.
     """
     definitions: dict[str, Definition] = {}
     for name in filter(None, names.split(":")):
@@ -110,7 +155,7 @@ def _find(name: str, directory: str) -> str:
 
 
 def _read(path: str) -> list[Definition]:
-    import configparser  # noqa: PLC0415 - few clients have control files, and it takes longer than the rest
+    import configparser  # noqa: PLC0415 - few clients have control files, and this import takes longer than the rest
 
     parser = configparser.ConfigParser(interpolation=None, inline_comment_prefixes=("#", ";"))
     with open(path, encoding="utf-8") as file:

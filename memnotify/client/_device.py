@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The device: figures, thresholds and events, through the ends and new beginnings of its daemon."""
+"""The device: figures, thresholds and events, across restarts of its daemon."""
 
 import errno
 import os
@@ -9,9 +9,10 @@ import warnings
 from dataclasses import dataclass
 
 from memnotify.client._device_file import DeviceFile
-from memnotify.client._errors import DeviceLostError, NotADeviceError, ThresholdError, told
+from memnotify.client._epoll import new_epoll, wait_ready
+from memnotify.client._errors import DeviceLostError, NotADeviceError, ThresholdError, device_error
 from memnotify.client._figures import Figures
-from memnotify.client._source import POLL_MAX_S, Source
+from memnotify.client._source import Source
 from memnotify.client._thresholds import Change, Snapshot, parse, spell
 from memnotify.client._timer import Timer
 
@@ -19,23 +20,24 @@ DEFAULT_PATH = "/dev/memnotify"
 
 _RETRY_FIRST_S = 0.02
 _RETRY_LAST_S = 1.0
-"""Between attempts to reopen: doubled from the first to the last, so that a daemon is found in a second."""
+"""The time between attempts to reopen: it doubles from the first to the last, so that a new daemon is found
+within a second."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something happened; ``before`` are the figures of the event before, or of the subscription."""
+    """An event. ``before`` are the figures of the previous event, or of the subscription."""
 
     before: Figures
 
 
 @dataclass(frozen=True)
 class Crossed(Event):
-    """The device said that a threshold was crossed.
+    """The device reported that a threshold was crossed.
 
-    ``changes`` are the thresholds that are on another side than at the event before. There is none
-    where figures went up and down again before anyone looked, or where the event before told of it
-    already, as its figures were newer than the crossing that woke it.
+    ``changes`` are the thresholds that are on another side than at the previous event. The tuple is
+    empty if the figures went up and down again before they were read, or if the previous event already
+    reported the change, because its figures were newer than the crossing that woke it.
     """
 
     after: Figures
@@ -44,14 +46,14 @@ class Crossed(Event):
 
 @dataclass(frozen=True)
 class Lost(Event):
-    """The daemon has ended, and with it the subscription: ``error`` says how that showed."""
+    """The daemon has ended, and the subscription with it. ``error`` is how that was noticed."""
 
     error: OSError
 
 
 @dataclass(frozen=True)
 class Restored(Event):
-    """A new daemon serves and the thresholds are set again; ``changes`` tell what happened meanwhile."""
+    """A new daemon serves, and the thresholds are set again. ``changes`` are those since the loss."""
 
     after: Figures
     changes: tuple[Change, ...]
@@ -60,43 +62,44 @@ class Restored(Event):
 class Memnotify(Source[Event]):
     """A memnotify device: read its figures, set thresholds, wait for events.
 
-    When the daemon ends there is an event ``Lost``. With ``reopen`` the device is then opened and
-    subscribed to again as soon as somebody serves it, which is an event ``Restored``; it tells what
-    changed side meanwhile, so no change is lost. Without, whoever waits gets a DeviceLostError.
+    When the daemon ends, the next event is ``Lost``. With ``reopen``, the device is then opened and
+    subscribed to again as soon as a daemon serves it, which is an event ``Restored``. That event has
+    the changes of side since the loss, so no change is lost. Without ``reopen``, ``wait`` raises
+    DeviceLostError.
 
-    A child process after fork shares the open file, and would take its parent's events. So it opens
-    its own at its first use of this object, where ``fileno`` is another descriptor then.
+    A child process after fork shares the open file and would take its parent's events. So it opens its
+    own at its first use of this object; ``fileno`` is another descriptor from then on.
 
-    Raises OSError where the device does; memnotify.client.errors says what to do about them.
+    Raises OSError as the device does: ``device_error`` in this package lists the classes.
     """
 
     def __init__(self, path: str = DEFAULT_PATH, *, reopen: bool = True) -> None:
         """Open the device."""
-        # Who only reads has no more than this, which becomes the observer of who subscribes. Who does
-        # both gets a second one, as a read of the observer would acknowledge events nobody has seen.
+        # A program that only reads needs this file alone, and the first subscription takes it over. A
+        # program that does both needs two: a read of the observer would acknowledge an unseen event.
         self._reader: DeviceFile | None = DeviceFile(path)
         super().__init__()
         self.path = path
         self._reopen = reopen
         self._pid = os.getpid()
         self._text = b""
-        self._moment: Snapshot | None = None
+        self._snapshot: Snapshot | None = None
         self._observer: DeviceFile | None = None
-        # Holds the observer or, while that is lost, the timer.
+        # The epoll holds the observer or, while there is none, the timer.
         self._epoll: select.epoll | None = None
         self._timer: Timer | None = None
         self._retry_s = _RETRY_FIRST_S
-        self._told_lost = False
+        self._loss_reported = False
 
     def fileno(self) -> int:
-        """Return a descriptor to poll for POLLIN in an event loop of your own; then call ``wait(0)``.
+        """Return a descriptor to poll for POLLIN in an event loop; when it is ready, call ``wait(0)``.
 
-        It is an epoll's, which holds whatever is to be waited for: it outlives the daemon.
+        It belongs to an epoll, and stays the same when the daemon ends.
         """
         return self._watched().fileno()
 
     def read(self) -> Figures:
-        """Return the current figures. Never waits, takes no event away."""
+        """Return the current figures. Never blocks, and acknowledges no event."""
         self._check_open()
         self._leave_parent()
         was_open = self._reader is not None
@@ -108,30 +111,31 @@ class Memnotify(Source[Event]):
         return self._read()
 
     def subscribe(self, thresholds: str = "", /, **named: str | int) -> Figures:
-        """Replace the thresholds, ``"used 80% active 8000"`` or ``used="80%", active=8000``.
+        """Replace the thresholds, with ``"used 80% active 8000"`` or ``used="80%", active=8000``.
 
-        Nothing at all watches nothing. Returns the figures that they start from: what is exceeded
-        already is no event. Raises ThresholdError for what is not understood, and any other
-        MemnotifyError; then the thresholds are what they were.
+        Without arguments nothing is watched. Returns the figures from which changes are counted: a
+        threshold that is exceeded already is not an event. Raises ThresholdError for thresholds that
+        are not understood, or another MemnotifyError; then the previous thresholds stay in force.
         """
         self._check_open()
         self._leave_parent()
         text = spell(thresholds, named)
         try:
-            moment = self._put(text)
+            snapshot = self._set_thresholds(text)
         except DeviceLostError:
             if not self._reopen:
                 raise
-            # What was open is an ended daemon's; there may be a new one.
+            # The open file is of a daemon that has ended; a new one may serve.
             if self._observer is not None:
                 self._lose()
-            moment = self._put(text)
-        self._text, self._moment = text, moment
-        self._told_lost = False
-        return moment.figures
+                self._loss_reported = True  # by the error, if this fails as well
+            snapshot = self._set_thresholds(text)
+        self._text, self._snapshot = text, snapshot
+        self._loss_reported = False
+        return snapshot.figures
 
     def wait(self, timeout_s: float | None = None) -> Event | None:
-        """Return the next event; None if there is none within ``timeout_s`` seconds.
+        """Return the next event, or None if there is none within ``timeout_s`` seconds.
 
         Raises DeviceLostError if the daemon has ended and ``reopen`` is off, ThresholdError if a new
         daemon does not understand the thresholds.
@@ -139,25 +143,24 @@ class Memnotify(Source[Event]):
         watched = self._watched()
         end_s = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
-            left_s = None if end_s is None else min(max(0.0, end_s - time.monotonic()), POLL_MAX_S)
-            ready = watched.poll(left_s)
-            event = self._look(ready[0][1]) if ready else None
+            ready = wait_ready(watched, None if end_s is None else end_s - time.monotonic())
+            event = self._take_event(ready[0][1]) if ready else None
             if event is not None or (end_s is not None and time.monotonic() >= end_s):
                 return event
 
     def close(self) -> None:
-        """Close the device, and end an ``async for`` over it. Once is enough, more does no harm."""
+        """Close the device, and end an ``async for`` over it. May be called again."""
         super().close()
         self._drop()
 
     def __del__(self) -> None:
-        """Close what nobody has closed, and say so, as for a file."""
+        """Close a device that was not closed, with a ResourceWarning, as for a file."""
         if not getattr(self, "_closed", True):
             warnings.warn(f"unclosed device {self.path}", ResourceWarning, source=self, stacklevel=2)
             self._drop()
 
     def _read(self) -> Figures:
-        """Read the figures. What fails is given up: it may be what is there between two daemons."""
+        """Return the figures. If that fails, close the file: it may not be the next daemon's."""
         if self._reader is None:
             self._reader = DeviceFile(self.path)
         try:
@@ -167,86 +170,90 @@ class Memnotify(Source[Event]):
             self._reader = None
             raise
 
-    def _watched(self) -> select.epoll:
-        """Return the epoll that has the observer in it, or the timer while there is none."""
+    def _watched(self) -> "select.epoll":
+        """Return the epoll that holds the observer or the timer."""
         self._check_open()
         self._leave_parent()
         if self._epoll is None:
             self.subscribe()
-        assert self._epoll is not None  # noqa: S101 - for mypy: whoever subscribes has one
+        assert self._epoll is not None  # noqa: S101 - for mypy: a subscription has an epoll
         return self._epoll
 
-    def _look(self, revents: int) -> Event | None:
-        """Take what the epoll has found; None if it is nothing to tell of."""
+    def _take_event(self, revents: int) -> Event | None:
+        """Return the event that made the epoll ready; None if there is nothing to report."""
         if self._observer is None:
             return self._retry()
-        assert self._moment is not None  # noqa: S101 - for mypy: an observer is subscribed
-        before = self._moment
+        assert self._snapshot is not None  # noqa: S101 - for mypy: an observer is subscribed
+        before = self._snapshot
         try:
             if not revents & select.EPOLLIN:
-                raise told(errno.ENOTCONN, self.path)
-            # Set anew: the device damps chatter, so after an event a threshold is watched for in the other
-            # direction alone, and from some way off. Where the figure has gone back by now, or does not go
-            # as far, it would not say what is to be told next.
-            moment = _subscribe(self._observer, self._text, self._observer.read())
+                raise device_error(errno.ENOTCONN, self.path)
+            # Set the thresholds again. The device damps chatter: after an event a threshold is armed for
+            # the other direction only, at a distance. If the figure has gone back by now, the device
+            # would not report the change that comes next.
+            snapshot = _subscribe(self._observer, self._text, self._observer.read())
         except OSError as error:
             if not self._reopen:
                 raise
             self._lose()
-            self._told_lost = True
+            self._loss_reported = True
             return Lost(before.figures, error)
-        self._moment = moment
-        return Crossed(before.figures, moment.figures, before.changes_to(moment))
+        self._snapshot = snapshot
+        return Crossed(before.figures, snapshot.figures, before.changes_to(snapshot))
 
     def _retry(self) -> Event | None:
-        """Open the device and subscribe again, or set the timer for the next attempt."""
-        assert self._moment is not None  # noqa: S101 - for mypy: what was lost was subscribed
-        before = self._moment
+        """Open the device and subscribe again; if that fails, set the timer for the next attempt."""
+        assert self._snapshot is not None  # noqa: S101 - for mypy: a lost device was subscribed
+        before = self._snapshot
         try:
-            self._moment = self._put(self._text)
+            self._snapshot = self._set_thresholds(self._text)
         except OSError as error:
             self._set_timer(self._retry_s)
             self._retry_s = min(2 * self._retry_s, _RETRY_LAST_S)
             if isinstance(error, ThresholdError) or not self._reopen:
                 raise
-            if self._told_lost:
+            if self._loss_reported:
                 return None
-            self._told_lost = True
+            self._loss_reported = True
             return Lost(before.figures, error)
-        changes = before.changes_to(self._moment)
-        if self._told_lost:
-            self._told_lost = False
-            return Restored(before.figures, self._moment.figures, changes)
-        # A child's first look: its parent has lost nothing.
-        return Crossed(before.figures, self._moment.figures, changes) if changes else None
+        changes = before.changes_to(self._snapshot)
+        if self._loss_reported:
+            self._loss_reported = False
+            return Restored(before.figures, self._snapshot.figures, changes)
+        # The first use in a forked child, whose parent has lost nothing.
+        return Crossed(before.figures, self._snapshot.figures, changes) if changes else None
 
-    def _put(self, text: bytes) -> Snapshot:
-        """Write the thresholds to the observer, opened if there is none; return what they start from."""
+    def _set_thresholds(self, text: bytes) -> Snapshot:
+        """Write the thresholds to the observer, which is opened if there is none.
+
+        Returns the snapshot from which changes are counted.
+        """
         if self._observer is not None:
-            # Not read before it is known that the write will do: that would take an event away.
-            assert self._moment is not None  # noqa: S101 - for mypy: an observer is subscribed
-            parse(text, self._moment.figures.names)
+            # Check the text before the read, which acknowledges an event.
+            assert self._snapshot is not None  # noqa: S101 - for mypy: an observer is subscribed
+            parse(text, self._snapshot.figures.names)
             self._observer.write(text)
             return _subscribe(self._observer, text, self._observer.read())
-        link, self._reader = self._reader or DeviceFile(self.path), None
-        epoll = self._epoll or select.epoll()
+        file, self._reader = self._reader or DeviceFile(self.path), None
+        epoll = self._epoll
         try:
-            # Before it is written to: what is no device may be a file with somebody's data.
-            moment = _subscribe(link, text, link.read())
-            _watch(epoll, link)
+            # Read before the write: if this is not a device, it may be a file with data of value.
+            snapshot = _subscribe(file, text, file.read())
+            epoll = epoll or new_epoll()
+            _watch(epoll, file)
         except BaseException:
-            link.close()
-            if epoll is not self._epoll:
+            file.close()
+            if epoll is not None and epoll is not self._epoll:
                 epoll.close()
             raise
-        self._observer, self._epoll = link, epoll
+        self._observer, self._epoll = file, epoll
         self._stop_timer()
-        return moment
+        return snapshot
 
     def _lose(self) -> None:
-        """Give the observer up, and set the timer for the first attempt to get another."""
+        """Close the observer, and set the timer for the first attempt to get another."""
         if self._epoll is not None and self._observer is not None:
-            # By hand, as a forked child may hold the open file, which would then stay in the epoll.
+            # Explicitly: if a forked child holds the open file, it would stay in the epoll.
             self._epoll.unregister(self._observer)
             self._observer.close()
             self._observer = None
@@ -254,22 +261,22 @@ class Memnotify(Source[Event]):
         self._set_timer(0)
 
     def _leave_parent(self) -> None:
-        """In a forked child, the first time: give up the parent's open files for files of its own."""
+        """In a forked child, at the first call: replace the parent's open files."""
         if self._pid == os.getpid():
             return
         self._pid = os.getpid()
         subscribed = self._epoll is not None
         self._drop()
         if subscribed:
-            self._epoll = select.epoll()
+            self._epoll = new_epoll()
             self._lose()
 
     def _set_timer(self, seconds: float) -> None:
-        assert self._epoll is not None  # noqa: S101 - for mypy: whoever subscribed has one
+        assert self._epoll is not None  # noqa: S101 - for mypy: a subscription has an epoll
         if self._timer is None:
             self._timer = Timer()
             self._epoll.register(self._timer, select.EPOLLIN)
-        # Half of it at random: thousands of clients lose one daemon at one moment.
+        # Between half and all of it, at random: thousands of clients lose one daemon at the same moment.
         self._timer.set(seconds * (0.5 + os.urandom(1)[0] / 510))
 
     def _stop_timer(self) -> None:
@@ -285,26 +292,26 @@ class Memnotify(Source[Event]):
         self._epoll = self._reader = self._observer = self._timer = None
 
 
-def _subscribe(link: DeviceFile, text: bytes, figures: Figures) -> Snapshot:
-    """Write thresholds and return them with the figures that they start from.
+def _subscribe(file: DeviceFile, text: bytes, figures: Figures) -> Snapshot:
+    """Write thresholds and return the snapshot from which changes are counted.
 
-    Those given were just read: they tell the sides.
+    ``figures`` were just read: they are the first guess of the side of each threshold.
     """
     levels = parse(text, figures.names)
     while True:
         before = Snapshot(figures, levels)
-        link.write(text)
-        # It acknowledges what was crossed since the write: these are the figures to start from. If there was
-        # anything, the thresholds are not where the write has set them any more.
-        after = Snapshot(link.read(), levels)
+        file.write(text)
+        # This read acknowledges what was crossed since the write. If a threshold was crossed, the device
+        # has armed it the other way by now, so write again.
+        after = Snapshot(file.read(), levels)
         figures = after.figures
         if not before.changes_to(after):
             return after
 
 
-def _watch(epoll: select.epoll, link: DeviceFile) -> None:
+def _watch(epoll: "select.epoll", file: DeviceFile) -> None:
     try:
-        epoll.register(link, select.EPOLLIN)
+        epoll.register(file, select.EPOLLIN)
     except PermissionError:
         reason = "this is no memnotify device: it cannot be polled"
-        raise NotADeviceError(errno.ENOTTY, reason, link.path) from None
+        raise NotADeviceError(errno.ENOTTY, reason, file.path) from None

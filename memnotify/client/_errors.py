@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: MIT
-"""What can go wrong with the device, as OSErrors whose text says what to do next."""
+"""The errors of a device: OSErrors whose text says what to do next."""
 
 import errno
 import os
 
 
 class MemnotifyError(OSError):
-    """Of the device: ``errno`` and ``filename`` are set, ``strerror`` says what to do next."""
+    """An error of the device: ``errno`` and ``filename`` are set, ``strerror`` says what to do next."""
 
 
 class DeviceMissingError(MemnotifyError, FileNotFoundError):
-    """Nobody serves the device."""
+    """No daemon serves the device."""
 
 
 class DeviceForbiddenError(MemnotifyError, PermissionError):
@@ -22,14 +22,14 @@ class DeviceLostError(MemnotifyError, ConnectionError):
 
 
 class NotADeviceError(MemnotifyError, ValueError):
-    """What is there answers, but not as a memnotify device does."""
+    """The file is not a memnotify device."""
 
 
 class ThresholdError(MemnotifyError, ValueError):
-    """Thresholds are not understood; those that there were hold on."""
+    """Thresholds are not understood; the previous ones stay in force."""
 
 
-_TOLD: dict[int, tuple[type[MemnotifyError], str]] = {
+_KINDS: dict[int, tuple[type[MemnotifyError], str]] = {
     errno.ENOENT: (DeviceMissingError, "start 'memnotify serve'"),
     # A CUSE node whose device is gone, or not there yet
     errno.ENODEV: (DeviceMissingError, "start 'memnotify serve'"),
@@ -49,7 +49,7 @@ _TOLD: dict[int, tuple[type[MemnotifyError], str]] = {
 }
 
 
-def told(number: int, path: str) -> OSError:
-    """Return the error for an errno of the device, one of the above where it is known."""
-    kind, hint = _TOLD.get(number, (OSError, ""))
+def device_error(number: int, path: str) -> OSError:
+    """Return the error for an errno of the device: a MemnotifyError where the errno is known."""
+    kind, hint = _KINDS.get(number, (OSError, ""))
     return kind(number, "; ".join(filter(None, (os.strerror(number), hint))), path)

@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: MIT
 """The figures as a client sees them."""
 
-import os
 from dataclasses import dataclass
 from typing import Self
 
-PAGE_SIZE = os.sysconf("SC_PAGESIZE")
-"""Bytes in a page, the unit of the figures."""
+from memnotify.abi.figures import NAMES, PAGE_SIZE
+
+__all__ = ["PAGE_SIZE", "Figures", "Pages"]
 
 
 class Pages(int):
-    """A number of pages, an int, that knows what it is in bytes and in percent of total."""
+    """A number of pages, with its value in bytes and in percent of total."""
 
     total: int
-    """What it is a part of, in pages."""
+    """RAM and swap, in pages, which ``percent`` refers to."""
 
     def __new__(cls, pages: int, total: int = 0) -> Self:
         """Return ``pages`` of ``total``."""
@@ -23,12 +23,12 @@ class Pages(int):
 
     @property
     def bytes(self) -> int:
-        """The same in bytes."""
+        """The value in bytes."""
         return self * PAGE_SIZE
 
     @property
     def percent(self) -> float:
-        """The same in percent of total; 0 of nothing."""
+        """The value in percent of total; 0 if total is 0."""
         return 100 * self / self.total if self.total else 0.0
 
 
@@ -36,21 +36,21 @@ class Pages(int):
 class Figures:
     """The system's memory at one moment: ``figures.used``, ``figures.used.percent``, ``figures["used"]``.
 
-    A device may be configured to say more than the three that have a name here.
+    A device may be configured to have more figures than the three that are properties here.
     """
 
     values: tuple[tuple[str, int], ...]
-    """Names and pages, in the order of the device's line; total, used and active are among them."""
+    """Names and pages, in the order of the device's line. total, used and active are always there."""
 
     @classmethod
     def parse(cls, line: bytes) -> Self:
-        """Read a line of the device. Raises ValueError if it is none."""
+        """Return the figures of a device's line. Raises ValueError if the bytes are not such a line."""
         words = line.decode("ascii", errors="replace").split()
         try:
             values = {name: int(pages) for name, pages in zip(words[::2], words[1::2], strict=True)}
         except ValueError:
             values = {}
-        if not {"total", "used", "active"} <= values.keys():
+        if not values.keys() >= set(NAMES):
             raise ValueError(f"this is no line of a memnotify device: {line[:100]!r}")
         return cls(tuple(values.items()))
 
@@ -61,12 +61,12 @@ class Figures:
 
     @property
     def used(self) -> Pages:
-        """What programs hold and the kernel cannot just drop."""
+        """The memory in use that the kernel cannot just drop."""
         return self["used"]
 
     @property
     def active(self) -> Pages:
-        """What was used recently; it follows use slowly."""
+        """The memory that was used recently. It follows use slowly."""
         return self["active"]
 
     @property
@@ -75,14 +75,14 @@ class Figures:
         return tuple(name for name, _ in self.values)
 
     def __getitem__(self, name: str) -> Pages:
-        """Return the figure of that name. Raises KeyError if the device does not say it."""
+        """Return the figure of that name. Raises KeyError if the device does not have it."""
         values = dict(self.values)
         return Pages(values[name], values["total"])
 
     def __repr__(self) -> str:
-        """Return how it looks, as if each figure were a field."""
+        """Return a text in which each figure is a field."""
         return f"Figures({', '.join(f'{name}={pages}' for name, pages in self.values)})"
 
     def __str__(self) -> str:
-        """Return the line, without its end: ``total N used N active N``."""
+        """Return the line without its newline: ``total N used N active N``."""
         return " ".join(f"{name} {pages}" for name, pages in self.values)

@@ -16,10 +16,10 @@ T = TypeVar("T")
 class Observer(Generic[T]):
     """A thread that waits for the events of a source and calls ``callback`` with each, one at a time.
 
-    The source is the thread's from ``start`` until ``stop`` has returned; it is not closed. An
-    exception in the callback goes to ``threading.excepthook``, and the next event comes all the same.
-    What ``wait`` of the source raises goes there too, and ends the thread. The thread is a daemon
-    thread: a program that has ended otherwise does not wait for it.
+    The source belongs to the thread from ``start`` until ``stop`` has returned; it is not closed. An
+    exception of the callback goes to ``threading.excepthook``, and the thread goes on. An exception of
+    the source's ``wait`` goes there too, and ends the thread. The thread is a daemon thread: it does not
+    keep the program alive.
     """
 
     def __init__(self, source: Source[T], callback: Callable[[T], object]) -> None:
@@ -28,13 +28,13 @@ class Observer(Generic[T]):
         self._thread = threading.Thread(target=self._run, name="memnotify-observer", daemon=True)
         self._stopping = False
         self._wake_fd = -1
-        self._lock = threading.Lock()  # of _wake_fd: the thread closes it
+        self._lock = threading.Lock()  # of _wake_fd, which the thread closes
 
     def start(self) -> None:
-        """Start the thread. Raises RuntimeError if it was started before."""
+        """Start the thread. Raises RuntimeError if it was started before, OSError as the source does."""
         if self._thread.ident is not None:
-            raise RuntimeError("an observer is started once: make another")
-        self._source.fileno()  # what it may raise concerns the caller, not the thread
+            raise RuntimeError("an observer is started once: create another")
+        self._source.fileno()  # its errors belong to the caller, not to the thread
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         try:
             self._thread.start()
@@ -45,13 +45,13 @@ class Observer(Generic[T]):
     def stop(self) -> None:
         """End the thread. When this returns the callback is not running and is not called again.
 
-        Called from the callback itself it returns at once, and that call was the last. Any thread
-        may call it, also more than once; one that holds what the callback waits for would wait for ever.
+        Any thread may call this, also more than once. From the callback itself it returns at once, and
+        that call is the last. It deadlocks if the caller holds a lock that the callback waits for.
         """
-        if self._thread.ident is None:  # not started yet, as it may be afterwards
+        if self._thread.ident is None:  # not started yet; it may be started later
             return
         self._stopping = True
-        # In a forked child the thread does not run, and the descriptor is the parent's.
+        # In a forked child the thread does not run, and the descriptor belongs to the parent.
         if not self._thread.is_alive():
             return
         with self._lock:
@@ -87,5 +87,5 @@ class Observer(Generic[T]):
     def _call(self, event: T) -> None:
         try:
             self._callback(event)
-        except Exception:  # noqa: BLE001 - whatever it is, it is the callback's and is reported as a thread's
+        except Exception:  # noqa: BLE001 - any error of the callback is reported as a thread's
             threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), self._thread)))

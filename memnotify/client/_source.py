@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What all sources of events share: they can be polled, waited for, and iterated over, ``async`` too."""
+"""The base of all sources of events: they can be polled, waited for, and iterated over, ``async`` too."""
 
 import os
 import sys
@@ -11,46 +11,44 @@ from typing import Generic, Self, TypeVar
 
 T = TypeVar("T")
 
-POLL_MAX_S = 86_400.0
-"""Whoever waits for longer looks again meanwhile: epoll takes milliseconds as an int, 24 days."""
-
 
 class Source(ABC, Generic[T]):
-    """Something that has a descriptor to poll for POLLIN and then an event.
+    """A source of events with a descriptor to poll for POLLIN.
 
-    Any thread, one at a time. In an ``async for``, under asyncio or trio (and so anyio), the loop
-    watches the descriptor itself: no thread, nothing that keeps the loop alive, and nothing lost if
-    the waiting is cancelled. One task at a time may wait.
+    Any thread may use it, one at a time. In an ``async for``, under asyncio or trio (and so anyio), the
+    loop watches the descriptor itself: it needs no thread, does not keep the loop alive, and loses no
+    event when the task is cancelled. One task at a time may wait.
     """
 
     def __init__(self) -> None:
         self._closed = False
         self._wake_task: Callable[[], object] | None = None
-        # Whose task waits: to a forked child it is its parent's, whose loop's epoll the two share.
+        # The process whose task waits. A forked child must not touch it: it shares the epoll of the parent's
+        # loop.
         self._wake_pid = 0
 
     @property
     def closed(self) -> bool:
-        """Whether ``close`` was called."""
+        """True once ``close`` was called."""
         return self._closed
 
     @abstractmethod
     def fileno(self) -> int:
-        """Return the descriptor; it is the same until close, but for a child process after fork."""
+        """Return the descriptor. It stays the same until ``close``, except in a forked child."""
 
     @abstractmethod
     def wait(self, timeout_s: float | None = None) -> T | None:
-        """Return the next event; None if there is none within ``timeout_s`` seconds."""
+        """Return the next event, or None if there is none within ``timeout_s`` seconds."""
 
     def close(self) -> None:
-        """Close it, and end an ``async for`` over it. Once is enough, more does no harm."""
+        """Close the source, and end an ``async for`` over it. May be called again."""
         self._closed = True
         wake, self._wake_task = self._wake_task, None
         if wake is not None and self._wake_pid == os.getpid():
             wake()
 
     def __iter__(self) -> Self:
-        """Iterate over the events, until it is closed."""
+        """Iterate over the events until the source is closed."""
         return self
 
     def __next__(self) -> T:
@@ -62,7 +60,7 @@ class Source(ABC, Generic[T]):
         raise StopIteration
 
     def __aiter__(self) -> Self:
-        """Iterate over the events, until it is closed."""
+        """Iterate over the events until the source is closed."""
         return self
 
     async def __anext__(self) -> T:
@@ -74,11 +72,11 @@ class Source(ABC, Generic[T]):
         raise StopAsyncIteration
 
     def __enter__(self) -> Self:
-        """Return it itself; leaving the block closes it."""
+        """Return the source; leaving the block closes it."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close it."""
+        """Close the source."""
         self.close()
 
     def _check_open(self) -> None:
@@ -86,11 +84,11 @@ class Source(ABC, Generic[T]):
             raise ValueError(f"this {type(self).__name__} is closed")
 
     async def _readable(self) -> bool:
-        """Wait until the descriptor is readable, and return True; False if this is closed meanwhile."""
+        """Wait until the descriptor is readable, and return True; False if the source was closed."""
         if self._wake_task is not None and self._wake_pid == os.getpid():
-            raise RuntimeError(f"another task waits for this {type(self).__name__}: open one for each")
+            raise RuntimeError(f"another task waits for this {type(self).__name__}: open one for each task")
         self._wake_pid = os.getpid()
-        # A program of which one of them runs has imported it: nothing is imported here, or needed.
+        # A program in which trio or asyncio runs has imported it, so nothing is imported here.
         trio = sys.modules.get("trio")
         if trio is not None and _runs_trio(trio):
             return await self._readable_in_trio(trio)
@@ -116,7 +114,7 @@ class Source(ABC, Generic[T]):
         woken = loop.create_future()
 
         def wake(*, readable: bool) -> None:
-            # Before the descriptor is closed: its number may be another's a moment later.
+            # Before the descriptor is closed: its number may be reused at once.
             loop.remove_reader(fd)
             if not woken.done():
                 woken.set_result(readable)
@@ -133,9 +131,9 @@ class Source(ABC, Generic[T]):
 
 
 def _runs_trio(trio: ModuleType) -> bool:
-    """Whether the caller is a task of trio's."""
+    """Return True if the caller is a task of trio."""
     try:
         trio.lowlevel.current_task()
-    except (AttributeError, RuntimeError):  # the first while it is being imported
+    except (AttributeError, RuntimeError):  # AttributeError while trio is being imported
         return False
     return True

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A served device and a process that takes memory, for tests of what clients see."""
+"""A served device, and a process that takes memory, for the tests of clients."""
 
 import os
 import shutil
@@ -20,10 +20,10 @@ TWIN = REPOSITORY / "tools/mn_test.py"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """In a guest, run of a module that has representative tests these alone."""
-    select_extra_figures = [item for item in items if item.get_closest_marker("representative")]
-    modules = {item.path for item in select_extra_figures}
-    left_out = [item for item in items if item.path in modules and item not in select_extra_figures]
+    """In a guest, run only the representative tests of a module that has any."""
+    representative = [item for item in items if item.get_closest_marker("representative")]
+    modules = {item.path for item in representative}
+    left_out = [item for item in items if item.path in modules and item not in representative]
     if TRANSPORT == "cuse":
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
@@ -46,13 +46,13 @@ def daemon(_can_serve: None) -> Iterator[Daemon]:
 
 @pytest.fixture
 def path(daemon: Daemon) -> str:
-    """Return where the device is."""
+    """Return the path of the device."""
     return daemon.path
 
 
 @pytest.fixture
 def opened(path: str) -> Iterator[Callable[..., int]]:
-    """Return a function that opens the device; what it has opened is closed at the end."""
+    """Return a function that opens the device. The descriptors are closed at the end."""
     fds = []
 
     def open_device(flags: int = os.O_RDWR) -> int:
@@ -66,7 +66,7 @@ def opened(path: str) -> Iterator[Callable[..., int]]:
 
 @pytest.fixture
 def memory(tmp_path: Path) -> FakeMemory:
-    """Return a memory that is moved by hand, half of it used."""
+    """Return a memory that the test moves, half of it used."""
     return FakeMemory(tmp_path)
 
 
@@ -77,7 +77,7 @@ def _memory(tmp_path_factory: pytest.TempPathFactory) -> FakeMemory:
 
 @pytest.fixture
 def serve(_can_serve: None, memory: FakeMemory) -> Callable[[str], Daemon]:
-    """Return what starts a daemon of ``memory`` with a name."""
+    """Return a function that starts a daemon of ``memory`` with a name."""
     return lambda name: Daemon(*QUICK, *memory.ARGUMENTS, name=name, program=memory.program)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What programs say where nobody serves the device."""
+"""The messages of programs if the device is not served."""
 
 import os
 import subprocess
@@ -30,7 +30,7 @@ def test_the_command(command: list[str]) -> None:
     assert "/dev/memnotify: No such file or directory; start 'memnotify serve'" in done.stderr
 
 
-def test_wait_does_not_write_to_what_is_no_device(tmp_path: Path) -> None:
+def test_wait_does_not_write_to_another_file(tmp_path: Path) -> None:
     path = tmp_path / "precious"
     path.write_text("precious data")
     command = [sys.executable, "-m", "memnotify", "wait", "used 5", "--path", str(path)]

@@ -31,7 +31,7 @@ def test_wait_prints_the_line_when_a_threshold_is_crossed(daemon: Daemon, hog: H
         threshold = used_pages(device.fileno()) + step_pages()
     command = [sys.executable, "-m", "memnotify", "wait", f"used {threshold}", "--path", daemon.path]
     waiting = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    # Whether it has subscribed yet or not: one of the two is a crossing for it.
+    # Whether it has subscribed yet or not, one of the two is a crossing.
     while waiting.poll() is None:
         hog.hold(2 * step_pages())
         try:
@@ -43,7 +43,7 @@ def test_wait_prints_the_line_when_a_threshold_is_crossed(daemon: Daemon, hog: H
     assert WAITED.fullmatch(output)
 
 
-def test_wait_gives_up_and_says_what_it_does_not_understand(daemon: Daemon) -> None:
+def test_wait_times_out_and_explains_refusals(daemon: Daemon) -> None:
     done = _command("wait", "used 99%", "--timeout", "0.2", "--path", daemon.path)
     assert (done.returncode, done.stdout, done.stderr) == (3, "", "")
     for text in ("usd 5", "used 5x", b"used \xff".decode(errors="surrogateescape")):

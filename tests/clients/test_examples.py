@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The programs in examples/, run beside a daemon whose memory the test moves."""
+"""The programs in examples/, with a daemon whose memory the test moves."""
 
 import os
 import shutil
@@ -26,7 +26,7 @@ ENVIRONMENT = {
 }
 HIGH = "total 2500000 used 2250000 active 250000"
 LOW = "total 2500000 used 1250000 active 250000"
-# What each says first, when 90 % are used, and when half is used again.
+# The output at the start, at 90 % used, and at 50 % again.
 SAID = {
     "wait.c": (["watching used 80%"], [HIGH], [LOW]),
     "epoll.c": (
@@ -46,8 +46,8 @@ SAID = {
     ),
     "with_trio.py": (
         ["watching used 80%"],
-        ["the job gives back what it has"],
-        ["50 % used: the job begins again"],
+        ["the job frees its memory"],
+        ["50 % used: the job starts again"],
     ),
     "with_glib.py": (
         ["watching used 80%"],
@@ -59,14 +59,14 @@ SAID = {
 
 @pytest.fixture
 def daemon(serve: Callable[[str], Daemon]) -> Iterator[Daemon]:
-    """Return a daemon whose memory is moved by hand, where examples look for it."""
+    """Return a daemon whose memory the test moves, at the path that the examples use."""
     with serve(NAME) as daemon:
         yield daemon
 
 
 @pytest.fixture(scope="module")
 def commands(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
-    """Return how each example is started, compiled if it is to be."""
+    """Return the command of each example, compiled if it is C."""
     if shutil.which("gcc") is None:
         unavailable("gcc is not installed: apt install gcc libc6-dev")
     python = "/usr/bin/python3"
@@ -92,7 +92,7 @@ def test_every_example_is_run() -> None:
 
 
 @pytest.mark.parametrize("name", SAID)
-def test_it_says_what_happens(
+def test_output_at_each_crossing(
     daemon: Daemon, memory: FakeMemory, commands: dict[str, list[str]], name: str
 ) -> None:
     first, high, low = SAID[name]
@@ -108,7 +108,7 @@ def test_it_says_what_happens(
 @pytest.mark.parametrize(
     "name", ["epoll.c", "drop_cache.py", "with_asyncio.py", "with_trio.py", "with_glib.py"]
 )
-def test_it_outlives_the_daemon(
+def test_a_new_daemon_is_found(
     serve: Callable[[str], Daemon], memory: FakeMemory, commands: dict[str, list[str]], name: str
 ) -> None:
     first, high, _ = SAID[name]
@@ -124,7 +124,7 @@ def test_it_outlives_the_daemon(
 
 
 @pytest.mark.parametrize("name", [*SAID])
-def test_thresholds_of_ones_own(
+def test_other_thresholds(
     daemon: Daemon, memory: FakeMemory, commands: dict[str, list[str]], name: str
 ) -> None:
     with Program(*commands[name], "used 95%", environment=ENVIRONMENT) as program:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A thousand beginnings and ends of each kind of client leave nothing behind, here or in the daemon."""
+"""A thousand starts and ends of each kind of client leave nothing behind, here or in the daemon."""
 
 import asyncio
 import os
@@ -25,7 +25,7 @@ TIMES = 1000 if TRANSPORT == "fuse" else 50
 
 
 class Served(Daemon):
-    """A daemon with a socket, and a control file with two of its signals."""
+    """A daemon with a socket, and a control file with two signals."""
 
     def __init__(self, directory: Path) -> None:
         self.socket = str(directory / "socket")
@@ -39,13 +39,13 @@ class Served(Daemon):
         Path(self.control_file).write_text(f"[DEFAULT]\nsensor={self.path}\n[low]\nused=90%\n[high]\n")
 
     def held(self) -> tuple[int, int]:
-        """Return how many descriptors and threads it has."""
+        """Return the number of its descriptors and threads."""
         return self.open_fds(), len(os.listdir(f"/proc/{self.pid}/task"))
 
 
 @pytest.fixture(scope="module")
 def served(_can_serve: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """Return such a daemon."""
+    """Return a served daemon."""
     with Served(tmp_path_factory.mktemp("served")) as served:
         yield served
 
@@ -119,7 +119,7 @@ def _anyio(served: Served, backend: str) -> None:
 def _connection(served: Served) -> None:
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(served.socket)
-        # What is refused is answered, so it has been taken in.
+        # A refusal is answered, so the write has been handled.
         connection.sendall(b"used 99%\nusd 5\n")
         assert connection.recv(4096).startswith(b"error ")
 
@@ -144,20 +144,20 @@ def _held() -> tuple[int, int]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_thousand_of_a_kind(served: Served, kind: str) -> None:
-    """No descriptor and no thread."""
+    """Neither a descriptor nor a thread is left."""
     use = KINDS[kind]
     idle = served.held()
-    use(served)  # the first time things are imported, and kept
+    use(served)  # the first time imports modules
     before = _held()
     for _ in range(TIMES):
         use(served)
     assert _held() == before
-    # It comes to a connection's end in its own time.
+    # The daemon handles the end of a connection later.
     eventually(lambda: served.held() == idle, "the daemon has closed what they had")
 
 
 def test_a_thousand_losses_leave_nothing_behind() -> None:
-    """Files, timers and all: of clients whose daemon has ended, closed before there is another."""
+    """Clients that are closed while no daemon serves leave no file or timer."""
     before = len(os.listdir("/proc/self/fd"))
     daemon = Daemon(*QUICK, name="memnotify-leak")
     devices = [Memnotify(daemon.path) for _ in range(TIMES)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The client library against a served device: events, forks, leaks, and daemons that die under it."""
+"""The client library against a served device: events, forks, leaks, and daemons that are killed."""
 
 import asyncio
 import json
@@ -32,7 +32,7 @@ AGAIN_WITHIN_S = 2.0 if TRANSPORT == "fuse" else 20.0
 
 @pytest.fixture
 def memory(_memory: FakeMemory, path: str) -> FakeMemory:
-    """Return the memory of the daemon, half of it used, which it has noticed."""
+    """Return the memory of the daemon, half of it used, once the daemon has sampled it."""
     _memory.use(50)
     with Memnotify(path) as device:
         eventually(lambda: device.read().used.percent == 50, "it is noticed")
@@ -47,7 +47,7 @@ def daemon(_can_serve: None, _memory: FakeMemory) -> Iterator[Daemon]:
 
 
 def _up(event: object) -> bool:
-    """Return in which direction the one threshold, 80 % used, was crossed."""
+    """Return the direction in which the only threshold, 80 % used, was crossed."""
     assert isinstance(event, Crossed | Restored)
     (change,) = event.changes
     assert change.name == "used"
@@ -130,13 +130,13 @@ def test_a_child_takes_nothing_from_its_parent(path: str, memory: FakeMemory) ->
             os.close(end)
 
 
-# Half of it is the granularity: after an event at 80 % nothing below 60 % is one.
+# Half of it is the granularity: after an event at 80 % the next is one at 60 %.
 _COARSE = ("--update-period", "20", "--max-update-period", "100", "--update-space", "4000000")
 
 
 @pytest.fixture
 def coarse(memory: FakeMemory) -> Iterator[Memnotify]:
-    """Return a client of a device that damps chatter a lot, which was told that use has reached 75 %."""
+    """Return a client of a device with large damping, after the event that use has reached 75 %."""
     served = Daemon(*_COARSE, *memory.ARGUMENTS, name="memnotify-coarse", program=memory.program)
     with served as daemon, Memnotify(daemon.path) as device:
         device.subscribe(used="75%", active="45%")
@@ -146,7 +146,7 @@ def coarse(memory: FakeMemory) -> Iterator[Memnotify]:
         memory.activate(10)
 
 
-def test_who_looks_when_it_has_gone_back_is_told_of_the_next(coarse: Memnotify, memory: FakeMemory) -> None:
+def test_a_late_reader_gets_the_next_crossing(coarse: Memnotify, memory: FakeMemory) -> None:
     memory.use(70)
     eventually(lambda: coarse.read().used.percent == 70, "it is noticed")
     back = coarse.wait(0)
@@ -156,9 +156,7 @@ def test_who_looks_when_it_has_gone_back_is_told_of_the_next(coarse: Memnotify, 
     assert _changes(coarse) == [("used", True)]
 
 
-def test_who_was_told_is_told_of_the_next_at_the_threshold_itself(
-    coarse: Memnotify, memory: FakeMemory
-) -> None:
+def test_the_next_crossing_is_noticed_at_the_threshold_itself(coarse: Memnotify, memory: FakeMemory) -> None:
     assert coarse.wait(0) is not None
     memory.use(70)
     assert _changes(coarse) == [("used", False)]
@@ -194,7 +192,7 @@ def test_signals(path: str, memory: FakeMemory, tmp_path: Path) -> None:
 
 
 class Clients:
-    """A process of support.library_clients; ``take`` returns what its clients were told."""
+    """A process of support.library_clients. ``take`` returns the events of its clients."""
 
     def __init__(self, kind: str, path: str, thresholds: str) -> None:
         paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
@@ -219,7 +217,7 @@ class Clients:
         return line
 
     def take(self, name: str) -> list[tuple[list[bool], float]]:
-        """Return what each client was told by its next event, which must have that name: changes and time."""
+        """Return each client's next event, which must have that name: its changes and time."""
         told: dict[int, tuple[list[bool], float]] = {}
         while len(told) < CLIENTS_EACH:
             number, event, changes, at_s = json.loads(self._line())
@@ -229,13 +227,13 @@ class Clients:
         return list(told.values())
 
     def end(self) -> None:
-        """End it; it must end well, with nothing more to tell."""
+        """End the process. It must succeed, without further events."""
         rest, _ = self._process.communicate(timeout=DEADLINE_S)
         assert (self._rest + rest, self._process.returncode) == (b"", 0)
 
 
 def test_daemons_killed_under_many_clients(tmp_path: Path) -> None:
-    """All are subscribed again soon, and all are told of each change of side, alive and dead."""
+    """All clients subscribe again soon, and get each change of side, also those while no daemon served."""
     memory = FakeMemory(tmp_path)
     above = False
 
@@ -254,7 +252,7 @@ def test_daemons_killed_under_many_clients(tmp_path: Path) -> None:
     try:
         for restart in range(RESTARTS):
             daemon.end(signal.SIGKILL)
-            # In turn: nothing moves, memory moves while nobody serves, while somebody does, both.
+            # In turn: nothing moves, memory moves while no daemon serves, while one does, both.
             expected = move() if restart % 2 else []
             daemon = serve()
             ready_s = time.monotonic()

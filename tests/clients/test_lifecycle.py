@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The daemon's birth, its ends, and what its clients see of them."""
+"""The start and the end of the daemon, as its clients see them."""
 
 import errno
 import fcntl
@@ -76,7 +76,7 @@ def test_clients_see_the_end_and_a_new_daemon_serves_at_once(number: int, hog: H
         os.write(fd, b"used %d" % (used_pages(fd) + step_pages()))
         hog.hold(2 * step_pages())
         assert ready(fd) == select.POLLIN
-        assert ready(waiting) & select.POLLERR  # the old ones stay dead
+        assert ready(waiting) & select.POLLERR  # the old descriptors stay lost
         os.close(fd)
     for fd in (waiting, idle):
         _close(fd)
@@ -86,7 +86,7 @@ def test_wait_says_that_the_daemon_has_ended() -> None:
     with Daemon() as daemon:
         command = [sys.executable, "-m", "memnotify", "wait", "used 99%", "--path", daemon.path]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        # Of the daemon's two threads one sleeps without a time-out until somebody has a threshold.
+        # One of the daemon's two threads sleeps without a time-out until a client has a threshold.
         eventually(
             lambda: Path(f"/proc/{process.pid}/syscall").read_text().split()[0] in EPOLL_WAIT, "it polls"
         )
@@ -97,7 +97,7 @@ def test_wait_says_that_the_daemon_has_ended() -> None:
         assert "Traceback" not in said
 
 
-def test_nobody_waits_for_the_reader_of_the_log() -> None:
+def test_a_log_that_is_not_read_delays_no_client() -> None:
     process = start("--transport", TRANSPORT, "--name", "memnotify-mute", "--log-level", "debug", *QUICK)
     assert process.stderr is not None
     fcntl.fcntl(process.stderr.fileno(), fcntl.F_SETPIPE_SZ, 4096)
@@ -153,14 +153,14 @@ def test_without_thresholds_the_daemon_does_not_wake() -> None:
 
 
 def _sampler_wakes(daemon: Daemon, window_s: float) -> int:
-    """Return how often the daemon woke by itself: the main thread is woken by whoever looks at /dev."""
+    """Return how often the sampler woke. The main thread is left out: any access to /dev wakes it."""
     woken = daemon.wakes_within(window_s)
     woken.pop(str(daemon.pid), None)
     return sum(woken.values())
 
 
 def _close(fd: int) -> None:
-    """Close a descriptor whose daemon has ended: a FUSE file's FLUSH fails, and it is closed all the same."""
+    """Close a descriptor whose daemon has ended: FLUSH of a FUSE file fails, but the descriptor is closed."""
     try:
         os.close(fd)
     except OSError as error:
@@ -176,7 +176,7 @@ def _answers(path: str) -> bool:
 
 
 def _room(pipe: IO[str] | None) -> bool:
-    """Whether a writer of a pipe, whose reading end this is, would find room."""
+    """Return True if the pipe of this reading end has space for a write."""
     assert pipe is not None
     with open(f"/proc/self/fd/{pipe.fileno()}", "wb", buffering=0) as writer:
         return bool(ready(writer.fileno(), select.POLLOUT, timeout_s=0))

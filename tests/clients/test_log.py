@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What clients can make the daemon log: nothing, at its usual level, and little at any."""
+"""What clients can make the daemon log: nothing at the default level, and little at any level."""
 
 import errno
 import os
@@ -23,7 +23,7 @@ def _refused(fd: int) -> None:
 
 
 def test_no_request_is_logged(tmp_path: Path) -> None:
-    """Whatever it is, and whatever comes of it."""
+    """No request is logged, whatever its result."""
     memory = FakeMemory(tmp_path)
     with Daemon(program=memory.program) as daemon:
         log = daemon.log
@@ -44,7 +44,7 @@ def test_no_request_is_logged(tmp_path: Path) -> None:
 
 
 def test_refusals_are_explained_once_a_second() -> None:
-    """At debug level, with the number of those in between."""
+    """At debug level a refusal is logged at most once a second, with the number of those left out."""
     with Daemon("--log-level", "debug") as daemon:
         fd = os.open(daemon.path, os.O_RDWR)
         begun_s = time.monotonic()
@@ -62,7 +62,7 @@ def test_refusals_are_explained_once_a_second() -> None:
 
 
 def test_failed_requests_are_logged_once_a_second(tmp_path: Path) -> None:
-    """A defect has its traceback, and a client that repeats it does not repeat that."""
+    """A defect is logged with its traceback, at most once a second."""
     memory = FakeMemory(tmp_path)
     process = start("--transport", TRANSPORT, "--name", "memnotify-defect", program=memory.program)
     assert process.stderr is not None

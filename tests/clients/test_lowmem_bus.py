@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""``memnotify lowmem-bus`` on a bus of the test's own, heard by stock GLib's GMemoryMonitor."""
+"""``memnotify lowmem-bus`` on a private bus, with GLib's own GMemoryMonitor as listener."""
 
 import os
 import signal
@@ -36,15 +36,15 @@ GLib.MainLoop().run()
 
 
 class DesktopBus(Bus):
-    """A bus, the service, and who listens to it."""
+    """A bus, the service, and a listener."""
 
     def serve(self, path: str, *arguments: str) -> Program:
-        """Return ``memnotify lowmem-bus``, that was just started."""
+        """Return ``memnotify lowmem-bus``, just started."""
         command = (sys.executable, "-m", "memnotify", "lowmem-bus", "--path", path, *arguments)
         return Program(*command, environment=self.environment)
 
     def listen(self) -> Program:
-        """Return a program that prints the warnings it gets."""
+        """Return a program that prints each warning."""
         # Some versions of GLib have other sources of warnings.
         listener = Program(
             PYTHON, "-c", _LISTENER, environment={**self.environment, "GIO_USE_MEMORY_MONITOR": "dbus"}
@@ -62,7 +62,7 @@ def _has_the_programs() -> None:
 
 @pytest.fixture
 def bus(tmp_path: Path) -> Iterator[DesktopBus]:
-    """Return a bus with the policy that the project delivers."""
+    """Return a bus with the project's policy."""
     bus = DesktopBus(tmp_path / "bus", REPOSITORY / f"dbus/{NAME}.conf")
     with bus.program:
         yield bus
@@ -70,13 +70,13 @@ def bus(tmp_path: Path) -> Iterator[DesktopBus]:
 
 @pytest.fixture
 def path(serve: Callable[[str], Daemon]) -> Iterator[str]:
-    """Return where a daemon whose memory is moved by hand serves."""
+    """Return the path of a daemon whose memory the test moves."""
     with serve(NAME) as daemon:
         yield daemon.path
 
 
 def _tune_in(path: str, memory: FakeMemory, service: Program, listener: Program) -> None:
-    """Warn until the listener has heard it: GLib does not tell when it has begun to listen."""
+    """Cause warnings until the listener gets one: GLib does not report that it has subscribed."""
 
     def heard() -> bool:
         memory.use(80)
@@ -88,16 +88,16 @@ def _tune_in(path: str, memory: FakeMemory, service: Program, listener: Program)
 
     eventually(heard, "the listener hears a warning")
     memory.use(100)
-    listener.hear("255")  # and all that was sent before it
+    listener.hear("255")  # and all warnings before it
     _fall(path, memory, service)
 
 
 def _fall(path: str, memory: FakeMemory, service: Program) -> None:
-    """Let memory fall below all thresholds, and the service take note of it."""
+    """Let use fall below all thresholds, and wait until the service has noticed."""
     with Memnotify(path) as witness:
         witness.subscribe(used="60%")
         memory.use(50)
-        # Whoever waits for the same is woken by the same call.
+        # The same call wakes all clients with the same threshold.
         assert witness.wait(DEADLINE_S)
         service.settle()
 
@@ -119,8 +119,8 @@ def test_glib_hears_each_level_once_it_is_reached(bus: DesktopBus, path: str, me
         assert names == ["low", "medium", "critical", "medium"]
 
 
-def test_thresholds_of_ones_own_and_the_interval(bus: DesktopBus, path: str, memory: FakeMemory) -> None:
-    """After a warning only a graver one is sent."""
+def test_other_thresholds_and_the_interval(bus: DesktopBus, path: str, memory: FakeMemory) -> None:
+    """In the interval after a warning only a more severe one is sent."""
     levels = ("--low", "used 60%", "--medium", "used 70% active 99%", "--critical", "used 90%")
     with (
         Memnotify(path) as witness,
@@ -149,7 +149,7 @@ def test_it_waits_for_the_name(bus: DesktopBus, path: str, memory: FakeMemory) -
         memory.use(80)
         serving.hear("warned: 50")
         assert serving.end(signal.SIGTERM) == 0
-        # The first thing it says: it has warned of nothing.
+        # The first message: it has sent no warning.
         assert waiting.line() == ready
         memory.use(90)
         waiting.hear("warned: 100")
@@ -157,8 +157,8 @@ def test_it_waits_for_the_name(bus: DesktopBus, path: str, memory: FakeMemory) -
 
 
 @pytest.mark.representative
-def test_it_outlives_the_daemon(bus: DesktopBus, serve: Callable[[str], Daemon], memory: FakeMemory) -> None:
-    """What was reached without one is warned of when there is one again."""
+def test_a_new_daemon_is_found(bus: DesktopBus, serve: Callable[[str], Daemon], memory: FakeMemory) -> None:
+    """Levels that are reached while no daemon serves cause a warning once one serves."""
     old = serve(NAME)
     with bus.serve(old.path, "--interval", "0") as service, bus.listen() as listener:
         service.hear("ready")
@@ -168,8 +168,8 @@ def test_it_outlives_the_daemon(bus: DesktopBus, serve: Callable[[str], Daemon],
         memory.use(90)
         with serve(NAME):
             listener.hear("100")
-            # Each level's device comes back in its own time.
-            said = {"it is served again", "100, medium"}
+            # The device of each level is subscribed again at a time of its own.
+            said = {"the device is served again", "100, medium"}
             eventually(lambda: said <= {line.rpartition(": ")[2] for line in service.lines}, str(said))
             assert service.end(signal.SIGTERM) == 0
 
@@ -195,7 +195,7 @@ def test_no_bus(path: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 130)])
 def test_a_bus_that_does_not_answer(path: str, tmp_path: Path, number: int, code: int) -> None:
-    """It can be ended all the same."""
+    """A signal ends the command."""
     environment = {"DBUS_SYSTEM_BUS_ADDRESS": f"unix:path={tmp_path}/silent"}
     command = (sys.executable, "-m", "memnotify", "lowmem-bus", "--path", path)
     with socket.socket(socket.AF_UNIX) as silent:
@@ -220,21 +220,21 @@ def test_a_bus_without_the_policy(path: str, tmp_path: Path) -> None:
     ("limit", "said"),
     [
         ("max_completed_connections", "The maximum number of active connections has been reached"),
-        ("max_message_size", "it ends the connection"),
+        ("max_message_size", "it was closed"),
     ],
 )
 def test_a_bus_that_refuses(path: str, tmp_path: Path, limit: str, said: str) -> None:
-    """Whatever way it does."""
+    """The command ends with 1 and the bus's reason."""
     policy = tmp_path / "limit.conf"
     policy.write_text(f'<busconfig><limit name="{limit}">0</limit></busconfig>')
     bus = DesktopBus(tmp_path / "bus", policy)
     with bus.program, bus.serve(path) as service:
         assert service.end(0) == 1
-        assert service.lines == [f"memnotify lowmem-bus: the system bus refuses: {said}"]
+        assert service.lines == [f"memnotify lowmem-bus: the system bus refuses the connection: {said}"]
 
 
 def test_a_bus_that_ends_before_there_is_a_name(path: str, tmp_path: Path) -> None:
-    """As if it ended a moment later."""
+    """The command ends as if the bus had ended later."""
     address = f"{tmp_path}/mortal"
     command = (sys.executable, "-m", "memnotify", "lowmem-bus", "--path", path)
     with socket.socket(socket.AF_UNIX) as mortal:
@@ -251,7 +251,7 @@ def test_a_bus_that_ends_before_there_is_a_name(path: str, tmp_path: Path) -> No
 
 
 def _say_hello(connected: socket.socket) -> None:
-    """Let a client in, as a bus does, up to the reply to Hello."""
+    """Accept a client as a bus does, up to the reply to Hello."""
     connected.settimeout(DEADLINE_S)
     heard = b""
     for asked, answer in ((b"AUTH EXTERNAL", b"OK 0123456789abcdef\r\n"), (b"BEGIN\r\n", b"")):
@@ -274,7 +274,7 @@ def _say_hello(connected: socket.socket) -> None:
     connected.sendall(hello._marshall(False))  # noqa: FBT003 - compiled: it has no names
 
 
-def test_anybody_may_look_at_the_object(bus: DesktopBus, path: str) -> None:
+def test_every_user_may_introspect_the_object(bus: DesktopBus, path: str) -> None:
     with bus.serve(path) as service:
         service.hear("ready")
         call = ("dbus-send", "--system", "--print-reply", f"--dest={NAME}", f"/{NAME.replace('.', '/')}")

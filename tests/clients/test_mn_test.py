@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The programs of others, unmodified, against /dev/memnotify: mn_test, and its twin in Python."""
+"""Unmodified programs against /dev/memnotify: mn_test, and its equivalent in Python."""
 
 import os
 import re
@@ -22,7 +22,7 @@ def served() -> Iterator[Daemon]:
 
 
 def _says(program: list[str], *, thresholds: str | None = None) -> str:
-    """Return a pattern of all that the program prints when all goes well."""
+    """Return a pattern for the whole output of a successful run."""
     lines = [
         f"{re.escape(program[-1])} -- test for system-wide memory notification/reader /dev/memnotify",
         r"device /dev/memnotify opened successfuly with fd = 3",
@@ -74,5 +74,5 @@ def _used(daemon: Daemon) -> int:
 
 
 def _sleeps_in_poll(pid: int) -> bool:
-    """Whether a process is inside poll(2), or ppoll(2): x86-64's 7 and 271, arm64's 73."""
+    """Return True if a process is in poll(2) or ppoll(2): 7 and 271 on x86-64, 73 on arm64."""
     return Path(f"/proc/{pid}/syscall").read_text().split()[0] in {"7", "271", "73"}

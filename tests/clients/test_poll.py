@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Waiting for a crossing, in every way a program can wait, with memory really taken and freed."""
+"""All ways to wait for a crossing, with memory that is really taken and freed."""
 
 import os
 import select
@@ -30,7 +30,7 @@ def _cross_up(hog: Hog) -> None:
 
 
 def _raise_event(fd: int, hog: Hog) -> None:
-    """Make an event pending, and see it."""
+    """Cause an event, and wait until it is pending."""
     _watch_above(fd)
     _cross_up(hog)
     assert ready(fd)
@@ -89,7 +89,7 @@ def test_write_acknowledges_and_a_refused_write_does_not(opened: Open, hog: Hog)
     with pytest.raises(OSError, match="Invalid argument"):
         os.write(fd, b"nonsense 1")
     assert ready(fd, timeout_s=0)
-    hog.hold(0)  # the thresholds hold as well: this is another event of the same observer
+    hog.hold(0)  # the thresholds stay: this is another event of the same observer
     os.write(fd, b"used 1")
     assert ready(fd, timeout_s=0) == 0
 
@@ -246,7 +246,7 @@ def test_writing_again_replaces_all_thresholds(opened: Open, hog: Hog) -> None:
 
 
 def test_a_watcher_that_rewinds_before_each_read(opened: Open, hog: Hog) -> None:
-    """The habit of libmemnotify: POLLIN | POLLPRI in a thread, then lseek to 0 and a read of 8,192 bytes."""
+    """As libmemnotify does: POLLIN | POLLPRI in a thread, then lseek to 0 and a read of 8,192 bytes."""
     fd = opened()
     present = used_pages(fd)
     os.write(fd, b"used %d" % (present + step_pages()))

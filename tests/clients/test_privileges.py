@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A daemon that has given root up: what it is then, what it can do all the same, what it leaves behind."""
+"""A daemon that has given up root: its rights, what still works, and what it leaves behind."""
 
 import os
 import select
@@ -29,7 +29,7 @@ def dropped() -> Iterator[Daemon]:
 
 
 def _status(path: Path) -> dict[str, str]:
-    """Return a /proc status file by its names."""
+    """Return the fields of a /proc status file."""
     pairs = (line.split(":", 1) for line in path.read_text().splitlines())
     return {name: value.strip() for name, value in pairs}
 
@@ -63,7 +63,7 @@ def test_without_setpcap_the_bounding_set_stays_and_nothing_else() -> None:
         assert status["NoNewPrivs"] == "1"
 
 
-def test_children_are_waited_for_whatever_was_ignored_at_the_start() -> None:
+def test_children_are_waited_for_if_sigchld_was_ignored() -> None:
     ignoring = ("env", "--ignore-signal=CHLD", sys.executable, "-m", "memnotify")
     with Daemon(*USER, program=ignoring) as daemon:
         assert len(_children(daemon)) == (TRANSPORT == "fuse")
@@ -130,7 +130,7 @@ def test_the_process_that_stays_root_can_remove_and_nothing_else(tmp_path: Path)
         assert opened <= {"pipe", daemon.path}
 
 
-def test_without_anything_to_remove_nobody_stays_root(dropped: Daemon) -> None:
+def test_without_anything_to_remove_no_process_stays_root(dropped: Daemon) -> None:
     assert bool(_children(dropped)) == (TRANSPORT == "fuse")
 
 

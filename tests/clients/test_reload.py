@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""SIGHUP: what changes, what stays, and that no client, event, descriptor or memory is lost by it."""
+"""SIGHUP: what changes, what stays; no client, event, descriptor or memory is lost."""
 
 import os
 import select
@@ -16,12 +16,12 @@ from support.waiting import DEADLINE_S, eventually
 
 RELOADS = 1000
 EVENTS = 40
-# Whatever a reload left behind would be there a thousand times: a page each is 4 MB.
+# A leak of one page per reload would be 4 MB.
 GROWTH_KIB = 1024
 
 
 class Configured(Daemon):
-    """A daemon of a fake memory, with a configuration file that a test changes."""
+    """A daemon of a fake memory, with a configuration file that the test changes."""
 
     def __init__(self, directory: Path, *arguments: str) -> None:
         self.memory = FakeMemory(directory)
@@ -30,9 +30,9 @@ class Configured(Daemon):
         super().__init__("--config", str(self.file), *arguments, program=self.memory.program)
 
     def reload(self, text: str, said: str = "configuration reloaded") -> str:
-        """Change the file, send SIGHUP and return what was logged until ``said`` was."""
+        """Change the file, send SIGHUP and return the log up to ``said``."""
         before = len(self.log)
-        # At once, as a reload that comes otherwise may read it meanwhile.
+        # Atomically, as a concurrent reload may read it.
         new = self.file.with_suffix(".new")
         new.write_text(text)
         new.rename(self.file)
@@ -43,14 +43,14 @@ class Configured(Daemon):
 
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[Configured]:
-    """Return a daemon of which half of the memory is used."""
+    """Return a daemon with half of its memory used."""
     with Configured(tmp_path) as daemon:
         yield daemon
 
 
 @pytest.fixture
 def fd(daemon: Configured) -> Iterator[int]:
-    """Return an open file that waits for the memory to be used up to 80 %."""
+    """Return an open file with the threshold ``used 80%``."""
     fd = os.open(daemon.path, os.O_RDWR)
     os.write(fd, b"used 80%")
     yield fd
@@ -58,7 +58,7 @@ def fd(daemon: Configured) -> Iterator[int]:
 
 
 def test_what_changes(daemon: Configured, fd: int) -> None:
-    """The client of before is the one of after: its thresholds hold, by the new settings."""
+    """A client keeps its open file and thresholds, and gets the new settings."""
     assert "changed: nothing" in daemon.reload("")
     log = daemon.reload("update_period = 20\nmax_update_period = 100\npoll_acknowledges = true\n")
     assert "changed: update_period, max_update_period, poll_acknowledges" in log
@@ -81,7 +81,7 @@ def test_what_stays(daemon: Configured, fd: int) -> None:
 
 
 def test_what_is_wrong(daemon: Configured, fd: int) -> None:
-    """It is said where, nothing of it holds, and the next one is as good as ever."""
+    """The log says where, no setting changes, and the next reload works."""
     log = daemon.reload("update_space = 64\nupdate_perod = 20\n", "stays as it was")
     assert f'ERROR: {daemon.file}:2: unknown key "update_perod": do you mean update_period?' in log
     daemon.file.unlink()
@@ -98,35 +98,14 @@ def test_options_hold_over_files(tmp_path: Path) -> None:
 
 
 def test_a_thousand_reloads(tmp_path: Path) -> None:
-    """While clients come, go, read, write and are woken: each crossing is an event, and nothing leaks."""
+    """While clients open, close, read, write and wait, each crossing is an event, and nothing leaks."""
     with Configured(tmp_path, *QUICK) as daemon:
-        done = threading.Event()
+        done, woken = threading.Event(), threading.Event()
         failures: list[str] = []
-
-        def client() -> None:
-            while not done.is_set():
-                other = os.open(daemon.path, os.O_RDWR)
-                os.write(other, b"used 99% active 95%")
-                if not os.read(other, 256).startswith(b"total ") or ready(other, timeout_s=0):
-                    failures.append("an event that no crossing caused")
-                os.close(other)
-
-        def watcher() -> None:
-            fd = os.open(daemon.path, os.O_RDWR)
-            os.write(fd, b"used 80%")
-            for event in range(EVENTS):
-                daemon.memory.use(50 if event % 2 else 90)
-                if ready(fd) != select.POLLIN:
-                    failures.append("a crossing that was no event")
-                    return
-                os.read(fd, 256)
-                if ready(fd, timeout_s=0.05):
-                    failures.append("an event that no crossing caused")
-            os.close(fd)
-            woken.set()
-
-        woken = threading.Event()
-        threads = [threading.Thread(target=client), threading.Thread(target=watcher)]
+        threads = [
+            threading.Thread(target=_open_and_close, args=(daemon, done, failures)),
+            threading.Thread(target=_watch, args=(daemon, woken, failures)),
+        ]
         for thread in threads:
             thread.start()
         try:
@@ -140,14 +119,40 @@ def test_a_thousand_reloads(tmp_path: Path) -> None:
             for thread in threads:
                 thread.join(DEADLINE_S)
         assert failures == []
-        # Reloads more, as the last client's end is handled after it is told. The last counts no pages.
+        # More reloads, as the daemon handles the last client's end after close(). The last counts no pages.
         _reload(daemon, 4)
         eventually(lambda: _kept(daemon)[:2] == kept[:2], f"descriptors and threads are {kept[:2]} again")
         assert _kept(daemon)[2] <= kept[2] + GROWTH_KIB
 
 
+def _open_and_close(daemon: Configured, done: threading.Event, failures: list[str]) -> None:
+    """Be one client after the other, with thresholds that are never crossed."""
+    while not done.is_set():
+        fd = os.open(daemon.path, os.O_RDWR)
+        os.write(fd, b"used 99% active 95%")
+        if not os.read(fd, 256).startswith(b"total ") or ready(fd, timeout_s=0):
+            failures.append("an event that no crossing caused")
+        os.close(fd)
+
+
+def _watch(daemon: Configured, woken: threading.Event, failures: list[str]) -> None:
+    """Be one client for all crossings, and cause them."""
+    fd = os.open(daemon.path, os.O_RDWR)
+    os.write(fd, b"used 80%")
+    for event in range(EVENTS):
+        daemon.memory.use(50 if event % 2 else 90)
+        if ready(fd) != select.POLLIN:
+            failures.append("a crossing that was no event")
+            return
+        os.read(fd, 256)
+        if ready(fd, timeout_s=0.05):
+            failures.append("an event that no crossing caused")
+    os.close(fd)
+    woken.set()
+
+
 def _reload(daemon: Configured, times: int) -> None:
-    """Reload, each time to something else of what there is."""
+    """Reload, each time with other settings."""
     for time in range(times):
         daemon.reload(
             f"max_update_period = {200 + time % 7}\nfill_rate = {6000 + time % 5}\n"
@@ -158,12 +163,12 @@ def _reload(daemon: Configured, times: int) -> None:
 
 
 def _kept(daemon: Configured) -> tuple[int, int, int]:
-    """Return how many descriptors and threads it has without clients, and how much memory in KiB."""
+    """Return the number of descriptors and threads without clients, and the memory in KiB."""
     return _fds(daemon), daemon.status("Threads"), status(Path(f"/proc/{daemon.pid}/status"), "RssAnon")
 
 
 def _fds(daemon: Configured, but: str = "perf_event") -> int:
-    """Return how many descriptors it has, without those of the page counters: the last reload closes them."""
+    """Return the number of descriptors, without those of the page counters, which the last reload closes."""
     directory = f"/proc/{daemon.pid}/fd"
     count = 0
     for name in os.listdir(directory):
@@ -175,7 +180,7 @@ def _fds(daemon: Configured, but: str = "perf_event") -> int:
 
 
 def test_while_it_starts(tmp_path: Path) -> None:
-    """From when it reads its configuration on: it is reloaded once it serves, and lives."""
+    """A SIGHUP after the configuration was read causes a reload once the daemon serves."""
     stop = threading.Event()
     hung_up = threading.Event()
 
@@ -218,8 +223,8 @@ def test_while_it_starts(tmp_path: Path) -> None:
     assert "Traceback" not in "".join(log) + rest
 
 
-def test_nohup_has_its_way(tmp_path: Path) -> None:
-    """Where SIGHUP is ignored from the start it stays so."""
+def test_an_ignored_sighup_stays_ignored(tmp_path: Path) -> None:
+    """A SIGHUP that was ignored at the start stays ignored."""
     program = ("sh", "-c", 'trap "" HUP; exec "$@"', "sh", *PROGRAM)
     with Daemon(program=program) as daemon:
         daemon.process.send_signal(signal.SIGHUP)
@@ -231,7 +236,7 @@ def test_nohup_has_its_way(tmp_path: Path) -> None:
 
 
 def test_a_terminal_that_closes_ends_what_was_started_in_it(tmp_path: Path) -> None:
-    """As for any command; as long as the terminal is there SIGHUP is a reload."""
+    """If its terminal closes the daemon ends; while the terminal exists SIGHUP causes a reload."""
     near, far = os.openpty()
     name = os.ttyname(far)
     take = (

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from support.daemon import Daemon, ready
 from support.fake_memory import FakeMemory
-from support.program import settle
+from support.program import count_sleeps, settle
 from support.waiting import DEADLINE_S, eventually
 
 from memnotify.client import Memnotify
@@ -23,16 +23,16 @@ SAY = ("sh", "-c", "echo $MEMNOTIFY_EVENT $MEMNOTIFY_NAME ${MEMNOTIFY_USED_PERCE
 
 @pytest.fixture
 def daemon(serve: Callable[[str], Daemon]) -> Iterator[Daemon]:
-    """Return a daemon whose memory is moved by hand."""
+    """Return a daemon whose memory the test moves."""
     with serve(NAME) as daemon:
         yield daemon
 
 
 class Run:
-    """``memnotify run`` with some arguments: it waits for events when the constructor returns."""
+    """``memnotify run``, which waits for events when the constructor returns."""
 
     def __init__(self, path: str, *arguments: str) -> None:
-        # A session of its own, so that all of it can be killed.
+        # A session of its own, so that the whole group can be killed.
         self._process = subprocess.Popen(
             [sys.executable, "-m", "memnotify", "run", "--path", path, *arguments],
             stdout=subprocess.PIPE,
@@ -45,30 +45,30 @@ class Run:
 
     @property
     def helper(self) -> str:
-        """The number of the process that starts the command."""
+        """The pid of the process that starts the command."""
         (child,) = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
         return child
 
     def line(self) -> str:
-        """Return the next line that its command prints."""
+        """Return the next line of the command's output."""
         assert self._process.stdout is not None
         assert ready(self._process.stdout.fileno()), "silent"
         return self._process.stdout.readline().rstrip("\n")
 
     def silent(self) -> bool:
-        """Whether the command prints nothing for a while."""
+        """Return True if the command prints nothing for 0.2 seconds."""
         assert self._process.stdout is not None
         return not ready(self._process.stdout.fileno(), timeout_s=0.2)
 
     def end(self, number: int = 0) -> tuple[int, str, str]:
-        """Send a signal, if it is one, and return the exit code and what is left of both outputs."""
+        """Send a signal, unless it is 0. Return the exit code and the rest of both outputs."""
         if number:
             self._process.send_signal(number)
         out, err = self._process.communicate(timeout=DEADLINE_S)
         return self._process.returncode, out, err
 
     def kill(self) -> None:
-        """Kill it and what it has started, if there is anything left of it."""
+        """Kill the command and its children, if they still run."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.communicate(timeout=DEADLINE_S)
@@ -79,7 +79,7 @@ Start = Callable[..., Run]
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Return what starts ``memnotify run``; what a failed test leaves behind is killed at the end."""
+    """Return a function that starts ``memnotify run``. Processes of a failed test are killed at the end."""
     runs: list[Run] = []
 
     def start(path: str, *arguments: str) -> Run:
@@ -104,14 +104,16 @@ def test_up_and_down_with_the_figures(start: Start, daemon: Daemon, memory: Fake
     assert run.end(signal.SIGINT) == (130, "", "")
 
 
-def test_what_holds_already_is_no_event(start: Start, daemon: Daemon, memory: FakeMemory) -> None:
+def test_a_threshold_exceeded_at_the_start_is_no_event(
+    start: Start, daemon: Daemon, memory: FakeMemory
+) -> None:
     run = start(daemon.path, "--when", "used 40%", "--when-below", "used 60%", "--", *SAY)
     assert run.silent()
     assert run.end(signal.SIGTERM) == (-signal.SIGTERM, "", "")
 
 
 def test_one_at_a_time(start: Start, daemon: Daemon, memory: FakeMemory, tmp_path: Path) -> None:
-    """What happens while the command runs makes one more run; what has gone back makes none."""
+    """Crossings while the command runs cause one more run, or none if the figure has gone back."""
     gate = tmp_path / "gate"
     os.mkfifo(gate)
     run = start(daemon.path, "--when", "used 80%", "--", "sh", "-c", f"echo begun; cat {gate}; echo ended")
@@ -125,9 +127,11 @@ def test_one_at_a_time(start: Start, daemon: Daemon, memory: FakeMemory, tmp_pat
 
         def move(*useds_percent: int) -> None:
             for used_percent in useds_percent:
+                sleeps = count_sleeps(run.pid)
                 memory.use(used_percent)
-                # Whoever waits for the same is woken by the same call, and must have looked before the next.
                 assert witness.wait(DEADLINE_S) is not None
+                # The same call wakes ``run``, which must have read the figures before the next change.
+                eventually(lambda sleeps=sleeps: count_sleeps(run.pid) > sleeps, "run was woken")  # type: ignore[misc] # mypy infers no type for a default
                 settle(run.pid)
 
         move(90)
@@ -181,7 +185,7 @@ def test_a_command_that_cannot_be_started(
 
 
 @pytest.mark.representative
-def test_a_new_daemon_tells_what_was_crossed_meanwhile(
+def test_crossings_without_a_daemon_are_found_by_the_next(
     start: Start, serve: Callable[[str], Daemon], memory: FakeMemory
 ) -> None:
     old = serve(NAME)
@@ -193,7 +197,7 @@ def test_a_new_daemon_tells_what_was_crossed_meanwhile(
     assert (code, out) == (0, "up used 90\n")
     assert [line.rpartition(": ")[2] for line in err.splitlines()] == [
         "start 'memnotify serve' again",
-        "it is served again",
+        "the device is served again",
     ]
 
 
@@ -216,4 +220,4 @@ def test_the_command_starts_from_a_process_that_was_there(
 def test_a_helper_that_is_killed(start: Start, daemon: Daemon) -> None:
     run = start(daemon.path, "--when", "used 80%", "--", *SAY)
     os.kill(int(run.helper), signal.SIGKILL)
-    assert run.end() == (1, "", "memnotify run: sh: the process that starts it has ended\n")
+    assert run.end() == (1, "", "memnotify run: sh: the process that starts the command has ended\n")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""When the daemon looks at memory: allocations wake it while its timer sleeps, whoever else is stuck."""
+"""When the daemon samples: allocations wake it during a long interval, and stuck clients do not delay it."""
 
 import os
 import select
@@ -39,15 +39,15 @@ def test_allocations_end_a_long_sleep(hog: Hog, user: tuple[str, ...]) -> None:
     with Daemon(*user, "--log-level", "debug", "--update-space", "67108864") as daemon:
         fd = os.open(daemon.path, os.O_RDWR | os.O_CLOEXEC)
         os.write(fd, b"used %d" % (used_pages(fd) + pcp_pages + 2 * step_pages()))
-        # By the distance alone it would be a fraction of a second.
+        # The distance alone would make it a fraction of a second.
         eventually(lambda: "next sample in 8000 ms" in daemon.log, "the interval grows")
         hog.hold(pcp_pages + 4 * step_pages())
         assert ready(fd, timeout_s=4), daemon.log
         os.close(fd)
 
 
-def test_who_is_stuck_delays_nobody(daemon: Daemon, hog: Hog, opened: Callable[..., int]) -> None:
-    """One client is stopped, one spins without ever reading: the third is woken for each crossing."""
+def test_a_stuck_client_delays_no_other(daemon: Daemon, hog: Hog, opened: Callable[..., int]) -> None:
+    """One client is stopped, one spins without reading: the third is woken for each crossing."""
     fd = opened()
     threshold = b"used %d" % (used_pages(fd) + 2 * step_pages())
     stuck = [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The daemon as a service of systemd's: what a manager hears of it."""
+"""The daemon as a systemd service: what it sends to the manager."""
 
 import os
 import signal
@@ -65,7 +65,7 @@ def test_a_reload_is_told_from_its_beginning_to_its_end(systemd: FakeManager) ->
         reloading, began = systemd.hear("RELOADING=1").split("\n")
         name, usec = began.split("=")
         assert (reloading, name) == ("RELOADING=1", "MONOTONIC_USEC")
-        # A manager takes no answer for one that is older than its signal.
+        # The manager ignores an answer that is older than its signal.
         assert before_us <= int(usec) <= time.monotonic_ns() // 1000
         eventually(lambda: "configuration reloaded" in daemon.log, "it has reloaded")
         assert systemd.hear("") == f"READY=1\nSTATUS={_status(daemon, 0)}; configuration reloaded"
@@ -111,13 +111,13 @@ def test_a_thread_that_hangs_is_told_by_silence(thread: str, tmp_path: Path) -> 
             systemd.hear("WATCHDOG=1")
         fd = os.open(daemon.path, os.O_RDWR)
         if thread == "sampler":
-            os.write(fd, b"used 99%")  # so that it samples
+            os.write(fd, b"used 99%")  # makes the daemon sample
         hang.touch()
         eventually(lambda: f"the watchdog hears nothing: thread {thread}" in daemon.log, "it is noticed")
         systemd.heard()
         assert _main_wakes(daemon, 2 * WATCHDOG_S) >= 4
         assert "WATCHDOG=1" not in systemd.heard()
-        # Who asks is answered all the same.
+        # Requests are still answered.
         assert os.read(fd, 256).startswith(b"total ")
         hang.unlink()
         systemd.hear("WATCHDOG=1")
@@ -137,7 +137,7 @@ def test_a_main_loop_that_hangs_is_told_by_silence(tmp_path: Path) -> None:
         waiting = Path(f"/proc/{client.pid}/wchan")
         eventually(lambda: waiting.read_text() == "request_wait_answer", "it is not answered")
         systemd.heard()
-        # Long enough for three beats.
+        # Long enough for three watchdog notifications.
         assert client.poll() is None
         with pytest.raises(subprocess.TimeoutExpired):
             client.wait(1.5 * WATCHDOG_S)
@@ -153,7 +153,7 @@ def _status(daemon: Daemon, clients: int) -> str:
 
 
 def _sampler_wakes(daemon: Daemon, window_s: float) -> int:
-    """Return how often the daemon woke by itself: the main thread is woken by whoever looks at /dev."""
+    """Return how often the sampler woke. The main thread is left out: any access to /dev wakes it."""
     woken = daemon.wakes_within(window_s)
     woken.pop(str(daemon.pid), None)
     return sum(woken.values())

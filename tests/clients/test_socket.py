@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""``serve --socket`` by a real daemon: a thousand clients, the socket's file, beginning and end."""
+"""``serve --socket`` of a real daemon: a thousand clients, the socket's file, start and end."""
 
 import os
 import pwd
@@ -28,7 +28,7 @@ def daemon_at(path: Path, memory: FakeMemory, *options: str) -> Daemon:
 
 
 def connected(path: Path) -> socket.socket:
-    """Return a client."""
+    """Return a connected client."""
     client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     client.settimeout(DEADLINE_S)
     try:
@@ -41,7 +41,7 @@ def connected(path: Path) -> socket.socket:
 
 @pytest.fixture
 def many_descriptors() -> Iterator[None]:
-    """Let this process have a descriptor for each client."""
+    """Raise this process's limit of descriptors to one for each client."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4 * CLIENTS)), hard))
     yield
@@ -49,14 +49,14 @@ def many_descriptors() -> Iterator[None]:
 
 
 def test_a_thousand_clients(tmp_path: Path, memory: FakeMemory, many_descriptors: None) -> None:
-    """Each has one line for a crossing, though every tenth never reads; so has a client of the device."""
+    """Each client gets one line for a crossing, as on the device, though every tenth never reads."""
     path = tmp_path / "socket"
     with daemon_at(path, memory) as daemon, open(daemon.path, "r+b", buffering=0) as device:
         before = daemon.open_fds()
         device.write(b"used 75%")
         clients = [connected(path) for _ in range(CLIENTS)]
         for client in clients:
-            client.send(b"used 75%\nusd\n")  # what is refused is answered, after the other
+            client.send(b"used 75%\nusd\n")  # the refusal is answered after the other
         for client in clients:
             assert client.recv(4096).startswith(b"error ")
         readers = [client for number, client in enumerate(clients) if number % 10]
@@ -78,7 +78,7 @@ def test_a_thousand_clients(tmp_path: Path, memory: FakeMemory, many_descriptors
 
 
 def test_clients_that_wait_cost_nothing(tmp_path: Path, memory: FakeMemory) -> None:
-    """Nobody is asked in turns, whether he has read his line or not."""
+    """The daemon polls no client, whether that has read its line or not."""
     path = tmp_path / "socket"
     with daemon_at(path, memory) as daemon:
         clients = [connected(path) for _ in range(10)]
@@ -92,7 +92,7 @@ def test_clients_that_wait_cost_nothing(tmp_path: Path, memory: FakeMemory) -> N
             client.send(b"used 0\nusd\n")
             assert client.recv(4096).startswith(b"error ")
         for client in clients[5:]:
-            # Not before it has its line: it would go on to be sampled for.
+            # Not before it has its line: otherwise the daemon would go on sampling for it.
             client.recv(1, socket.MSG_PEEK)
             client.send(b"used 0\n")
         eventually(lambda: not daemon.wakes_within(0.5), "the daemon sleeps")
@@ -106,7 +106,7 @@ def test_the_end_of_the_daemon(tmp_path: Path, memory: FakeMemory) -> None:
     with daemon_at(path, memory) as daemon:
         client = connected(path)
         client.send(b"used 75%\nusd\n")
-        # It has received all that was written: what is left makes ECONNRESET of the end.
+        # The daemon has read all: unread bytes would turn the end into ECONNRESET.
         assert client.recv(4096).startswith(b"error ")
         assert daemon.end() == 0
         assert client.recv(4096) == b""
@@ -115,7 +115,7 @@ def test_the_end_of_the_daemon(tmp_path: Path, memory: FakeMemory) -> None:
 
 
 def test_the_socket_of_one_that_was_killed(tmp_path: Path, memory: FakeMemory) -> None:
-    """It is replaced, as the device is."""
+    """The next daemon replaces the socket, as it does the device."""
     path = tmp_path / "socket"
     with daemon_at(path, memory) as daemon:
         assert daemon.end(signal.SIGKILL) == -signal.SIGKILL
@@ -132,7 +132,7 @@ def test_the_socket_of_one_that_was_killed(tmp_path: Path, memory: FakeMemory) -
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
-    """Return a directory that others may look into; pytest's own is closed to them."""
+    """Return a directory that other users may enter, unlike pytest's own."""
     directory = Path("/run/memnotify-test-socket")
     directory.mkdir(mode=0o755)
     yield directory
@@ -141,7 +141,7 @@ def directory() -> Iterator[Path]:
 
 @contextmanager
 def as_nobody() -> Iterator[pwd.struct_passwd]:
-    """Be another user meanwhile."""
+    """Run the block as another user."""
     nobody = pwd.getpwnam("nobody")
     os.setegid(nobody.pw_gid)
     os.seteuid(nobody.pw_uid)
@@ -153,8 +153,8 @@ def as_nobody() -> Iterator[pwd.struct_passwd]:
 
 
 @pytest.mark.parametrize("mode", [None, 0o660])
-def test_who_may_connect(directory: Path, memory: FakeMemory, mode: int | None) -> None:
-    """Everybody, or whoever the mode lets."""
+def test_the_mode_decides_which_users_connect(directory: Path, memory: FakeMemory, mode: int | None) -> None:
+    """Every user may connect, or those that the mode allows."""
     path = directory / "socket"
     with daemon_at(path, memory, *(() if mode is None else ("--socket-mode", f"{mode:o}"))):
         assert stat.S_IMODE(path.stat().st_mode) == (mode or 0o666)
@@ -162,8 +162,8 @@ def test_who_may_connect(directory: Path, memory: FakeMemory, mode: int | None) 
             connected(path).close()
 
 
-def test_who_connects_is_told_by_the_kernel(directory: Path, memory: FakeMemory) -> None:
-    """His process, user and group stand in the log."""
+def test_the_log_has_the_credentials_of_a_client(directory: Path, memory: FakeMemory) -> None:
+    """The log has the pid, user and group of a client."""
     path = directory / "socket"
     with daemon_at(path, memory, "--log-level", "debug") as daemon:
         with as_nobody() as nobody:
@@ -173,7 +173,7 @@ def test_who_connects_is_told_by_the_kernel(directory: Path, memory: FakeMemory)
 
 
 def refusal(path: Path | str) -> str:
-    """Return what a daemon says that cannot serve at a path."""
+    """Return the message of a daemon that cannot serve at a path."""
     process = start("--transport", TRANSPORT, "--name", NAME + "-2", "--socket", str(path))
     _, log = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 1
@@ -183,7 +183,7 @@ def refusal(path: Path | str) -> str:
 
 
 def test_where_it_cannot_be(tmp_path: Path, memory: FakeMemory) -> None:
-    """The log says what is wrong; what is there stays."""
+    """The log says what is wrong, and the existing file stays."""
     path = tmp_path / "socket"
     with daemon_at(path, memory):
         assert "is served by another process already" in refusal(path)
@@ -198,7 +198,7 @@ def test_where_it_cannot_be(tmp_path: Path, memory: FakeMemory) -> None:
 
 
 def test_a_socket_that_others_put_there(tmp_path: Path, memory: FakeMemory) -> None:
-    """Only the daemon's own is removed at the end."""
+    """The daemon removes only its own socket."""
     path = tmp_path / "socket"
     with daemon_at(path, memory):
         path.rename(tmp_path / "away")

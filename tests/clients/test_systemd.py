@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""systemd's memory-pressure protocol: a program on the real sd-event, told by socket and by device."""
+"""systemd's memory-pressure protocol: a program on the real sd-event, over the socket and the device."""
 
 import base64
 import re
@@ -38,7 +38,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 class Service:
-    """The program with its environment, and what it has said."""
+    """The program with its environment, and its output."""
 
     def __init__(self, command: list[str], variables: dict[str, str]) -> None:
         pipe = subprocess.PIPE
@@ -48,7 +48,7 @@ class Service:
         self._reader.start()
 
     def ask(self) -> tuple[str, int, int]:
-        """Return whether its source is on or off, how many callbacks there were, and its CPU time in us."""
+        """Return the state of its source, the number of callbacks, and its CPU time in us."""
         before = len(self.said)
         assert self.process.stdin is not None
         self.process.stdin.write("?\n")
@@ -60,7 +60,7 @@ class Service:
         return state, int(callbacks), int(cpu_us)
 
     def rests(self) -> tuple[str, int]:
-        """Return state and callbacks, after a while in which it must have done nothing at all."""
+        """Return state and callbacks. Fail if the program used CPU time meanwhile."""
         state, callbacks, cpu_us = self.ask()
         threading.Event().wait(WINDOW_S)
         after = self.ask()
@@ -69,7 +69,7 @@ class Service:
         return state, callbacks
 
     def __enter__(self) -> Self:
-        """Return the program itself."""
+        """Return the program."""
         return self
 
     def __exit__(
@@ -94,7 +94,7 @@ class Service:
 
 
 class Served(Daemon):
-    """A daemon whose memory is moved by hand, with a socket."""
+    """A daemon with a socket, whose memory the test moves."""
 
     def __init__(self, directory: Path) -> None:
         self.memory = FakeMemory(directory)
@@ -104,7 +104,7 @@ class Served(Daemon):
 
     @property
     def samples(self) -> bool:
-        """Whether anybody has subscribed yet."""
+        """Return True if a client has subscribed."""
         return "next sample in " in self.log
 
 
@@ -116,7 +116,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
 
 
 def variables(*arguments: str) -> dict[str, str]:
-    """Return what `memnotify env` exports."""
+    """Return the variables that `memnotify env` exports."""
     script = 'eval "$("$@")" && env -0'
     done = subprocess.run(["sh", "-c", script, "sh", *ENV, *arguments], capture_output=True, check=True)
     return dict(line.split("=", 1) for line in done.stdout.decode().split("\0") if line)
@@ -141,7 +141,7 @@ def test_over_the_socket(served: Served, service: list[str]) -> None:
 
 
 def test_bytes_without_an_end(served: Served, service: list[str]) -> None:
-    """As somebody may have put them into base64 by hand."""
+    """Thresholds without a newline, as a user may encode them by hand, are accepted."""
     environment = {
         "MEMORY_PRESSURE_WATCH": str(served.socket),
         "MEMORY_PRESSURE_WRITE": base64.b64encode(b"used 75%").decode(),
@@ -151,7 +151,7 @@ def test_bytes_without_an_end(served: Served, service: list[str]) -> None:
 
 
 def test_by_the_device(served: Served, service: list[str]) -> None:
-    """sd-event takes the CUSE device, and refuses a regular file, which the FUSE file is."""
+    """sd-event accepts the CUSE device, and refuses the FUSE file, which is a regular file."""
     environment = variables("--when", "used 75%", "--path", served.path)
     if TRANSPORT == "cuse":
         with Service(service, environment) as program:
@@ -165,7 +165,7 @@ def test_by_the_device(served: Served, service: list[str]) -> None:
 
 
 def test_thresholds_that_the_daemon_refuses(served: Served, service: list[str]) -> None:
-    """The reason makes one callback, and nothing goes round and round."""
+    """The refusal causes one callback, and no busy loop."""
     environment = {
         "MEMORY_PRESSURE_WATCH": str(served.socket),
         "MEMORY_PRESSURE_WRITE": base64.b64encode(b"usd 75%").decode(),
@@ -194,7 +194,7 @@ def test_the_end_of_the_daemon(tmp_path: Path, service: list[str]) -> None:
     program.process.stdin.close()
 
 
-# What docs/systemd.md tells to type
+# The commands in docs/systemd.md
 
 
 def documented(kind: str) -> list[str]:
@@ -205,7 +205,7 @@ def documented(kind: str) -> list[str]:
 
 @pytest.mark.parametrize("block", documented("console"))
 def test_documented_commands(block: str) -> None:
-    """They print what is printed there."""
+    """The commands print what the page shows."""
     prompt, _, output = block.partition("\n")
     command = prompt.removeprefix("$ memnotify ")
     assert command != prompt
@@ -216,7 +216,7 @@ def test_documented_commands(block: str) -> None:
 
 
 def test_the_documented_program(served: Served) -> None:
-    """It prints a line for each event."""
+    """The program prints a line for each event."""
     (program,) = documented("python")
     assert "/run/memnotify/socket" in program
     command = [sys.executable, "-c", program.replace("/run/memnotify/socket", str(served.socket))]

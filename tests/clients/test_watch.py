@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""``memnotify watch`` against a served device: its lines, and its picture in a terminal of the test's own."""
+"""``memnotify watch`` against a served device: its lines, and its picture in a pseudo-terminal."""
 
 import os
 import pty
@@ -14,7 +14,7 @@ import pytest
 from support.daemon import Daemon, ready
 from support.fake_memory import FakeMemory
 from support.program import Program
-from support.terminal import TAKEN, Terminal
+from support.terminal import ALTERNATE, Terminal
 from support.waiting import DEADLINE_S, eventually
 
 NAME = "memnotify-watch"
@@ -23,7 +23,7 @@ STAMP = r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}"
 
 @pytest.fixture
 def daemon(serve: Callable[[str], Daemon]) -> Iterator[Daemon]:
-    """Return a daemon whose memory is moved by hand."""
+    """Return a daemon whose memory the test moves."""
     with serve(NAME) as daemon:
         yield daemon
 
@@ -53,7 +53,7 @@ def test_lines_where_there_is_no_terminal(daemon: Daemon, memory: FakeMemory) ->
 
 
 @pytest.mark.representative
-def test_lines_outlive_the_daemon(serve: Callable[[str], Daemon], memory: FakeMemory) -> None:
+def test_lines_find_a_new_daemon(serve: Callable[[str], Daemon], memory: FakeMemory) -> None:
     old = serve(NAME)
     with Program(*_command(old.path, "--plain", "--when", "used 80%")) as program:
         program.line()
@@ -62,7 +62,10 @@ def test_lines_outlive_the_daemon(serve: Callable[[str], Daemon], memory: FakeMe
         memory.use(90)
         with serve(NAME):
             events = [program.hear("served again")[20:], program.hear(": now")[20:]]
-            assert events == ["it is served again", "used reached 80.0 % (7.6 GiB): now 90.0 % (8.6 GiB)"]
+            assert events == [
+                "the device is served again",
+                "used reached 80.0 % (7.6 GiB): now 90.0 % (8.6 GiB)",
+            ]
             program.end(signal.SIGINT)
 
 
@@ -71,7 +74,7 @@ def test_it_does_not_keep_the_daemon_busy(daemon: Daemon) -> None:
         program.line()
         told = len(program.lines)
         wakes = daemon.wakes_within(1.0)
-        # The main thread's are the requests.
+        # The main thread's wake-ups are requests.
         assert wakes.get(str(daemon.pid), 0) <= 5 * (len(program.lines) - told + 1)
 
 
@@ -96,7 +99,7 @@ def test_the_picture_lives(daemon: Daemon, memory: FakeMemory, environment: dict
         assert bool(re.search(r"\x1b\[[0-9;]*31m", terminal.sent)) == (not environment)
         terminal.press(b"q")
         assert terminal.end() == 0
-        assert terminal.is_given_back
+        assert terminal.is_restored
 
 
 def test_it_follows_the_size(daemon: Daemon) -> None:
@@ -107,42 +110,42 @@ def test_it_follows_the_size(daemon: Daemon) -> None:
             eventually(lambda: [len(line) for line in terminal.frame] == size, str(size))  # noqa: B023 - at once
         terminal.press(b"\x03")
         assert terminal.end() == 0
-        assert terminal.is_given_back
+        assert terminal.is_restored
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT])
-def test_a_signal_gives_the_terminal_back(daemon: Daemon, number: signal.Signals) -> None:
+def test_a_signal_restores_the_terminal(daemon: Daemon, number: signal.Signals) -> None:
     with _terminal(daemon.path) as terminal:
         terminal.shows("q quits")
         os.kill(terminal.process.pid, number)
         assert terminal.end() == 0
-        assert terminal.is_given_back
+        assert terminal.is_restored
 
 
-def test_it_gives_the_terminal_back_while_it_is_stopped(daemon: Daemon) -> None:
+def test_the_terminal_is_restored_while_stopped(daemon: Daemon) -> None:
     with _terminal(daemon.path) as terminal:
         terminal.shows("q quits")
         pid = terminal.process.pid
         os.kill(pid, signal.SIGTSTP)
         eventually(lambda: Path(f"/proc/{pid}/stat").read_text().split()[2] == "T", "it is stopped")
-        eventually(lambda: terminal.is_given_back, "the terminal is given back")
+        eventually(lambda: terminal.is_restored, "the terminal is given back")
         os.kill(pid, signal.SIGCONT)
-        eventually(lambda: terminal.sent.count(TAKEN) == 2, "it goes on")
-        eventually(lambda: terminal.sent.rpartition(TAKEN)[2].count("q quits") > 1, "it draws")
+        eventually(lambda: terminal.sent.count(ALTERNATE) == 2, "it goes on")
+        eventually(lambda: terminal.sent.rpartition(ALTERNATE)[2].count("q quits") > 1, "it draws")
         terminal.press(b"q")
         assert terminal.end() == 0
-        assert terminal.is_given_back
+        assert terminal.is_restored
 
 
-def test_the_picture_outlives_the_daemon(serve: Callable[[str], Daemon]) -> None:
+def test_the_picture_finds_a_new_daemon(serve: Callable[[str], Daemon]) -> None:
     old = serve(NAME)
     with _terminal(old.path) as terminal:
         terminal.shows("50.0 %")
         old.end(signal.SIGKILL)
-        terminal.shows("nobody serves it")
+        terminal.shows("not served")
         with serve(NAME):
-            terminal.shows("it is served again")
-            assert "nobody serves it" not in terminal.frame[0]
+            terminal.shows("the device is served again")
+            assert "not served" not in terminal.frame[0]
             terminal.press(b"q")
             assert terminal.end() == 0
 
@@ -159,7 +162,7 @@ def test_it_ends_with_the_terminal(daemon: Daemon, tmp_path: Path) -> None:
         )
     os.close(far)
     try:
-        # It has no size, like a serial line.
+        # A terminal without a size, like a serial line.
         sent = b""
         while b"q quits" not in sent:
             assert ready(near), "silent"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A system bus of the test's own."""
+"""A private system bus."""
 
 import shutil
 from pathlib import Path
@@ -7,7 +7,7 @@ from pathlib import Path
 from support.program import Program
 from support.require import unavailable
 
-# Like Debian's system bus: whose name may be owned is said in a file of its own.
+# Like Debian's system bus: a file in system.d allows each name to be owned.
 _BUS = """\
 <!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
  "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
@@ -34,7 +34,7 @@ _BUS = """\
 
 
 class Bus:
-    """A dbus-daemon, and how a program finds it."""
+    """A dbus-daemon, and the environment in which programs find it."""
 
     def __init__(self, directory: Path, *policies: Path) -> None:
         if shutil.which("dbus-daemon") is None:

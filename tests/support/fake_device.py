@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A device in the test's own process, played by hand: what a client's open files are connected to."""
+"""A device in the test's own process, moved by the test: the other end of a client's open files."""
 
 import contextlib
 import errno
@@ -10,59 +10,59 @@ from collections.abc import Callable
 from memnotify.abi.figures import Figures as DaemonFigures
 from memnotify.abi.figures import figures_with
 from memnotify.abi.thresholds import Level, parse
-from memnotify.client._errors import told
+from memnotify.client import device_error
 from memnotify.client._figures import Figures
 
 GRANULARITY_PAGES = 5
-"""By which it damps chatter, as the device does."""
+"""The damping, as in the device."""
 
 
 class FakeDaemon:
     """Serves ``open`` in place of memnotify.client._device_file.DeviceFile, while ``serving``.
 
-    Every change of the figures is noticed at once. ``after_read`` and ``after_write`` are run and used
-    up, one after each read and write, before the client sees what it returned.
+    Every change of the figures is noticed at once. The functions in ``after_read`` and ``after_write``
+    run once each, one after each read or write, before it returns to the client.
     """
 
-    def __init__(self, used: int = 100, *, total: int = 10_000, active: int = 50, **further: int) -> None:
-        kind = figures_with(tuple(further))
-        self.figures: DaemonFigures = kind(total, used, active, *further.values())
+    def __init__(self, used: int = 100, *, total: int = 10_000, active: int = 50, **extra: int) -> None:
+        kind = figures_with(tuple(extra))
+        self.figures: DaemonFigures = kind(total, used, active, *extra.values())
         self.serving = True
         self.refusal = errno.ENOENT
         self.opened = 0
-        self.links: list[FakeLink] = []
+        self.files: list[FakeDeviceFile] = []
         self.after_read: list[Callable[[], object]] = []
         self.after_write: list[Callable[[], object]] = []
 
-    def open(self, path: str) -> "FakeLink":
+    def open(self, path: str) -> "FakeDeviceFile":
         """Open the device."""
         self.opened += 1
         if not self.serving:
-            raise told(self.refusal, path)
-        self.links.append(FakeLink(self, path))
-        return self.links[-1]
+            raise device_error(self.refusal, path)
+        self.files.append(FakeDeviceFile(self, path))
+        return self.files[-1]
 
     def use(self, used: int, **changed: int) -> None:
-        """Change the figures, and wake whoever has a threshold between."""
+        """Change the figures, and wake the clients whose thresholds are crossed."""
         self.figures = self.figures._replace(used=used, **changed)
-        for link in self.links:
-            link.notice()
+        for file in self.files:
+            file.notice()
 
     def end(self) -> None:
-        """End, as by SIGKILL."""
+        """End the daemon, as by SIGKILL."""
         self.serving = False
-        for link in self.links:
-            link.end()
-        self.links = []
+        for file in self.files:
+            file.end()
+        self.files = []
 
     @property
     def written(self) -> list[bytes]:
-        """What was last written by each of those who have the device open."""
-        return [link.text for link in self.links]
+        """The last write to each open file."""
+        return [file.text for file in self.files]
 
 
-class FakeLink:
-    """One open file of a FakeDaemon. Its descriptor is readable while an event is pending, and at the end."""
+class FakeDeviceFile:
+    """An open file of a FakeDaemon. Readable if an event is pending or the daemon has ended."""
 
     def __init__(self, daemon: FakeDaemon, path: str) -> None:
         self.path = path
@@ -78,7 +78,7 @@ class FakeLink:
         return self._near.fileno()
 
     def read(self) -> Figures:
-        """Acknowledge and return the figures."""
+        """Return the figures, and acknowledge."""
         self._acknowledge()
         figures = Figures.parse(self._daemon.figures.line)
         if self._daemon.after_read:
@@ -86,7 +86,7 @@ class FakeLink:
         return figures
 
     def write(self, thresholds: bytes) -> None:
-        """Acknowledge and replace the thresholds."""
+        """Replace the thresholds, and acknowledge."""
         self._acknowledge()
         self.text = thresholds
         figures = self._daemon.figures
@@ -102,8 +102,8 @@ class FakeLink:
         """Close both ends."""
         self._far.close()
         self._near.close()
-        if self in self._daemon.links:
-            self._daemon.links.remove(self)
+        if self in self._daemon.files:
+            self._daemon.files.remove(self)
 
     def notice(self) -> None:
         """Become readable if the figures have crossed a threshold, and arm it for the other direction."""
@@ -121,12 +121,12 @@ class FakeLink:
             thresholds[index] = (level, up, armed, pages)
 
     def end(self) -> None:
-        """Lose the daemon: whoever has a copy of the descriptor loses it as well."""
+        """Lose the daemon, for all copies of the descriptor."""
         self._far.shutdown(socket.SHUT_RDWR)
         self._far.close()
 
     def _acknowledge(self) -> None:
         if self._far.fileno() < 0:
-            raise told(errno.ENOTCONN, self.path)
+            raise device_error(errno.ENOTCONN, self.path)
         with contextlib.suppress(BlockingIOError):
             os.read(self._near.fileno(), 65536)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Clients of the library in a process of their own, of one kind, that tell what they are told.
+"""A program with many clients of the library, of one kind, that prints their events.
 
 ``python -m support.library_clients KIND PATH THRESHOLDS COUNT``. On stdout: "subscribed", then a line
 of JSON for each event: the client's number, the event's name, the changes (True is up), and the time
-on the monotonic clock, in seconds. It ends with its stdin.
+on the monotonic clock, in seconds. The program ends when its stdin does.
 """
 
 import asyncio
@@ -22,10 +22,10 @@ from memnotify.client import Crossed, Event, Memnotify, Observer, Restored
 _printing = threading.Lock()
 
 
-def _tell(number: int, event: Event) -> None:
+def _print_event(number: int, event: Event) -> None:
     changes = [change.up for change in event.changes] if isinstance(event, Crossed | Restored) else []
     with _printing:
-        print(json.dumps([number, type(event).__name__, changes, time.monotonic()]), flush=True)  # noqa: T201 - what the test reads
+        print(json.dumps([number, type(event).__name__, changes, time.monotonic()]), flush=True)  # noqa: T201 - for the test
 
 
 def _sync(devices: list[Memnotify]) -> None:
@@ -40,11 +40,13 @@ def _sync(devices: list[Memnotify]) -> None:
                 return
             event = devices[numbers[fd]].wait(0)
             if event is not None:
-                _tell(numbers[fd], event)
+                _print_event(numbers[fd], event)
 
 
 def _threads(devices: list[Memnotify]) -> None:
-    observers = [Observer(device, functools.partial(_tell, number)) for number, device in enumerate(devices)]
+    observers = [
+        Observer(device, functools.partial(_print_event, number)) for number, device in enumerate(devices)
+    ]
     for observer in observers:
         observer.start()
     sys.stdin.read()
@@ -54,7 +56,7 @@ def _threads(devices: list[Memnotify]) -> None:
 
 async def _follow(number: int, device: Memnotify) -> None:
     async for event in device:
-        _tell(number, event)
+        _print_event(number, event)
 
 
 def _asyncio(devices: list[Memnotify]) -> None:
@@ -92,7 +94,7 @@ def _main(kind: str, path: str, thresholds: str, count: str) -> None:
     devices = [Memnotify(path) for _ in range(int(count))]
     for device in devices:
         device.subscribe(thresholds)
-    print("subscribed", flush=True)  # noqa: T201 - to the test
+    print("subscribed", flush=True)  # noqa: T201 - for the test
     KINDS[kind](devices)
     for device in devices:
         device.close()

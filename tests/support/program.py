@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""A program under test that says something, a line at a time."""
+"""A program under test, whose output is read line by line."""
 
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -17,32 +18,41 @@ POSTED = Path(os.environ.get("MEMNOTIFY_MN_TEST_C", Path(__file__).parents[3] / 
 _OWN = Path(__file__).parents[1] / "clients/client.c"
 _WAITS = {"7", "232", "271", "281"}
 """poll, epoll_wait, ppoll and epoll_pwait, as /proc/PID/syscall says on x86-64."""
-_LOOKS = 20
-"""So often in a row, 2 ms apart, it is found waiting."""
+_CHECKS = 20
+"""So many checks in a row, 2 ms apart, must find the process waiting."""
 
 
 def build_client(path: Path) -> None:
-    """Make a program of the posted source, or of the project's own that says the same, for any Linux."""
+    """Build the posted program, or the project's own with the same output, for any Linux."""
     source = POSTED if POSTED.exists() else _OWN
-    # Static, as it runs with another C library. -w: the posted source prints a ssize_t with %d.
+    # Static: it runs with another C library. -w: the posted source prints a ssize_t with %d.
     subprocess.run(["gcc", "-w", "-O2", "-static", "-o", str(path), str(source)], check=True)
 
 
 def settle(pid: int) -> None:
-    """Wait until a process has nothing to do but to wait for a descriptor. Who is woken runs from then on."""
-    looks = 0
+    """Wait until a process only waits for a descriptor. A process that was just woken counts as running."""
+    checks = 0
 
     def settled() -> bool:
-        nonlocal looks
+        nonlocal checks
         syscall = Path(f"/proc/{pid}/syscall").read_text().split()[0]
-        looks = looks + 1 if syscall in _WAITS else 0
-        return looks >= _LOOKS
+        checks = checks + 1 if syscall in _WAITS else 0
+        return checks >= _CHECKS
 
     eventually(settled, "it waits")
 
 
+def count_sleeps(pid: int) -> int:
+    """Return how often a process has gone to sleep: the count grows once it has handled a wake-up."""
+    found = re.search(
+        r"^voluntary_ctxt_switches:\s+(\d+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE
+    )
+    assert found is not None
+    return int(found[1])
+
+
 class Program:
-    """A process; what it writes to stdout and stderr is read as it comes, and looked at in the end.
+    """A process. Its stdout and stderr are read as they come, and checked for failures at the end.
 
     Leaving the block ends it with SIGKILL, if the test has not ended it.
     """
@@ -66,24 +76,26 @@ class Program:
 
     @property
     def ended(self) -> bool:
-        """Whether it has ended."""
+        """True if the process has ended."""
         return self.process.poll() is not None
 
     def line(self) -> str:
-        """Return the next line that it says; fail if it is silent or ends."""
-        eventually(lambda: len(self.lines) > self._heard or not self._reader.is_alive(), "it says something")
+        """Return the next line of output. Fail if there is none in time, or if the process ends."""
+        eventually(
+            lambda: len(self.lines) > self._heard or not self._reader.is_alive(), "the program prints a line"
+        )
         assert len(self.lines) > self._heard, f"it ended: {self.lines}"
         self._heard += 1
         return self.lines[self._heard - 1]
 
     def hear(self, text: str) -> str:
-        """Return the next line that has ``text`` in it."""
+        """Return the next line that contains ``text``."""
         while text not in (line := self.line()):
             pass
         return line
 
     def settle(self) -> None:
-        """Wait until it has nothing to do but to wait for a descriptor."""
+        """Wait until the process only waits for a descriptor."""
         settle(self.process.pid)
 
     def end(self, number: int = signal.SIGTERM) -> int:
@@ -95,13 +107,13 @@ class Program:
         return code
 
     def __enter__(self) -> Self:
-        """Return the process itself."""
+        """Return the program."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End it, and see that nothing has failed in it unseen."""
+        """Kill the process, and check that its output has no traceback or warning."""
         self.process.kill()
         self.end(0)
         if error is None:

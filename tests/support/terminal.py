@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A program that takes over a terminal, in one of the test's own."""
+"""A pseudo-terminal for a full-screen program."""
 
 import fcntl
 import os
@@ -17,12 +17,12 @@ from typing import Self
 from support.require import unavailable
 from support.waiting import DEADLINE_S, eventually
 
-TAKEN, GIVEN_BACK = "\x1b[?1049h", "\x1b[?1049l"
+ALTERNATE, NORMAL = "\x1b[?1049h", "\x1b[?1049l"
 HIDDEN, SHOWN = "\x1b[?25l", "\x1b[?25h"
 
 
 class Terminal:
-    """A pseudo-terminal of 80 columns and 24 rows, and a program in it, as a session's leader."""
+    """A pseudo-terminal of 80 columns and 24 rows, with a program as the session leader."""
 
     def __init__(self, *command: str, environment: Mapping[str, str] | None = None) -> None:
         if shutil.which("setsid") is None:
@@ -31,7 +31,7 @@ class Terminal:
         self.resize(80, 24)
         self.before = termios.tcgetattr(self.far)
         self.sent = ""
-        # setsid gives it the terminal as its own, so that Ctrl-C is a signal.
+        # setsid makes it the controlling terminal, so that Ctrl-C is a signal.
         self.process = subprocess.Popen(
             ["setsid", "--ctty", *command],
             stdin=self.far,
@@ -48,7 +48,7 @@ class Terminal:
         self._reader.start()
 
     def resize(self, columns: int, rows: int) -> None:
-        """Change its size, of which the kernel tells the program."""
+        """Change the size; the kernel sends SIGWINCH."""
         fcntl.ioctl(self.far, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def press(self, keys: bytes) -> None:
@@ -57,31 +57,31 @@ class Terminal:
 
     @property
     def frame(self) -> list[str]:
-        """The lines of the last picture that is complete, without their colours."""
+        """The lines of the last complete picture, without colours."""
         frames = self.sent.split("\x1b[H")
         return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", frames[-2]).split("\r\n") if len(frames) > 2 else []
 
     def shows(self, text: str) -> None:
-        """Wait for a picture with this in it."""
+        """Wait for a picture that contains ``text``."""
         eventually(lambda: text in "\n".join(self.frame), f"a picture with {text}")
 
     def end(self) -> int:
-        """Wait for the end, and return the exit code."""
+        """Wait until the program has ended; return its exit code."""
         code = self.process.wait(DEADLINE_S)
-        eventually(lambda: self.sent.endswith(SHOWN) or code, "the last of what it sends")
+        eventually(lambda: self.sent.endswith(SHOWN) or code, "the end of the output")
         return code
 
     @property
-    def is_given_back(self) -> bool:
-        """Whether it is as it was: the screen, the cursor, the keyboard."""
+    def is_restored(self) -> bool:
+        """True if screen, cursor and keyboard are as before the program."""
         return (
-            self.sent.rfind(GIVEN_BACK) > self.sent.rfind(TAKEN) >= 0
+            self.sent.rfind(NORMAL) > self.sent.rfind(ALTERNATE) >= 0
             and self.sent.rfind(SHOWN) > self.sent.rfind(HIDDEN) >= 0
             and termios.tcgetattr(self.far) == self.before
         )
 
     def __enter__(self) -> Self:
-        """Return the terminal itself."""
+        """Return the terminal."""
         return self
 
     def __exit__(
@@ -101,7 +101,7 @@ class Terminal:
         while True:
             try:
                 more = os.read(self._near, 65536)
-            except OSError:  # no program has it any more
+            except OSError:  # no program has the terminal open any more
                 return
             text += more
             self.sent = text.decode(errors="replace")

@@ -7,9 +7,9 @@ from collections import Counter
 
 from memnotify import __version__
 from memnotify.cli import add_command
+from memnotify.cli.common import seconds
 from memnotify.cli.doctor.checks import FAILED, NOT_APPLICABLE, examine
 from memnotify.cli.doctor.machine import Machine
-from memnotify.cli.wait import seconds
 
 _DESCRIPTION = """\
 Look at everything that the device depends on, from the kernel to the daemon, and use it once

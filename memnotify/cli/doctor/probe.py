@@ -17,9 +17,8 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from memnotify.client import PAGE_SIZE, Figures, ThresholdError
+from memnotify.client import PAGE_SIZE, Figures, ThresholdError, device_error
 from memnotify.client._device_file import DeviceFile
-from memnotify.client._errors import told
 
 # More than anything else is likely to give back in the same quarter of a second.
 _TAKEN_BYTES = 4 << 20
@@ -204,5 +203,5 @@ def _ready(links: tuple[DeviceFile, ...], timeout_s: float) -> bool:
         poller.register(link, select.POLLIN)
     events = poller.poll(timeout_s * 1000)
     if any(event & select.POLLERR for _, event in events):
-        raise told(errno.ENOTCONN, links[0].path)
+        raise device_error(errno.ENOTCONN, links[0].path)
     return bool(events)

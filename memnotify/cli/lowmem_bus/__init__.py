@@ -4,28 +4,27 @@
 import argparse
 
 from memnotify.cli import add_command
-from memnotify.cli.common import tell
+from memnotify.cli.common import EXTRA_MISSING, reap_orphans, report, seconds
 from memnotify.cli.lowmem_bus.levels import LEVELS, Limiter
-from memnotify.cli.wait import EXTRA_MISSING, seconds
 from memnotify.client import DEFAULT_PATH
 
 _DESCRIPTION = """\
 Serve org.freedesktop.LowMemoryMonitor on the system bus, until SIGTERM or SIGINT. Programs
-that use GLib's GMemoryMonitor listen to it. It is a client of the device like any other.
+that use GLib's GMemoryMonitor listen to it. The command is an ordinary client of the device.
 
   memnotify lowmem-bus
   memnotify lowmem-bus --low 'used 70%' --medium 'used 6G' --critical 'used 90% active 50%'
 
-A level whose thresholds are reached is warned of once: what holds already at the start, or
-goes on, is no news. A warning is sent at once, but in the interval after it only a graver
-one; what is reached meanwhile and still holds then makes one warning, of the gravest.
-'used 0' is never reached, and so means that there is no such level.
+Each time a threshold of a level is reached, one warning of that level is sent, at once. A
+threshold that is exceeded at the start causes none. In the interval after a warning only a
+more severe one is sent. The levels that are reached meanwhile, and still are at its end,
+cause one warning, of the most severe level. 'used 0' is never reached: it disables a level.
 
-If the name is taken it waits, silently, and takes over when the other service ends. A daemon
-that ends is waited for.
+If another service has the name, the command sends nothing, and takes over when that service
+ends. If the daemon ends, the command waits for it to come back.
 """
 _EPILOG = """\
-exit codes: 0 asked to end; 1 no bus, the bus has ended, or it lets this user not have the name;
+exit codes: 0 asked to end; 1 no bus, the bus has ended, or this user may not have the name;
             2 thresholds not understood, no device, or wrong arguments; 4 dbus-fast is missing
 """
 _DEFAULTS = {"low": "used 80%", "medium": "used 90%", "critical": "used 95%"}
@@ -52,7 +51,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         type=seconds,
         metavar="S",
         default=15.0,
-        help="after a warning only a graver one for S seconds (default: 15)",
+        help="for S seconds after a warning send only a more severe one (default: 15)",
     )
     parser.add_argument("--path", default=DEFAULT_PATH, help="the device (default: %(default)s)")
     parser.set_defaults(run=run)
@@ -61,14 +60,15 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 def run(options: argparse.Namespace) -> int:
     """Serve; return the exit code."""
     try:
-        from memnotify.cli.lowmem_bus import service  # noqa: PLC0415 - the one that needs dbus-fast
+        from memnotify.cli.lowmem_bus import service  # noqa: PLC0415 - the module that needs dbus-fast
     except ModuleNotFoundError as error:
         if error.name != "dbus_fast":
             raise
-        tell(
+        report(
             "lowmem-bus",
             "dbus-fast is not installed: apt install python3-dbus-fast, or pip install 'memnotify[dbus]'",
         )
         return EXTRA_MISSING
+    reap_orphans()
     thresholds = {number: getattr(options, level) for level, number in LEVELS.items()}
     return service.serve(options.path, thresholds, Limiter(options.interval))

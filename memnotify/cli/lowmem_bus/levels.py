@@ -11,7 +11,7 @@ LEVELS = {"low": 50, "medium": 100, "critical": 255}
 
 
 class Limiter:
-    """Which level is to be warned of, and when. Pure: the time is passed in, in seconds."""
+    """Decides which level to send, and when. Pure: the time is passed in, in seconds."""
 
     def __init__(self, interval_s: float) -> None:
         self._interval_s = interval_s
@@ -21,7 +21,7 @@ class Limiter:
         self._not_before_s = -math.inf
 
     def note(self, level: int, changes: Iterable[Change]) -> None:
-        """Let the changes of a level's thresholds make it due, or no longer due."""
+        """Note the changes of a level's thresholds: the level becomes due, or is no longer due."""
         names = self._reached.setdefault(level, set())
         for change in changes:
             if change.up:
@@ -33,13 +33,13 @@ class Limiter:
                     self._due.discard(level)
 
     def wait_s(self, now_s: float) -> float | None:
-        """Return how long nothing is to be sent; None if that is up to the next change."""
+        """Return the time until a level may be sent; None if that takes another change."""
         if not self._due:
             return None
         return 0.0 if max(self._due) > self._sent else max(0.0, self._not_before_s - now_s)
 
     def take(self, now_s: float) -> int | None:
-        """Return the level to warn of now, if there is one; it is taken as sent."""
+        """Return the level to send now, which then counts as sent; None if there is none."""
         if now_s >= self._not_before_s:
             self._sent = 0
         if self.wait_s(now_s) != 0:

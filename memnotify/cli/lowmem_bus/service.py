@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The D-Bus service of ``memnotify lowmem-bus``: the one module that needs dbus-fast."""
+"""The D-Bus service of ``memnotify lowmem-bus``: the only module that needs dbus-fast."""
 
 import asyncio
 import contextlib
@@ -10,13 +10,11 @@ from dbus_fast import BusType, ErrorType, Message, MessageType, RequestNameReply
 from dbus_fast.aio import MessageBus
 from dbus_fast.errors import AuthError, DBusError, InvalidAddressError
 from dbus_fast.service import ServiceInterface
-from dbus_fast.service import signal as dbus_signal  # its older name, which Debian's releases know
+from dbus_fast.service import signal as dbus_signal  # the older name, which Debian's releases have
 
-from memnotify.cli.common import explain, tell
+from memnotify.cli.common import NOTHING_WATCHED, explain, report, watches
 from memnotify.cli.lowmem_bus.levels import LEVELS, Limiter
-from memnotify.cli.wait import NOTHING_WATCHED
 from memnotify.client import Crossed, Lost, Memnotify, Restored
-from memnotify.client._thresholds import parse, spell
 
 NAME = "org.freedesktop.LowMemoryMonitor"
 PATH = "/org/freedesktop/LowMemoryMonitor"
@@ -35,7 +33,7 @@ class LowMemoryMonitor(ServiceInterface):
 
 
 def serve(path: str, thresholds: Mapping[int, str], limiter: Limiter) -> int:
-    """Warn of each level whose thresholds are reached, until asked to end; return the exit code."""
+    """Send a warning for each level that is reached, until asked to end; return the exit code."""
     with contextlib.ExitStack() as opened:
         devices: dict[int, Memnotify] = {}
         watched = False
@@ -44,11 +42,11 @@ def serve(path: str, thresholds: Mapping[int, str], limiter: Limiter) -> int:
                 devices[level] = opened.enter_context(Memnotify(path))
                 figures = devices[level].subscribe(text)
             except OSError as error:
-                _say(explain(path, error))
+                _report(explain(path, error))
                 return 2
-            watched |= bool(parse(spell(text, {}), figures.names))
+            watched |= watches(text, figures.names)
         if not watched:
-            _say(NOTHING_WATCHED)
+            _report(NOTHING_WATCHED)
             return 2
         return asyncio.run(_Service(path, devices, limiter).run())
 
@@ -56,7 +54,7 @@ def serve(path: str, thresholds: Mapping[int, str], limiter: Limiter) -> int:
 async def _connect() -> MessageBus:
     bus = await MessageBus(bus_type=BusType.SYSTEM).connect()
     name = bus.unique_name or ""
-    # dbus-fast takes what the bus says against a connection for the connection's name.
+    # If the bus refuses the connection, dbus-fast stores the error as the connection's name.
     if not name.startswith(":"):
         bus.disconnect()
         raise DBusError(ErrorType.FAILED, name)
@@ -64,7 +62,7 @@ async def _connect() -> MessageBus:
 
 
 class _Service:
-    """The bus, the devices by level, and what is between. For one event loop."""
+    """The service between the devices, by level, and the bus. For one event loop."""
 
     def __init__(self, path: str, devices: Mapping[int, Memnotify], limiter: Limiter) -> None:
         self._path = path
@@ -81,10 +79,10 @@ class _Service:
         try:
             bus = await _connect()
         except (OSError, InvalidAddressError) as error:
-            _say(f"no system bus: {error}; install and start dbus")
+            _report(f"no system bus: {error}; install and start dbus")
             return 1
         except (EOFError, AuthError, DBusError) as error:
-            _say(f"the system bus refuses: {str(error) or 'it ends the connection'}")
+            _report(f"the system bus refuses the connection: {str(error) or 'it was closed'}")
             return 1
         lost = asyncio.ensure_future(bus.wait_for_disconnect())  # type: ignore[no-untyped-call] # its own gap
         lost.add_done_callback(self._bus_ended)
@@ -97,17 +95,17 @@ class _Service:
                 self._timer.cancel()
             lost.remove_done_callback(self._bus_ended)
             bus.disconnect()
-            # An error of the connection has been told of, or does not matter any more.
+            # An error of the connection was reported, or does not matter any more.
             await asyncio.wait([lost])
             lost.exception()
 
     async def _serve(self, bus: MessageBus) -> int:
         bus.export(PATH, self._monitor)
-        bus.add_message_handler(self._hear)
+        bus.add_message_handler(self._on_message)
         try:
             reply = await bus.request_name(NAME)
         except DBusError as error:
-            _say(f"{error.text}; copy dbus/{NAME}.conf to /etc/dbus-1/system.d")
+            _report(f"{error.text}; copy dbus/{NAME}.conf to /etc/dbus-1/system.d")
             return 1
         except (OSError, EOFError):
             return await self._ended
@@ -116,11 +114,11 @@ class _Service:
         else:
             self._own()
         for device in self._devices.values():
-            self._loop.add_reader(device, self._look)
+            self._loop.add_reader(device, self._take_events)
         return await self._ended
 
-    def _hear(self, message: Message) -> None:
-        """Take over when the bus says so: this connection stands in its queue for the name."""
+    def _on_message(self, message: Message) -> None:
+        """Take over when the bus says so: this connection is in its queue for the name."""
         if (
             message.message_type is MessageType.SIGNAL
             and message.sender == "org.freedesktop.DBus"
@@ -135,46 +133,48 @@ class _Service:
             self._begin(f"ready: {NAME} on the system bus")
 
     def _begin(self, text: str) -> None:
-        """Say how it stands with the name, and end when asked to."""
-        # Not before: while a bus does not answer, nobody looks at this future, and the signal itself ends us.
+        """Report the state of the name, and from now on end when asked to."""
+        # Not before this: while the bus does not answer, the future is not awaited, and the signal itself
+        # must end the process. A signal that was ignored at the start stays ignored.
         for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, self._end, 0)
-        _say(text)
+            if signal.getsignal(number) != signal.SIG_IGN:
+                self._loop.add_signal_handler(number, self._end, 0)
+        _report(text)
 
-    def _look(self) -> None:
-        """Take the events of all devices: memory that passes two levels at once makes one warning."""
+    def _take_events(self) -> None:
+        """Handle the events of all devices: if two levels are reached at once, one warning is sent."""
         for level, device in self._devices.items():
             try:
                 event = device.wait(0)
-            except OSError as error:  # a new daemon that has not the figures of the old one
-                _say(explain(self._path, error))
+            except OSError as error:  # a new daemon lacks a figure of the old one
+                _report(explain(self._path, error))
                 self._end(1)
                 return
             if isinstance(event, Crossed | Restored):
                 self._limiter.note(level, event.changes)
-            # All of them lose the one daemon.
+            # All devices have the same daemon: report its end once.
             if device is self._devices[LEVELS["critical"]]:
                 if isinstance(event, Lost):
-                    _say(f"{self._path}: {event.error.strerror}")
+                    _report(f"{self._path}: {event.error.strerror}")
                 if isinstance(event, Restored):
-                    _say(f"{self._path}: it is served again")
+                    _report(f"{self._path}: the device is served again")
         self._warn()
 
     def _warn(self) -> None:
-        """Send what is to be sent now, and come back when there will be more."""
+        """Send the warning that is due, and set a timer for the next."""
         now_s = self._loop.time()
         level = self._limiter.take(now_s)
-        # Who has the name instead has warned, or has thought otherwise.
+        # Without the name, the service that has it decides.
         if level is not None and self._owned:
             self._monitor.warn(level)
-            _say(f"warned: {level}, {next(name for name, number in LEVELS.items() if number == level)}")
+            _report(f"warned: {level}, {next(name for name, number in LEVELS.items() if number == level)}")
         if self._timer is not None:
             self._timer.cancel()
         wait_s = self._limiter.wait_s(now_s)
         self._timer = None if wait_s is None else self._loop.call_later(wait_s, self._warn)
 
     def _bus_ended(self, _: "asyncio.Future[None]") -> None:
-        _say("the system bus has ended")
+        _report("the system bus has ended")
         self._end(1)
 
     def _end(self, code: int) -> None:
@@ -182,5 +182,5 @@ class _Service:
             self._ended.set_result(code)
 
 
-def _say(text: str) -> None:
-    tell("lowmem-bus", text)
+def _report(text: str) -> None:
+    report("lowmem-bus", text)

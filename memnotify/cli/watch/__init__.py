@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""``memnotify watch``: the figures and what happens to them, live."""
+"""``memnotify watch``: the figures, their history and events, live."""
 
 import argparse
 import contextlib
@@ -11,9 +11,7 @@ from collections.abc import Sequence
 from typing import Protocol, Self
 
 from memnotify.cli import add_command
-from memnotify.cli.common import explain, tell
-from memnotify.cli.read import human
-from memnotify.cli.wait import EXTRA_MISSING, seconds, subscribed
+from memnotify.cli.common import EXTRA_MISSING, explain, human, reap_orphans, report, seconds, subscribed
 from memnotify.cli.watch.model import Note, Watch
 from memnotify.client import (
     DEFAULT_PATH,
@@ -27,13 +25,14 @@ from memnotify.client import (
 _INTERVAL_MIN_S = 0.2
 
 _DESCRIPTION = """\
-Show the figures as they are now and have been, and when thresholds of your own are crossed.
+Show the figures, their history, and the crossings of given thresholds.
 
   memnotify watch
   memnotify watch --when 'used 80%' --when 'used 90% active 6G'
 
-On a terminal it is a picture, until q or Ctrl-C; it needs rich. Elsewhere, and with --plain,
-it prints a line for each interval and for each event. A daemon that ends is waited for.
+On a terminal it draws a picture, until q or Ctrl-C; this needs rich. Elsewhere, and with --plain,
+it prints a line for each interval and for each event. If the daemon ends, the command waits for
+it to come back.
 """
 _EPILOG = """\
 exit codes: 0 asked to end; 1 a new daemon does not understand the thresholds;
@@ -50,30 +49,31 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         metavar="THRESHOLDS",
         action="append",
         default=[],
-        help="tell when one is crossed, such as 'used 80%%'; may be given several times",
+        help="show when one is crossed, such as 'used 80%%'; may be given several times",
     )
     parser.add_argument(
         "--interval",
         type=_interval,
         metavar="S",
         default=1.0,
-        help="look every S seconds, 0.2 at least (default: 1)",
+        help="read the figures every S seconds, at least 0.2 (default: 1)",
     )
-    parser.add_argument("--plain", action="store_true", help="lines, no picture")
+    parser.add_argument("--plain", action="store_true", help="print lines, draw no picture")
     parser.add_argument("--path", default=DEFAULT_PATH, help="the device (default: %(default)s)")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Watch; return the exit code."""
+    reap_orphans()
     output: Output = Lines()
     if not options.plain and sys.stdout.isatty():
         try:
-            from memnotify.cli.watch import view  # noqa: PLC0415 - the one that needs rich
+            from memnotify.cli.watch import view  # noqa: PLC0415 - the module that needs rich
         except ModuleNotFoundError as error:
             if error.name is None or error.name.partition(".")[0] != "rich":
                 raise
-            tell(
+            report(
                 "watch",
                 "rich is not installed: apt install python3-rich, or pip install 'memnotify[watch]',"
                 " or use --plain",
@@ -91,63 +91,63 @@ def run(options: argparse.Namespace) -> int:
                 devices[device.fileno()] = device
                 watch.add(text)
         except OSError as error:
-            tell("watch", explain(options.path, error))
+            report("watch", explain(options.path, error))
             return 2
         try:
             with output:
                 _follow(watch, reader, devices, output)
-        except ThresholdError as error:  # a new daemon that has not the figures of the old one
-            tell("watch", explain(options.path, error))
+        except ThresholdError as error:  # a new daemon lacks a figure of the old one
+            report("watch", explain(options.path, error))
             return 1
     return 0
 
 
 class Output(Protocol):
-    """Where it is shown, while the block is not left."""
+    """Where figures and events are shown, within a ``with`` block."""
 
-    def show(self, watch: Watch, news: Sequence[Note], *, looked: bool) -> None:
-        """Show what has happened, and whether there was a new look at the figures."""
+    def show(self, watch: Watch, news: Sequence[Note], *, sampled: bool) -> None:
+        """Show new events; and the figures, if they were ``sampled``."""
 
     def fds(self) -> Sequence[int]:
-        """Return the descriptors of which it wants to know that they are readable."""
+        """Return the descriptors to poll for POLLIN."""
 
     def ready(self, fd: int) -> bool:
-        """Take what has come by a descriptor; return whether it goes on."""
+        """Handle a readable descriptor; return False if the user wants to end."""
 
     def __enter__(self) -> Self:
-        """Begin."""
+        """Prepare the output."""
 
     def __exit__(self, *_: object) -> None:
-        """Leave everything as it was."""
+        """Restore the state before the block."""
 
 
 class Lines:
     """Lines on stdout."""
 
-    def show(self, watch: Watch, news: Sequence[Note], *, looked: bool) -> None:
-        """Print a line for each event, and one for the figures."""
+    def show(self, watch: Watch, news: Sequence[Note], *, sampled: bool) -> None:
+        """Print a line for each event, and one for the figures if they were sampled."""
         for note in news:
             print(f"{stamp(note.when_s)} {note.text}")
-        if looked and not watch.lost:
+        if sampled and not watch.lost:
             figures = watch.last
-            told = "  ".join(
+            shown = "  ".join(
                 f"{name} {human(figures[name].bytes)} {figures[name].percent:.1f} %"
                 for name in figures.names
                 if name != "total"
             )
-            print(f"{stamp(time.time())} {told}  of {human(figures.total.bytes)}")
+            print(f"{stamp(time.time())} {shown}  of {human(figures.total.bytes)}")
         sys.stdout.flush()
 
     def fds(self) -> Sequence[int]:
-        """Return none: Ctrl-C is a signal."""
+        """Return no descriptors: Ctrl-C is a signal."""
         return ()
 
     def ready(self, _fd: int) -> bool:
-        """Go on."""
+        """Return True: the command goes on."""
         return True
 
     def __enter__(self) -> Self:
-        """Return it itself."""
+        """Return the output."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -155,7 +155,7 @@ class Lines:
 
 
 def stamp(when_s: float) -> str:
-    """Return a time as a line begins with it."""
+    """Return the time that begins a line."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when_s))
 
 
@@ -166,11 +166,11 @@ def _follow(watch: Watch, reader: Memnotify, devices: dict[int, Memnotify], outp
     next_s = time.monotonic()
     news: list[Note] = []
     while True:
-        looked = time.monotonic() >= next_s
-        if looked:
+        sampled = time.monotonic() >= next_s
+        if sampled:
             next_s = time.monotonic() + watch.interval_s
-            news += watch.look(reader, time.time())
-        output.show(watch, news, looked=looked)
+            news += watch.sample(reader, time.time())
+        output.show(watch, news, sampled=sampled)
         news = []
         for fd, _ in poller.poll(max(0, math.ceil(1000 * (next_s - time.monotonic())))):
             if fd not in devices:
@@ -179,13 +179,13 @@ def _follow(watch: Watch, reader: Memnotify, devices: dict[int, Memnotify], outp
                 continue
             event = devices[fd].wait(0)
             if isinstance(event, Restored if watch.lost else Lost):
-                news += watch.look(reader, time.time())
+                news += watch.sample(reader, time.time())
             if isinstance(event, Crossed | Restored):
-                news += watch.tell(event.changes, event.after, time.time())
+                news += watch.add_changes(event.changes, event.after, time.time())
 
 
 def _interval(text: str) -> float:
     number = seconds(text)
     if number < _INTERVAL_MIN_S:
-        raise argparse.ArgumentTypeError(f"{text!r} is too often: {_INTERVAL_MIN_S} s at least")
+        raise argparse.ArgumentTypeError(f"{text!r} is too short: at least {_INTERVAL_MIN_S} s")
     return number

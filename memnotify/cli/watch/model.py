@@ -1,30 +1,31 @@
 # SPDX-License-Identifier: MIT
-"""What watch shows: the figures of a while, the thresholds, and the events. No terminal."""
+"""The data that watch shows: recent figures, thresholds and events. No terminal."""
 
+import os
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from memnotify.cli.read import human
+from memnotify.abi.thresholds import parse
+from memnotify.cli.common import human
 from memnotify.client import (
     Change,
     Figures,
     Memnotify,
     Pages,
 )
-from memnotify.client._thresholds import parse
 
 HISTORY = 1000
-"""So many samples are kept, more than a terminal has columns."""
+"""The number of samples that are kept: more than a terminal has columns."""
 
 
 @dataclass(frozen=True)
 class Note:
-    """Something that happened, and when, in seconds since the epoch."""
+    """An event, and its time in seconds since the epoch."""
 
     when_s: float
     kind: str
-    """up, down, lost or restored"""
+    """up, down, lost or restored."""
     text: str
 
 
@@ -37,7 +38,7 @@ class Line:
 
 
 class Watch:
-    """What is to be seen; in the history there is None where nobody served the device."""
+    """The data to show. The history has None for the times when no daemon served the device."""
 
     def __init__(self, path: str, interval_s: float, figures: Figures) -> None:
         self.path = path
@@ -50,22 +51,22 @@ class Watch:
 
     @property
     def lost(self) -> bool:
-        """Whether nobody serves the device."""
+        """True if no daemon serves the device."""
         return bool(self.history) and self.history[-1] is None
 
     def add(self, thresholds: str) -> None:
-        """Watch more thresholds, as they were written to the device."""
+        """Watch more thresholds, given as written to the device."""
         self._texts.append(thresholds)
         self._measure()
 
-    def look(self, reader: Memnotify, now_s: float) -> Sequence[Note]:
-        """Take a sample; return what it shows to have happened."""
+    def sample(self, reader: Memnotify, now_s: float) -> Sequence[Note]:
+        """Read the figures; return the events that this shows: the device is lost, or served again."""
         was_lost = self.lost
         try:
             figures = reader.read()
         except OSError as error:
             self.history.append(None)
-            # What to do about it is the last that it says.
+            # The last part of the text says what to do.
             hint = str(error.strerror).rpartition("; ")[2]
             return [] if was_lost else self._note(now_s, "lost", hint)
         if figures.total != self.last.total:
@@ -73,10 +74,10 @@ class Watch:
             self._measure()
         self.last = figures
         self.history.append(figures)
-        return self._note(now_s, "restored", "it is served again") if was_lost else []
+        return self._note(now_s, "restored", "the device is served again") if was_lost else []
 
-    def tell(self, changes: Sequence[Change], figures: Figures, now_s: float) -> Sequence[Note]:
-        """Take an event's changes; return them as what has happened."""
+    def add_changes(self, changes: Sequence[Change], figures: Figures, now_s: float) -> Sequence[Note]:
+        """Add the changes of an event; return them as notes."""
         return [
             note
             for change in changes
@@ -88,22 +89,22 @@ class Watch:
         return [self.notes[-1]]
 
     def _measure(self) -> None:
-        """Find out the thresholds in pages, of what is the total now."""
+        """Compute the thresholds in pages, at the current total."""
         found = {
-            Line(name, Pages(level.pages(self.last.total), self.last.total))
+            Line(self.last.names[index], Pages(level.pages(self.last.total), self.last.total))
             for text in self._texts
-            for name, level in parse(text.encode(errors="surrogateescape"), self.last.names).items()
+            for index, level in parse(os.fsencode(text), self.last.names).items()
         }
         self.lines = sorted(found, key=lambda line: (line.name, line.pages))
 
 
 def crossing(change: Change, figures: Figures) -> str:
-    """Return what crossed, and where it is now."""
+    """Return the text for a crossing: the threshold and the figure now."""
     threshold, now = Pages(change.threshold, figures.total), figures[change.name]
     relation = "reached" if change.up else "fell below"
     return f"{change.name} {relation} {amount(threshold)}: now {amount(now)}"
 
 
 def amount(pages: Pages) -> str:
-    """Return it in percent and in human units."""
+    """Return the pages in percent and in human units."""
     return f"{pages.percent:.1f} % ({human(pages.bytes)})"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The picture of ``memnotify watch``: the one module that needs rich."""
+"""The picture of ``memnotify watch``: the only module that needs rich."""
 
 import contextlib
 import os
@@ -20,7 +20,7 @@ from rich.panel import Panel
 from rich.screen import Screen
 from rich.text import Text
 
-from memnotify.cli.read import human
+from memnotify.cli.common import human
 from memnotify.cli.watch.model import Line, Note, Watch
 from memnotify.client import Pages
 
@@ -38,17 +38,17 @@ _AXIS = 8
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _ALSO = (signal.SIGWINCH, signal.SIGTSTP)
 _FUNCTION_KEY = re.compile(rb"\x1b(?:O|\[[0-?]*)?.", re.DOTALL)
-"""What a key that is no character sends: F2 is ESC O Q."""
+"""What a function key sends: F2 is ESC O Q."""
 
 
 class View:
-    """The picture, of any size."""
+    """The picture, for any size of terminal."""
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Yield the panels that there is room for."""
+        """Yield the panels that fit."""
         watch = self._watch
         width, height = options.max_width, options.height or console.height
         names = [name for name in watch.last.names if name != "total"]
@@ -56,7 +56,7 @@ class View:
         yield self._bars(names, width, last=left < 4)
         if left < 4:
             return
-        # What has no thresholds is seen well enough in its bar.
+        # For a figure without thresholds its bar is enough.
         plotted = ["used", *sorted({line.name for line in watch.lines} - {"used", "total"})]
         notes = max(5, left // 3) if left >= 12 else 0
         plotted = plotted[: max(1, (left - notes) // 7)]
@@ -76,10 +76,10 @@ class View:
         text = Text(no_wrap=True)
         for name in names:
             pages = figures[name]
-            told = f" {pages.percent:5.1f} %"
+            label = f" {pages.percent:5.1f} %"
             if width >= 50:
-                told += f" {human(pages.bytes):>10}"
-            columns = max(1, width - 4 - longest - 2 - len(told))
+                label += f" {human(pages.bytes):>10}"
+            columns = max(1, width - 4 - longest - 2 - len(label))
             style = "dim" if watch.lost else self._style(name, pages)
             text.append(f"{name:<{longest}}  ", "bold")
             filled = min(columns, round(columns * pages.percent / 100))
@@ -89,7 +89,7 @@ class View:
                     text.append("┃", "bold yellow")
                 else:
                     text.append(*(("▆", style) if column < filled else ("▁", "dim")))
-            text.append(f"{told}\n", style)
+            text.append(f"{label}\n", style)
         text.rstrip()
         title = Text.assemble(("memnotify ", "bold default"), f"{watch.path}, {human(figures.total.bytes)}")
         return _panel(text, title, len(names) + 2, style="red" if watch.lost else "", last=last, watch=watch)
@@ -101,7 +101,7 @@ class View:
         highest = max((pages.percent for pages in shown if pages is not None), default=0)
         top = next((top for top in _TOPS if highest <= 0.9 * top), 100)
         bars = [
-            # Nobody served it then.
+            # No daemon served the device then.
             (0, "red")
             if pages is None
             else (max(1, min(8 * rows, round(8 * rows * pages.percent / top))), self._style(name, pages))
@@ -152,7 +152,7 @@ class View:
         return (line for line in self._watch.lines if line.name == name)
 
     def _style(self, name: str, pages: Pages) -> str:
-        """Return the colour of a value: by how many of its thresholds it is at or above."""
+        """Return the colour of a value: it depends on how many of its thresholds are reached."""
         exceeded = [pages >= line.pages for line in self._lines(name)]
         if not exceeded:
             return "cyan"
@@ -160,10 +160,10 @@ class View:
 
 
 def _panel(text: Text, title: Text, height: int, *, last: bool, watch: Watch, style: str = "") -> Panel:
-    """Return a panel; the last one says how it ends."""
+    """Return a panel. The last one says how to quit."""
     subtitle = Text(f"every {watch.interval_s:g} s · q quits") if last else None
     if style:
-        title.append(": nobody serves it", f"bold {style}")
+        title.append(": not served", f"bold {style}")
     return Panel(
         text,
         title=title,
@@ -184,39 +184,39 @@ def _duration(seconds: float) -> str:
 
 
 def can_draw() -> bool:
-    """Whether the terminal can show it: it moves the cursor, and has the characters."""
+    """Return True if the terminal can move the cursor and has the characters."""
     console = Console()
     return not console.is_dumb_terminal and console.encoding.startswith("utf")
 
 
 class Terminal:
-    """The terminal, taken over: another screen, no cursor, keys as they come. Main thread only.
+    """The terminal in full-screen mode: alternate screen, no cursor, unbuffered keys. Main thread only.
 
-    Leaving the block gives it back as it was, and so does Ctrl-Z as long as it lasts.
+    Leaving the block restores the terminal, as does Ctrl-Z while the command is stopped.
     """
 
     def __init__(self) -> None:
         self._console = Console()
         self._keys: int | None = None
 
-    def show(self, watch: Watch, _news: Sequence[Note], *, looked: bool) -> None:  # noqa: ARG002 - it shows all
-        """Draw it anew."""
-        # A terminal that is gone is heard of by its signal, or by its keys.
+    def show(self, watch: Watch, _news: Sequence[Note], *, sampled: bool) -> None:  # noqa: ARG002 - the picture shows all notes
+        """Draw the picture."""
+        # That the terminal has gone shows as a signal, or as end of file on its keys.
         with contextlib.suppress(OSError):
-            # What the environment says of the size would not follow the terminal's.
+            # LINES and COLUMNS would not follow the size of the terminal.
             columns, rows = os.get_terminal_size(sys.stdout.fileno())
-            # A serial line has none.
+            # A serial line has no size.
             self._console.size = ConsoleDimensions(columns or 80, rows or 24)
             with self._console:
                 self._console.control(Control.home())
                 self._console.print(Screen(View(watch)), end="")
 
     def fds(self) -> Sequence[int]:
-        """Return those of signals and of keys, if there is a keyboard."""
+        """Return the descriptors of signals, and of keys if stdin is a terminal."""
         return [self._near.fileno(), *([] if self._keys is None else [self._keys])]
 
     def ready(self, fd: int) -> bool:
-        """Take signals or keys; return False if one of them means to end."""
+        """Handle signals or keys; return False if one of them means to end."""
         if fd == self._keys:
             try:
                 keys = os.read(fd, 1024)
@@ -227,42 +227,47 @@ class Terminal:
         if numbers & set(_ENDS):
             return False
         if signal.SIGTSTP in numbers:
-            self._give_back()
+            self._restore()
             os.kill(os.getpid(), signal.SIGSTOP)
-            self._take()
+            self._switch()
         return True
 
     def __enter__(self) -> Self:
-        """Take it."""
+        """Switch to full-screen mode."""
         self._near, self._far = socket.socketpair()
         self._near.settimeout(0)
         self._far.settimeout(0)
         self._wakeup = signal.set_wakeup_fd(self._far.fileno(), warn_on_full_buffer=False)
-        self._handlers: dict[int, Any] = {number: signal.signal(number, _note) for number in (*_ENDS, *_ALSO)}
+        # A signal that was ignored at the start stays ignored, as SIGHUP under nohup.
+        self._handlers: dict[int, Any] = {
+            number: signal.signal(number, _note)
+            for number in (*_ENDS, *_ALSO)
+            if signal.getsignal(number) != signal.SIG_IGN
+        }
         if sys.stdin is not None and sys.stdin.isatty():
             self._keys = sys.stdin.fileno()
             self._attributes = termios.tcgetattr(self._keys)
-        self._take()
+        self._switch()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Give it back."""
-        # It may be gone: that is what SIGHUP says.
+        """Restore the terminal."""
+        # The terminal may have gone: SIGHUP says so.
         with contextlib.suppress(OSError, termios.error):
-            self._give_back()
+            self._restore()
         signal.set_wakeup_fd(self._wakeup)
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._near.close()
         self._far.close()
 
-    def _take(self) -> None:
+    def _switch(self) -> None:
         if self._keys is not None:
             tty.setcbreak(self._keys, termios.TCSADRAIN)
         self._console.set_alt_screen(enable=True)
         self._console.show_cursor(show=False)
 
-    def _give_back(self) -> None:
+    def _restore(self) -> None:
         if self._keys is not None:
             termios.tcsetattr(self._keys, termios.TCSADRAIN, self._attributes)
         self._console.set_alt_screen(enable=False)
@@ -270,4 +275,4 @@ class Terminal:
 
 
 def _note(_number: int, _frame: FrameType | None) -> None:
-    """Let a signal do no more than wake the loop, by the wake-up descriptor."""
+    """Do nothing: the wake-up descriptor wakes the loop."""

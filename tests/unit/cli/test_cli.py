@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The memnotify command: what it prints and how it ends, on files that stand in for the device."""
+"""The memnotify command: its output and exit codes, with files in place of the device."""
 
 import base64
 import errno
@@ -24,7 +24,7 @@ from memnotify.client import PAGE_SIZE, Change, Crossed, Figures, Lost, Restored
 LINE = b"total 1000 used 250 active 7\n"
 UNKNOWN = "is not understood: the names are total, used, active (others by 'memnotify serve --figures')"
 
-# How it is told
+# Arguments
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ UNKNOWN = "is not understood: the names are total, used, active (others by 'memn
     ],
 )
 def test_wrong_arguments(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """Exit code 2 and how it is meant, on stderr."""
+    """Exit code 2, and the usage on stderr."""
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 2
@@ -98,7 +98,7 @@ def test_wrong_arguments(arguments: list[str], capsys: pytest.CaptureFixture[str
     ],
 )
 def test_settings_out_of_bounds(arguments: list[str], message: str, caplog: pytest.LogCaptureFixture) -> None:
-    """A setting out of its bounds is a wrong argument too, said in one line of the log."""
+    """A setting out of its bounds is a wrong argument too: one line in the log says so."""
     assert main(["serve", *arguments]) == 2
     assert message in caplog.text
     assert "Traceback" not in caplog.text
@@ -110,15 +110,23 @@ def test_settings_out_of_bounds(arguments: list[str], message: str, caplog: pyte
         ([], ["serve", "read", "wait", "used 80%", "--version"]),
         (
             ["serve"],
-            ["CUSE", "FUSE", "/dev/NAME", "250 ms", "15000 ms", "SIGTERM", "0 asked", "1 the", "2 wrong"],
+            ["CUSE", "FUSE", "/dev/NAME", "250 ms", "15000 ms", "SIGTERM", "0 asked", "1 the", "2 invalid"],
         ),
         (
             ["check-config"],
-            ["250 ms", "/etc/memnotify/memnotify.toml", "FILE.d", "KEY = VALUE", "line", "0 good", "2 wrong"],
+            ["250 ms", "/etc/memnotify/memnotify.toml", "FILE.d", "KEY = VALUE", "line", "0 valid", "2 not"],
         ),
         (
             ["run"],
-            ["used 80%", "--when-below", "MEMNOTIFY_USED", "up or down", "0 it", "1 the", "2 thresholds"],
+            [
+                "used 80%",
+                "--when-below",
+                "MEMNOTIFY_USED",
+                "MEMNOTIFY_EVENT",
+                "0 N runs",
+                "1 the",
+                "2 thresholds",
+            ],
         ),
         (
             ["env"],
@@ -174,7 +182,7 @@ def test_settings_out_of_bounds(arguments: list[str], message: str, caplog: pyte
                 "--up",
                 "--down",
                 "JSON",
-                "0 for never",
+                "0: never",
                 "0 crossed",
                 "1 the daemon",
                 "2 thresholds",
@@ -206,7 +214,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_daemon_is_not_burdened_with_the_other_commands() -> None:
-    """It stays in memory for good, also that of what it has imported."""
+    """The daemon keeps in memory what it imports, so it imports no other command."""
     code = (
         "import sys; from memnotify.cli import main; main(['serve', '--fill-rate', '0']); print(*sys.modules)"
     )
@@ -275,8 +283,8 @@ def test_read_prints_json(device: str, capsys: pytest.CaptureFixture[str]) -> No
     }
 
 
-def test_read_takes_further_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A later device may say more, behind the three."""
+def test_read_prints_extra_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A device may have more figures, after the three."""
     (tmp_path / "device").write_bytes(LINE[:-1] + b" swap 3\n")
     assert main(["read", "--path", str(tmp_path / "device")]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -301,7 +309,7 @@ def test_read_takes_further_figures(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_no_device(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str], path: str, said: str
 ) -> None:
-    """Exit code 2, and what to do about it."""
+    """Exit code 2, and a message that says what to do."""
     (tmp_path / "directory").mkdir()
     assert main([*command, "--path", str(tmp_path / path)]) == 2
     out, err = capsys.readouterr()
@@ -311,7 +319,7 @@ def test_no_device(
 
 @pytest.mark.parametrize("text", [b"", b"total 5\n", b"used 1 active 2 total many\n", b"\xff\x00" * 3000])
 def test_read_of_something_else(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: bytes) -> None:
-    """A file that is no device is said to be none, whatever is in it."""
+    """The message says that a file is not a device, whatever it contains."""
     (tmp_path / "file").write_bytes(text)
     assert main(["read", "--path", str(tmp_path / "file")]) == 2
     out, err = capsys.readouterr()
@@ -321,7 +329,7 @@ def test_read_of_something_else(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_read_does_not_wait(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A pipe with nothing in it is an error, not a wait; with a line in it, it is as good as the device."""
+    """An empty pipe is an error, and does not block; a pipe that contains a line is read like the device."""
     path = tmp_path / "pipe"
     os.mkfifo(path)
     assert main(["read", "--path", str(path)]) == 2
@@ -332,7 +340,7 @@ def test_read_does_not_wait(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     os.close(fd)
 
 
-# What it prints to
+# Output
 
 
 @pytest.mark.parametrize("arguments", [["read"], ["env", "--when", "used 80%"], ["--version"], ["--help"]])
@@ -341,13 +349,13 @@ def test_read_does_not_wait(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     [
         (">&-", 0, ""),
         (">/dev/full", 1, "memnotify: [Errno 28] No space left on device\n"),
-        ("", 141, ""),  # a pipe that nobody reads
+        ("", 141, ""),  # a pipe without a reader
     ],
 )
 def test_stdout_that_takes_nothing(
     device: str, arguments: list[str], redirection: str, code: int, said: str
 ) -> None:
-    """An exit code by cause, and no traceback."""
+    """The exit code depends on the cause, and there is no traceback."""
     path = ["--path", device] if arguments[0] == "read" else []
     command = [sys.executable, "-m", "memnotify", *arguments, *path]
     read, write = os.pipe()
@@ -356,7 +364,7 @@ def test_stdout_that_takes_nothing(
         ["/bin/sh", "-c", f'exec "$@" {redirection}', "sh", *command],
         stdout=write,
         stderr=subprocess.PIPE,
-        # argparse would know of it, and say nothing.
+        # argparse would ignore it silently.
         env=os.environ | {"PYTHONUNBUFFERED": ""},
         text=True,
         check=False,
@@ -383,7 +391,7 @@ def test_stderr_that_takes_nothing(arguments: list[str], code: int, redirection:
     os.close(read)
     done = subprocess.run(
         ["/bin/sh", "-c", f'exec "$@" {redirection}', "sh", *command],
-        stderr=write,  # that nobody reads
+        stderr=write,  # without a reader
         env=os.environ | {"PYTHONUNBUFFERED": ""},
         check=False,
     )
@@ -391,22 +399,22 @@ def test_stderr_that_takes_nothing(arguments: list[str], code: int, redirection:
     assert done.returncode == code
 
 
-def test_what_nobody_hears_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither a callback of the bus's loop, nor a command that runs others."""
+def test_a_message_that_cannot_be_written_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message that cannot be written ends neither a callback of the bus nor ``run``."""
 
     class Full(io.StringIO):
         def write(self, _text: str) -> int:
             raise OSError(errno.ENOSPC, "no space")
 
     monkeypatch.setattr(sys, "stderr", Full())
-    service._say("warned")
+    service._report("warned")
     figures = Figures.parse(LINE)
     note(Lost(figures, OSError(errno.ENOTCONN, "ended")), "", {}, 3, up=True)
     note(Restored(figures, figures, ()), "", {}, 3, up=True)
 
 
 def test_ctrl_c_while_it_loads(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """It is as good as one later."""
+    """Ctrl-C during the imports has the same result as later."""
 
     def interrupt(_name: str) -> None:
         raise KeyboardInterrupt
@@ -422,7 +430,7 @@ def test_ctrl_c_while_it_loads(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 
 
 def test_wait_reads_something_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What reads like no device is not written to."""
+    """A file that does not read like a device is not written to."""
     path = tmp_path / "file"
     path.write_bytes(b"")
     assert main(["wait", "used 80%", "--path", str(path)]) == 2
@@ -432,20 +440,20 @@ def test_wait_reads_something_else(tmp_path: Path, capsys: pytest.CaptureFixture
 
 @pytest.fixture
 def daemon(monkeypatch: pytest.MonkeyPatch) -> FakeDaemon:
-    """Return a daemon that is played by hand."""
+    """Return a daemon that the test moves."""
     daemon = FakeDaemon()
     monkeypatch.setattr("memnotify.client._device.DeviceFile", daemon.open)
     return daemon
 
 
 def _play(daemon: FakeDaemon, *useds: int) -> None:
-    """Let used become each of these, one as soon as the one before has been read."""
+    """Set used to each of the values, each as soon as the one before has been read."""
     for used in useds:
         daemon.after_read += [lambda: None, functools.partial(daemon.use, used)]  # before and after the write
 
 
 def test_wait_until_it_crosses(daemon: FakeDaemon, capsys: pytest.CaptureFixture[str]) -> None:
-    """It subscribes, waits, and prints the line when the device becomes ready."""
+    """The command subscribes, waits, and prints the line when the device becomes ready."""
     _play(daemon, 300)
     assert main(["wait", "used 200", "--timeout", "2000000"]) == 0
     assert capsys.readouterr() == ("total 10000 used 300 active 50\n", "")
@@ -463,7 +471,7 @@ def test_wait_until_it_crosses(daemon: FakeDaemon, capsys: pytest.CaptureFixture
 def test_wait_for_several_events_or_for_a_direction(
     daemon: FakeDaemon, capsys: pytest.CaptureFixture[str], arguments: list[str], useds: list[int]
 ) -> None:
-    """So many, or without end; and of one direction alone."""
+    """``--count`` sets the number of events, ``--up`` and ``--down`` the direction."""
     _play(daemon, 300, 100, 250)
     timeout = ["--timeout", "0.1"] if "0" in arguments else []
     assert main(["wait", "used 200", *arguments, *timeout]) == (3 if timeout else 0)
@@ -486,7 +494,7 @@ def test_wait_prints_json(daemon: FakeDaemon, capsys: pytest.CaptureFixture[str]
 
 @pytest.mark.parametrize("seconds", ["0", "0.01"])
 def test_wait_times_out(daemon: FakeDaemon, capsys: pytest.CaptureFixture[str], seconds: str) -> None:
-    """Exit code 3, and silence, when nothing has happened in time."""
+    """Exit code 3, and no output, if nothing happens in time."""
     assert main(["wait", "used 200", "--timeout", seconds]) == 3
     assert capsys.readouterr() == ("", "")
 
@@ -514,27 +522,27 @@ def test_wait_ends_with_the_daemon(daemon: FakeDaemon, capsys: pytest.CaptureFix
         ["lowmem-bus", "--low", "used 0", "--medium", "", "--critical", "used 0"],
     ],
 )
-def test_what_would_never_happen_is_not_waited_for(
+def test_thresholds_that_watch_nothing_are_refused(
     daemon: FakeDaemon, capsys: pytest.CaptureFixture[str], command: list[str]
 ) -> None:
-    """Exit code 2, and what to give."""
+    """Exit code 2, and a message that says what to give."""
     assert main(command) == 2
     said = f"memnotify {command[0]}: nothing is watched: give a threshold, such as 'used 80%'\n"
     assert capsys.readouterr() == ("", said)
-    assert daemon.links == []
+    assert daemon.files == []
 
 
 # run
 
 
 def test_run_without_such_a_command(capsys: pytest.CaptureFixture[str]) -> None:
-    """It is known before anything is crossed."""
+    """A missing command is an error at the start."""
     assert main(["run", "--when", "used 5", "--", "no-such-command", "-x"]) == 2
     assert capsys.readouterr() == ("", "memnotify run: no-such-command: no such command\n")
 
 
 def test_run_of_what_is_not_executable(device: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """It is there, so that is not what is wrong with it."""
+    """The message does not say that the file is missing."""
     assert main(["run", "--when", "used 5", "--", device]) == 2
     assert capsys.readouterr() == ("", f"memnotify run: {device}: it is not executable; chmod +x it\n")
 
@@ -542,17 +550,17 @@ def test_run_of_what_is_not_executable(device: str, capsys: pytest.CaptureFixtur
 def test_run_with_thresholds_that_are_not_understood(
     daemon: FakeDaemon, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Either of the two is looked at before anything runs."""
+    """Both options are checked before a command runs."""
     for arguments in (["--when", "usd 5"], ["--when", "used 5", "--when-below", "usd 5"]):
         assert main(["run", *arguments, "--", "true"]) == 2
         out, err = capsys.readouterr()
         assert out == ""
         assert err == f"memnotify run: 'usd' {UNKNOWN}\n"
-    assert daemon.links == []
+    assert daemon.files == []
 
 
-def test_what_a_command_is_told() -> None:
-    """Which threshold, which way, and every figure, in pages, bytes and percent."""
+def test_the_environment_of_a_command() -> None:
+    """The environment has the threshold, the direction, and every figure in pages, bytes and percent."""
     figures = Figures.parse(b"total 1000 used 250 active 7 swap 3\n")
     told = environment(Change("used", 200, up=True), figures)
     assert told["MEMNOTIFY_EVENT"] == "up"
@@ -566,7 +574,7 @@ def test_what_a_command_is_told() -> None:
 
 
 def test_a_run_is_due_for_each_threshold() -> None:
-    """That one figure has gone back does not take away the other's run."""
+    """A figure that has gone back cancels its own run only."""
     low, high = Figures.parse(b"total 1000 used 1 active 1\n"), Figures.parse(b"total 1000 used 9 active 9\n")
     used, active = Change("used", 5, up=True), Change("active", 5, up=True)
     due: Due = {}
@@ -587,7 +595,7 @@ def test_a_run_is_due_for_each_threshold() -> None:
     ],
 )
 def test_env_for_a_shell(arguments: list[str], watch: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """What is printed, a shell evaluates to the path and to the bytes in base64, ended for a socket."""
+    """A shell evaluates the output to the path and to the bytes in base64, with a newline for a socket."""
     assert main(["env", "--when", "used 80%\n active=5", *arguments]) == 0
     script = capsys.readouterr().out + "env -0"
     output = subprocess.run(["/bin/sh", "-c", script], capture_output=True, check=True).stdout
@@ -613,7 +621,7 @@ def test_env_for_a_unit(capsys: pytest.CaptureFixture[str]) -> None:
 def test_env_with_thresholds_that_are_not_understood(
     thresholds: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Nothing is printed that would then be refused where nobody looks."""
+    """Thresholds that the device would refuse later are refused at once."""
     assert main(["env", "--when", thresholds]) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -624,7 +632,7 @@ def test_env_with_thresholds_that_are_not_understood(
     "thresholds", ["used 40%", "used 0.5%", "used 80% used 80.0%", "available 10% SReclaimable 1G"]
 )
 def test_env_with_any_percentage(thresholds: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """However little it is, and of whatever a device may have."""
+    """Any percentage of any figure that a device may have is accepted."""
     assert main(["env", "--when", thresholds]) == 0
     assert "MEMORY_PRESSURE_WRITE" in capsys.readouterr().out
 
@@ -635,19 +643,19 @@ def test_env_with_any_percentage(thresholds: str, capsys: pytest.CaptureFixture[
 def test_watch_with_thresholds_that_are_not_understood(
     daemon: FakeDaemon, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each is looked at before anything is shown."""
+    """All thresholds are checked before anything is shown."""
     assert main(["watch", "--when", "used 80%", "--when", "usd 5"]) == 2
     assert capsys.readouterr() == (
         "",
         f"memnotify watch: 'usd' {UNKNOWN}\n",
     )
-    assert daemon.links == []
+    assert daemon.files == []
 
 
 def test_watch_without_its_library(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """An exit code of its own, and how to get it or do without, where there is a terminal to draw on."""
+    """On a terminal: exit code 4, and a message that says how to install rich or to do without."""
     for name in [name for name in sys.modules if name.partition(".")[0] == "rich"]:
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.delitem(sys.modules, "memnotify.cli.watch.view", raising=False)
@@ -672,19 +680,19 @@ def test_watch_without_its_library(
 def test_lowmem_bus_with_thresholds_that_are_not_understood(
     daemon: FakeDaemon, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each of the three is looked at before there is a bus."""
+    """All three levels are checked before the connection to the bus."""
     for level in ("--low", "--medium", "--critical"):
         assert main(["lowmem-bus", level, "usd 5"]) == 2
         out, err = capsys.readouterr()
         assert out == ""
         assert err == f"memnotify lowmem-bus: 'usd' {UNKNOWN}\n"
-    assert daemon.links == []
+    assert daemon.files == []
 
 
 def test_lowmem_bus_without_its_library(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An exit code of its own, and how to get it."""
+    """Exit code 4, and a message that says how to install it."""
     monkeypatch.delitem(sys.modules, "memnotify.cli.lowmem_bus.service", raising=False)
     monkeypatch.delattr("memnotify.cli.lowmem_bus.service", raising=False)
     monkeypatch.setitem(sys.modules, "dbus_fast", None)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Which warnings ``memnotify lowmem-bus`` sends: none too many, and none too late."""
+"""Which warnings ``memnotify lowmem-bus`` sends: not too many, and not too late."""
 
 import math
 
@@ -35,7 +35,7 @@ def test_two_levels_at_once_make_one_warning() -> None:
     assert limiter.wait_s(0) is None
 
 
-def test_a_graver_one_does_not_wait_and_another_does() -> None:
+def test_a_more_severe_level_is_not_delayed() -> None:
     limiter = Limiter(INTERVAL_S)
     _move(limiter, MEDIUM, up=True)
     assert limiter.take(100) == MEDIUM
@@ -56,7 +56,7 @@ def test_what_has_gone_back_is_forgotten() -> None:
     _move(limiter, LOW, up=True)
     _move(limiter, LOW, up=False)
     assert limiter.wait_s(1) is None
-    # It holds as long as one of its figures does.
+    # A level holds as long as one of its figures does.
     for name in ("used", "active"):
         _move(limiter, LOW, up=True, name=name)
     _move(limiter, LOW, up=False, name="used")
@@ -64,11 +64,11 @@ def test_what_has_gone_back_is_forgotten() -> None:
 
 
 @given(strategies.level_moves((LOW, MEDIUM, CRITICAL)))
-def test_none_too_many_and_none_too_late(moves: list[tuple[float, int]]) -> None:
-    """Whatever comes and goes: each level is reached and left by turns."""
+def test_not_too_many_and_not_too_late(moves: list[tuple[float, int]]) -> None:
+    """For any order in which levels are reached and left."""
     limiter = Limiter(INTERVAL_S)
     now_s = 0.0
-    above: dict[int, float] = {}  # and since when
+    above: dict[int, float] = {}  # and the time since then
     sent: list[tuple[float, int]] = []
 
     def send() -> None:
@@ -84,7 +84,7 @@ def test_none_too_many_and_none_too_late(moves: list[tuple[float, int]]) -> None
             now_s += wait_s
             send()
         now_s = end_s
-        # Whatever has held for longer than the interval was told of, itself or a graver one.
+        # A level that has held for longer than the interval was sent, or a more severe one.
         for held, since_s in above.items():
             if now_s - since_s > INTERVAL_S:
                 assert any(when_s >= since_s and told >= held for when_s, told in sent)

@@ -28,7 +28,7 @@ def _figures(used_percent: float, active_percent: float = 12.5) -> Figures:
 
 
 def _watch(useds_percent: Sequence[float | None], *thresholds: str) -> Watch:
-    """Return what was seen: used in percent, or nothing where nobody served."""
+    """Return a history of used in percent; None where no daemon served."""
     history = [None if percent is None else _figures(percent) for percent in useds_percent]
     watch = Watch("/dev/memnotify", 1.0, next(figures for figures in reversed(history) if figures))
     watch.history.extend(history)
@@ -38,7 +38,7 @@ def _watch(useds_percent: Sequence[float | None], *thresholds: str) -> Watch:
 
 
 def _drawn(watch: Watch, width: int, height: int, *, no_color: bool = False) -> str:
-    """Return the picture as it is sent to a terminal."""
+    """Return the bytes that draw the picture."""
     sent = io.StringIO()
     console = Console(
         file=sent, width=width, height=height, force_terminal=True, color_system="standard", no_color=no_color
@@ -72,7 +72,7 @@ PICTURE = """\
 │    0 % ┤▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁██████·███ │
 ╰──────────────────────────────────────────────────────────────────────────────╯
 ╭─ events ─────────────────────────────────────────────────────────────────────╮
-│ 09-09 01:47  ● it is served again                                            │
+│ 09-09 01:47  ● the device is served again                                    │
 │ 09-09 01:46  ▲ used reached 85 %                                             │
 │                                                                              │
 │                                                                              │
@@ -90,7 +90,7 @@ def test_the_picture_of_80_by_24() -> None:
     watch = _watch([0] * 100 + [50] * 4 + [100] * 2 + [None] + [75] * 3, "used 85%")
     watch.notes += [
         Note(WHEN_S, "up", "used reached 85 %"),
-        Note(WHEN_S + 60, "restored", "it is served again"),
+        Note(WHEN_S + 60, "restored", "the device is served again"),
     ]
     assert "\n".join(_lines(watch, 80, 24)) == PICTURE
 
@@ -99,7 +99,7 @@ def test_the_picture_of_80_by_24() -> None:
     "size", [(120, 40), (80, 24), (60, 16), (60, 15), (40, 10), (30, 8), (20, 5), (10, 3), (1, 1)]
 )
 def test_it_fits(size: tuple[int, int]) -> None:
-    """Every line is as wide as the terminal; what there is no room for is left out, the bars last."""
+    """Every line is as wide as the terminal. What does not fit is left out, the bars last."""
     width, height = size
     watch = _watch([40, None, 60] * 50, "used 50% active 10%")
     watch.notes += [Note(WHEN_S, "up", f"something {number} " + "x" * 200) for number in range(99)]
@@ -149,20 +149,20 @@ def test_without_colours_it_is_the_same_picture() -> None:
     assert re.sub(r"\x1b\[[0-9;]*m", "", plain).split("\n") == _lines(watch, 80, 24)
 
 
-def test_it_says_that_nobody_serves() -> None:
-    assert "nobody serves it" in _lines(_watch([40, None]), 80, 24)[0]
-    assert "nobody serves it" not in _lines(_watch([40, None, 40]), 80, 24)[0]
+def test_the_title_of_a_lost_device() -> None:
+    assert "not served" in _lines(_watch([40, None]), 80, 24)[0]
+    assert "not served" not in _lines(_watch([40, None, 40]), 80, 24)[0]
 
 
 def test_thresholds_follow_the_total() -> None:
-    """Swap may come and go; a percentage is then of something else."""
+    """A threshold in percent moves when total changes."""
 
     class Reader:
         def __init__(self, figures: Figures) -> None:
             self.read = lambda: figures
 
     watch = _watch([40], "used 50%", "used 1G")
-    watch.look(Reader(Figures((("total", 2 * TOTAL), ("used", 5), ("active", 5)))), WHEN_S)  # type: ignore[arg-type] # as good
+    watch.sample(Reader(Figures((("total", 2 * TOTAL), ("used", 5), ("active", 5)))), WHEN_S)  # type: ignore[arg-type] # as good
     assert [line.pages for line in watch.lines] == [(1 << 30) // PAGE_SIZE, TOTAL]
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The client library against a device that is played by hand."""
+"""The client library against a fake device."""
 
 import errno
 import os
@@ -33,7 +33,7 @@ from memnotify.client import (
     Restored,
     ThresholdError,
 )
-from memnotify.client._errors import told
+from memnotify.client._errors import device_error
 from memnotify.client._thresholds import parse, spell
 
 NAME = "a path"
@@ -41,7 +41,7 @@ NAME = "a path"
 
 @pytest.fixture
 def daemon(monkeypatch: pytest.MonkeyPatch) -> FakeDaemon:
-    """Return a daemon that serves every path, for this test's process."""
+    """Return a fake daemon that serves every path in this process."""
     daemon = FakeDaemon()
     monkeypatch.setattr("memnotify.client._device.DeviceFile", daemon.open)
     return daemon
@@ -49,7 +49,7 @@ def daemon(monkeypatch: pytest.MonkeyPatch) -> FakeDaemon:
 
 @pytest.fixture
 def device(daemon: FakeDaemon) -> Iterator[Memnotify]:
-    """Return a client of it."""
+    """Return a client of the fake daemon."""
     with Memnotify(NAME) as device:
         yield device
 
@@ -80,7 +80,7 @@ def test_figures_are_values() -> None:
         read.used = 5  # type: ignore[assignment,misc]  # that it is refused is the test
 
 
-def test_further_figures_have_their_names() -> None:
+def test_extra_figures_have_names() -> None:
     read = Figures.parse(b"total 1000 used 250 active 7 available 500\n")
     assert read.names == ("total", "used", "active", "available")
     assert read["available"].percent == 50.0
@@ -153,7 +153,7 @@ def test_up_and_down_again_is_an_event_without_changes(daemon: FakeDaemon, devic
     assert device.wait(0) == Crossed(figures(100), figures(150), ())
 
 
-def test_what_is_exceeded_already_is_no_event(daemon: FakeDaemon, device: Memnotify) -> None:
+def test_a_threshold_exceeded_at_the_start_is_no_event(daemon: FakeDaemon, device: Memnotify) -> None:
     device.subscribe(used=100)
     assert device.wait(0) is None
     daemon.use(99)
@@ -285,8 +285,8 @@ def test_wait_for_a_time_only(daemon: FakeDaemon, device: Memnotify) -> None:
 # The daemon's end
 
 
-def test_a_further_figure(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is watched by its name, up and down, until a daemon serves that does not have it."""
+def test_an_extra_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An extra figure has thresholds by its name, until a daemon without that figure serves."""
     daemon = FakeDaemon(available=500)
     monkeypatch.setattr("memnotify.client._device.DeviceFile", daemon.open)
     with Memnotify(NAME) as device:
@@ -344,9 +344,7 @@ def test_a_percentage_is_of_the_new_total(daemon: FakeDaemon, device: Memnotify)
 @pytest.mark.parametrize(
     "refusal", [errno.ENOENT, errno.EACCES, errno.ENOTCONN, errno.ENODEV, errno.ENXIO, errno.EMFILE]
 )
-def test_whatever_refuses_it_is_tried_again_ever_more_rarely(
-    daemon: FakeDaemon, device: Memnotify, refusal: int
-) -> None:
+def test_attempts_to_reopen_become_rarer(daemon: FakeDaemon, device: Memnotify, refusal: int) -> None:
     daemon.refusal = refusal
     device.subscribe(used=200)
     daemon.end()
@@ -361,7 +359,7 @@ def test_whatever_refuses_it_is_tried_again_ever_more_rarely(
 
 def test_a_daemon_that_does_not_know_the_thresholds(daemon: FakeDaemon, device: Memnotify) -> None:
     device.subscribe(used=200)
-    device._text = b"swap 5"  # which the old one knew
+    device._text = b"swap 5"  # a figure of the old daemon
     daemon.end()
     assert isinstance(device.wait(0), Lost)
     daemon.serving = True
@@ -425,7 +423,7 @@ _moves = st.lists(
 @settings(max_examples=300)
 @given(_moves, st.integers(99, 100), st.integers(99, 100))
 def test_no_change_of_side_is_lost(moves: list[int | str | tuple[str, int]], one: int, other: int) -> None:
-    """Whatever happens: who adds up the changes he was told of knows on which side the figures are."""
+    """After any history, the sum of all changes gives the side of each threshold."""
     with pytest.MonkeyPatch.context() as patched:
         daemon = FakeDaemon(100)
         patched.setattr("memnotify.client._device.DeviceFile", daemon.open)
@@ -446,13 +444,13 @@ def test_no_change_of_side_is_lost(moves: list[int | str | tuple[str, int]], one
                     daemon.serving = True
                 else:
                     told: list[Event] = []
-                    while event := device.wait(0.001 if daemon.serving and not daemon.links else 0):
+                    while event := device.wait(0.001 if daemon.serving and not daemon.files else 0):
                         told.append(event)
                         if isinstance(event, Crossed | Restored):
                             for change in event.changes:
                                 assert sides[change.name] != change.up
                                 sides[change.name] = change.up
-                    if daemon.links:
+                    if daemon.files:
                         assert sides["used"] == (daemon.figures.used >= one)
 
 
@@ -473,7 +471,7 @@ def test_no_change_of_side_is_lost(moves: list[int | str | tuple[str, int]], one
 def test_errors_are_oserrors_that_say_what_to_do(
     number: int, kinds: list[type[Exception]], hint: str
 ) -> None:
-    error = told(number, "/dev/x")
+    error = device_error(number, "/dev/x")
     expected: list[type[Exception]] = [MemnotifyError, *kinds]
     for kind in expected:
         assert isinstance(error, kind)
@@ -484,7 +482,7 @@ def test_errors_are_oserrors_that_say_what_to_do(
 
 
 def test_other_errors_are_what_they_are() -> None:
-    assert type(told(errno.EISDIR, "/dev")) is IsADirectoryError
+    assert type(device_error(errno.EISDIR, "/dev")) is IsADirectoryError
 
 
 def test_what_is_no_device(tmp_path: os.PathLike[str]) -> None:
@@ -531,7 +529,7 @@ def test_what_is_not_closed_is_closed_with_a_warning(daemon: FakeDaemon) -> None
     device.subscribe(used=200)
     with pytest.warns(ResourceWarning, match="unclosed device a path"):
         del device
-    assert daemon.links == []
+    assert daemon.files == []
 
 
 # Fork
@@ -558,7 +556,7 @@ def test_a_child_has_an_observer_of_its_own(daemon: FakeDaemon, device: Memnotif
     assert device.wait(0) == Crossed(figures(100), figures(300), (Change("used", 200, up=True),))
 
 
-def test_a_child_is_told_what_changed_since_its_parent_s_last_event(
+def test_a_child_gets_the_changes_since_its_parent_s_last_event(
     daemon: FakeDaemon, device: Memnotify
 ) -> None:
     device.subscribe(used=200)
@@ -592,7 +590,7 @@ def test_a_child_without_a_daemon(daemon: FakeDaemon, device: Memnotify) -> None
 def test_a_child_that_holds_the_files_holds_up_nothing(
     daemon: FakeDaemon, device: Memnotify, *, lost: bool
 ) -> None:
-    """A child that does not use its copy keeps the parent's files open; the parent gets rid of them."""
+    """A child that does not use its copy keeps the files open; the parent works regardless."""
     device.subscribe(used=200)
     if lost:
         daemon.end()
@@ -608,7 +606,7 @@ def test_a_child_that_holds_the_files_holds_up_nothing(
 
 @contextmanager
 def _idle_child() -> Iterator[None]:
-    """Have a child that holds copies of every descriptor, and does nothing."""
+    """Run the block beside a child that holds copies of all descriptors."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -625,7 +623,7 @@ def _idle_child() -> Iterator[None]:
 
 @contextmanager
 def _status() -> Iterator[None]:
-    """End this process, a child, with 0 if the block does well, else with 1 and a traceback."""
+    """End this process, a child: with 0 if the block succeeds, else with 1 and a traceback."""
     try:
         yield
     except BaseException:  # noqa: BLE001 - it must not run into the parent's test

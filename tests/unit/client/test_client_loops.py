@@ -34,13 +34,13 @@ LOOPS: dict[str, Callable[[Main], object]] = {
 
 @pytest.fixture(params=LOOPS)
 def run(request: pytest.FixtureRequest) -> Callable[[Main], object]:
-    """Return what runs a main function, in each of the loops."""
+    """Return a function that runs a main function, in each of the loops."""
     return LOOPS[request.param]
 
 
 @pytest.fixture
 def daemon(monkeypatch: pytest.MonkeyPatch) -> FakeDaemon:
-    """Return a daemon that is played by hand."""
+    """Return a daemon that the test moves."""
     daemon = FakeDaemon()
     monkeypatch.setattr("memnotify.client._device.DeviceFile", daemon.open)
     return daemon

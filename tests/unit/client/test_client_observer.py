@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The client library's thread."""
+"""The Observer thread of the client library."""
 
 import os
 import threading
@@ -14,7 +14,7 @@ from memnotify.client import Crossed, DeviceLostError, Event, Lost, Memnotify, O
 
 @pytest.fixture
 def daemon(monkeypatch: pytest.MonkeyPatch) -> FakeDaemon:
-    """Return a daemon that is played by hand."""
+    """Return a daemon that the test moves."""
     daemon = FakeDaemon()
     monkeypatch.setattr("memnotify.client._device.DeviceFile", daemon.open)
     return daemon
@@ -30,7 +30,7 @@ def device(daemon: FakeDaemon) -> Iterator[Memnotify]:
 
 @pytest.fixture
 def reported(monkeypatch: pytest.MonkeyPatch) -> list[BaseException | None]:
-    """Return the list of the exceptions that threads report."""
+    """Return the list of exceptions that threads have reported."""
     reported: list[BaseException | None] = []
     monkeypatch.setattr(threading, "excepthook", lambda args: reported.append(args.exc_value))
     return reported
@@ -111,7 +111,9 @@ def test_an_exception_is_reported_and_the_next_event_comes(
     assert [str(error) for error in reported] == ["the callback's"]
 
 
-def test_what_ends_it_is_reported(daemon: FakeDaemon, reported: list[BaseException | None]) -> None:
+def test_an_error_of_the_source_ends_the_thread(
+    daemon: FakeDaemon, reported: list[BaseException | None]
+) -> None:
     with Memnotify("a path", reopen=False) as device:
         device.subscribe(used=200)
         observer = Observer(device, _ignore)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Control files, and the signals they define."""
+"""Control files and their signals."""
 
 import asyncio
 import os
@@ -20,7 +20,7 @@ TOTAL_BYTES = TOTAL * PAGE_SIZE
 
 @pytest.fixture
 def daemon(monkeypatch: pytest.MonkeyPatch) -> FakeDaemon:
-    """Return a daemon that is played by hand."""
+    """Return a daemon that the test moves."""
     daemon = FakeDaemon(total=TOTAL)
     monkeypatch.setattr("memnotify.client._device.DeviceFile", daemon.open)
     return daemon
@@ -60,6 +60,9 @@ def write(tmp_path: Path) -> Callable[..., str]:
         ("free = 30%\nused = 80%", 7000),
         ("used = 0", 1),
         ("free = 200%", 1),
+        ("used = 57%", 5700),
+        ("used = 999999999999999999%", TOTAL * 10**13),
+        ("used = 999999999999999999g", 2**63 - 1),
     ],
 )
 def test_the_use_at_which_a_signal_is_on(write: Callable[..., str], text: str, pages: int) -> None:
@@ -140,6 +143,27 @@ def test_the_environment() -> None:
         settings({"MEMNOTIFY": "verbose"})
 
 
+@pytest.mark.parametrize(
+    ("text", "thresholds"),
+    [
+        ("used = 80%", "used 80%"),
+        ("free = 12.5%", "used 87.5%"),
+        ("free = 10%\nused = 95%\nlimit = 50%", "used 45%"),
+        (f"used = {5 * PAGE_SIZE}", "used 5"),
+        (f"limit = {1000 * PAGE_SIZE}\nfree = 10%", "used 900"),
+        (f"free = {100 * PAGE_SIZE}", f"used 9900 total {TOTAL}"),
+        (f"free = {100 * PAGE_SIZE}\nused = 80%", f"used 8000 total {TOTAL}"),
+        ("free = 100%", "used 1"),
+    ],
+)
+def test_thresholds_follow_total(write: Callable[..., str], text: str, thresholds: str) -> None:
+    """The device keeps a percentage. Where only the library can compute the level, total is watched too."""
+    (definition,) = load(write(f"[low]\n{text}\n"))
+    assert definition.thresholds(TOTAL, on=False) == thresholds
+    on = thresholds.replace(f"total {TOTAL}", f"total {TOTAL + 1}")
+    assert definition.thresholds(TOTAL, on=True) == on
+
+
 # The signals
 
 TWO = "[low]\nused = 50%\n[critical]\nused = 80%\n"
@@ -147,7 +171,7 @@ TWO = "[low]\nused = 50%\n[critical]\nused = 80%\n"
 
 @pytest.fixture
 def signals(daemon: FakeDaemon, write: Callable[..., str]) -> Signals:
-    """Return two signals, at 5,000 and at 8,000 pages, that are not yet enabled; tests close them."""
+    """Return two signals, at 5,000 and 8,000 pages, not yet enabled. The tests close them."""
     return Signals(write(TWO), {})
 
 
@@ -163,7 +187,7 @@ def _readable(fd: int) -> bool:
     return bool(select.select([fd], [], [], 0)[0])
 
 
-def test_told_on_change_only(daemon: FakeDaemon, signals: Signals) -> None:
+def test_only_changes_are_events(daemon: FakeDaemon, signals: Signals) -> None:
     with signals:
         signals.enable()
         assert signals.states == {"low": False, "critical": False}
@@ -182,7 +206,45 @@ def test_told_on_change_only(daemon: FakeDaemon, signals: Signals) -> None:
         assert _changes(signals) == [("critical", False), ("low", False)]
 
 
-def test_told_once_of_those_that_are_on_already(daemon: FakeDaemon, signals: Signals) -> None:
+@pytest.mark.parametrize("text", ["used = 80%", "free = 20%", f"free = {2000 * PAGE_SIZE}"])
+def test_a_signal_follows_total(daemon: FakeDaemon, write: Callable[..., str], text: str) -> None:
+    """A signal changes when total changes, without any change of use."""
+    with Signals(write(f"[low]\n{text}\n"), {}) as signals:
+        signals.enable()
+        daemon.use(7_900)
+        assert _changes(signals) == []
+        for total, changes in (
+            (9_000, [("low", True)]),
+            (9_100, []),
+            (12_000, [("low", False)]),
+            (11_000, []),
+            (9_000, [("low", True)]),
+            (8_000, []),
+            (9_000, []),
+            (10_000, [("low", False)]),
+        ):
+            daemon.use(7_900, total=total)
+            assert _changes(signals) == changes, total
+
+
+def test_a_signal_follows_total_across_daemons(daemon: FakeDaemon, write: Callable[..., str]) -> None:
+    """If the daemon ends while the thresholds are written again, the next daemon gets them."""
+    with Signals(write(f"[low]\nfree = {2000 * PAGE_SIZE}\n"), {}) as signals:
+        signals.enable()
+        daemon.use(7_900, total=9_000)
+        daemon.after_write += [lambda: None, daemon.end]
+        change = signals.wait(0)
+        assert change is not None
+        assert change.on
+        assert daemon.written == []
+        daemon.serving = True
+        assert signals.wait(0) is None
+        eventually(
+            lambda: signals.wait(0) is None and daemon.written == [b"used 7000 total 9001"], "the thresholds"
+        )
+
+
+def test_signals_that_are_on_at_the_start_are_events_once(daemon: FakeDaemon, signals: Signals) -> None:
     daemon.use(9000)
     with signals:
         assert signals.wait(0) is None
@@ -198,7 +260,7 @@ def test_told_once_of_those_that_are_on_already(daemon: FakeDaemon, signals: Sig
         assert _changes(signals) == [("critical", False)]
         signals.disable()
         assert (signals.states, _changes(signals)) == ({}, [])
-        assert daemon.links == []
+        assert daemon.files == []
         signals.enable()
         assert _changes(signals) == [("low", True)]
 
@@ -239,7 +301,7 @@ def test_if_one_cannot_be_enabled_none_is(
     with Signals(write("[a]\nused=50%\n[b]\nsensor = /dev/none"), {}) as signals:
         with pytest.raises(DeviceMissingError):
             signals.enable()
-        assert (signals.states, daemon.links, _changes(signals)) == ({}, [], [])
+        assert (signals.states, daemon.files, _changes(signals)) == ({}, [], [])
 
 
 def test_in_a_loop_and_in_a_thread(daemon: FakeDaemon, signals: Signals) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Further figures in a real daemon: in the line, in thresholds, and what is refused at the start."""
+"""Extra figures in a real daemon: in the line, in thresholds, and refused at the start."""
 
 import json
 import os
@@ -21,7 +21,7 @@ PAGES_OF_A_PERCENT = 10_000_000 * 1024 // os.sysconf("SC_PAGESIZE") // 100
 
 @pytest.fixture
 def memory(_memory: FakeMemory, path: str) -> FakeMemory:
-    """Return the daemon's memory, 90 % of it available, which it has noticed."""
+    """Return the memory of the daemon, 90 % of it available, once the daemon has sampled it."""
     _memory.make_available(90)
     with Memnotify(path) as device:
         eventually(lambda: device.read()["available"] == 90 * PAGES_OF_A_PERCENT, "it is noticed")
@@ -30,7 +30,7 @@ def memory(_memory: FakeMemory, path: str) -> FakeMemory:
 
 @pytest.fixture(scope="module")
 def daemon(_can_serve: None, _memory: FakeMemory) -> Iterator[Daemon]:
-    """Return a daemon whose line has two more figures."""
+    """Return a daemon with two extra figures."""
     options = ("--figures", "available,swap_taken", *QUICK, *FakeMemory.ARGUMENTS)
     with Daemon(*options, program=_memory.program) as daemon:
         yield daemon
@@ -42,7 +42,7 @@ def _command(*arguments: str) -> "subprocess.CompletedProcess[str]":
 
 
 def test_the_line(memory: FakeMemory, opened: Callable[..., int]) -> None:
-    """They come last; a write that names them is taken, one that names another is not."""
+    """Extra figures come last in the line. A write may name them, but no others."""
     del memory
     fd = opened()
     line = os.read(fd, 256)
@@ -56,7 +56,7 @@ def test_the_line(memory: FakeMemory, opened: Callable[..., int]) -> None:
 
 
 def test_a_threshold(memory: FakeMemory, opened: Callable[..., int]) -> None:
-    """It is an event to reach it and to fall below it, and none to be there already."""
+    """Reaching the threshold and falling below it are events; being above it at the start is not."""
     fd = opened()
     os.write(fd, b"available %d" % (80 * PAGES_OF_A_PERCENT))
     assert not ready(fd, timeout_s=0.2)
@@ -104,7 +104,7 @@ def test_the_commands(memory: FakeMemory, path: str) -> None:
     ],
 )
 def test_refused_at_the_start(tmp_path: Path, figures: str, code: int, message: str) -> None:
-    """No device is served, and it is said why."""
+    """No device is served, and the log says why."""
     name = "memnotify-refused"
     with start("--name", name, "--figures", figures, program=FakeMemory(tmp_path).program) as daemon:
         _, log = daemon.communicate(timeout=DEADLINE_S)
