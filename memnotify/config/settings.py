@@ -148,14 +148,13 @@ class Settings(NamedTuple):
     ] = False
     pcp_is_free: Annotated[
         bool,
-        _About("count pages on the kernel's per-CPU free lists as free", reloads=True),
+        _About("count pages on the kernel's per-CPU free lists as free"),
     ] = True
     count_pages: Annotated[
         bool,
         _About(
             "sample when as many pages were allocated or freed as the nearest threshold is away, where the"
             " kernel lets this process count them; otherwise by time alone",
-            reloads=True,
         ),
     ] = True
     log_level: Annotated[

@@ -71,14 +71,12 @@ class Device:
         """Acknowledge, replace the observer's thresholds and return the number of bytes, all of them."""
         sample = self._sampler.current()
         try:
-            while not self._table.subscribe(fh, parse(text, sample.figures), sample):
-                sample = self._sampler.current()
+            self._table.subscribe(fh, parse(text, sample.figures), sample)
         except ValueError as error:
             log.debug("EINVAL: %s", error, extra=LIMITED)
             raise OSError(errno.EINVAL, str(error)) from None
         except KeyError:
             raise OSError(errno.EBADF, "not open") from None
-        self._sampler.thresholds_changed()
         return len(text)
 
     def poll(self, fh: int, events: int, handle: int) -> int:
@@ -105,9 +103,6 @@ class Device:
     def release(self, fh: int) -> int:
         """End the observer and return the handle it still held, to be destroyed, or NO_HANDLE."""
         try:
-            handle = self._table.close(fh)
+            return self._table.close(fh)
         except KeyError:
             return NO_HANDLE
-        if not self._table.watching:
-            self._sampler.thresholds_changed()
-        return handle

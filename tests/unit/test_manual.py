@@ -168,7 +168,9 @@ def test_keys_are_the_settings() -> None:
 
 
 def test_what_takes_a_restart() -> None:
-    restart = re.findall(r"(?m)^\.It Ic (\w+)", _section("memnotify.toml.5", "Where it is served"))
+    restart = re.findall(
+        r"(?m)^\.It Ic (\w+)", _section("memnotify.toml.5", "Where it is served and what is counted")
+    )
     assert restart == [name for name, setting in SETTINGS.items() if not setting.about.reloads]
 
 

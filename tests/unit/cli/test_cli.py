@@ -391,7 +391,7 @@ def test_stderr_that_takes_nothing(arguments: list[str], code: int, redirection:
     assert done.returncode == code
 
 
-def test_what_nobody_hears_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_output_without_a_reader_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither a callback of the bus's loop, nor a command that runs others."""
 
     class Full(io.StringIO):

@@ -149,7 +149,7 @@ def test_without_colours_it_is_the_same_picture() -> None:
     assert re.sub(r"\x1b\[[0-9;]*m", "", plain).split("\n") == _lines(watch, 80, 24)
 
 
-def test_it_says_that_nobody_serves() -> None:
+def test_it_says_that_no_daemon_serves() -> None:
     assert "nobody serves it" in _lines(_watch([40, None]), 80, 24)[0]
     assert "nobody serves it" not in _lines(_watch([40, None, 40]), 80, 24)[0]
 
