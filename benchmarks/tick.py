@@ -1,40 +1,42 @@
 # SPDX-License-Identifier: MIT
-"""The cost of one sample by the number of thresholds, none of which is crossed."""
+"""What one sample costs the sampler, by the number of thresholds, none of which is crossed."""
 
 import gc
 import os
 import statistics
+import sys
 import time
 from argparse import Namespace
 from array import array
 from collections.abc import Callable
 
-from common import BenchmarkError, spread, table
+from common import HERE, BenchmarkError, spread, table
 
-from memnotify.engine.device import Device
-from memnotify.engine.sampler import Sampler
-from memnotify.engine.schedule import SamplingSchedule
-from memnotify.engine.table import ObserverTable
+sys.path.insert(0, str(HERE.parent / "tests"))
+
+from support.bench import Bench
+
+from memnotify.engine.sampler import Timing, WakeSources
 from memnotify.kernel.meminfo import MemInfoReader
 from memnotify.kernel.page_counters import open_page_counters
 
 COUNTS = (10, 1_000, 100_000)
 _BATCH = 100
-# Rough times of a sample and of a new observer, to announce how long the benchmark takes.
-_LOOK_S, _SUBSCRIBE_S = 100e-6, 20e-6
+# Roughly a sample, and becoming an observer, in seconds; to estimate the duration.
+_SAMPLE_S, _SUBSCRIBE_S = 100e-6, 20e-6
 
 
 def seconds(options: Namespace) -> float:
     """Return about how long it takes."""
-    return float(options.rounds * 5 * _BATCH * _LOOK_S + sum(COUNTS) * _SUBSCRIBE_S)
+    return float(options.rounds * 5 * _BATCH * _SAMPLE_S + sum(COUNTS) * _SUBSCRIBE_S)
 
 
 def measure(options: Namespace) -> None:
     """Run the rounds and print the table."""
     with MemInfoReader() as reader:
-        smallest, *_ = names = [f"look(), {count} thresholds" for count in COUNTS]
+        smallest, *_ = names = [f"sample(), {count} thresholds" for count in COUNTS]
         measured: dict[str, Callable[[], object]] = {
-            name: _look(count, reader) for name, count in zip(names, COUNTS, strict=True)
+            name: _sample(count, reader) for name, count in zip(names, COUNTS, strict=True)
         }
         readings = (reader.read_plain, reader.read_exact)
         methods = {f"MemInfoReader.{method.__name__}()": method for method in readings}
@@ -52,13 +54,11 @@ def measure(options: Namespace) -> None:
     print(f"\n{table(rows)}\n{options.rounds} rounds of {_BATCH}, interleaved; median (min to max)\n")
 
 
-def _look(count: int, reader: MemInfoReader) -> Callable[[], object]:
-    """Return the look() of a sampler with ``count`` thresholds, half of them exceeded, none of them near."""
-    observers = ObserverTable()
-    sampler = Sampler(
-        observers, reader, SamplingSchedule(0.25, 15), _crossed, page_counters=open_page_counters()
-    )
-    device = Device(observers, sampler)
+def _sample(count: int, reader: MemInfoReader) -> Callable[[], object]:
+    """Return the sample() of a sampler with ``count`` thresholds, half of them exceeded, none near."""
+    sources = WakeSources(page_counters=open_page_counters())
+    bench = Bench(reader, notify=_crossed, sources=sources, timing=Timing())
+    device = bench.device
     (total, used, _), _ = reader.read_exact()
     # Up to two thirds of `used`, and from a quarter of the rest above it: far from what other programs take.
     below, above = used * 2 // 3, used + (total - used) // 4
@@ -66,7 +66,7 @@ def _look(count: int, reader: MemInfoReader) -> Callable[[], object]:
         place = number // 2 / max(1, count // 2)
         pages = 1 + place * below if number % 2 else above + place * (total - above)
         device.write(device.open(os.O_RDWR), b"used %d" % pages)
-    return sampler.look
+    return bench.sampler.sample
 
 
 def _crossed(_: "array[int]", count: int) -> None:

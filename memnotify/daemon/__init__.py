@@ -11,19 +11,18 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from memnotify.abi.figures import NAMES, PAGE_SIZE, select_extra_figures
+from memnotify.abi.figures import NAMES, select_extra_figures
 from memnotify.config.settings import Settings
 from memnotify.daemon.cleanup import CleanupProcess
 from memnotify.daemon.lifecycle import ServiceStatus
 from memnotify.daemon.privileges import User, become
-from memnotify.daemon.reload import ConfigReloader
+from memnotify.daemon.reload import ConfigReloader, sampling_parameters
 from memnotify.daemon.systemd import SystemdNotifier
 from memnotify.engine.device import Device
-from memnotify.engine.sampler import Sampler
-from memnotify.engine.schedule import SamplingSchedule
+from memnotify.engine.sampler import Sampler, WakeSources
 from memnotify.engine.table import ObserverTable
 from memnotify.kernel.meminfo import MemInfoReader
-from memnotify.kernel.page_counters import open_page_counters
+from memnotify.kernel.page_counters import PageCounter, open_page_counters
 from memnotify.kernel.psi import open_trigger
 from memnotify.kernel.syscalls import avoid_huge_pages, lock_memory, raise_fd_limit
 from memnotify.transports import Transport, TransportError
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
 
     from memnotify.transports.unix_listener import Listener
     from memnotify.transports.unix_server import SocketServer
+    from memnotify.worker import Worker
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def serve(
     # A dozen counters and more for each CPU, a connection for each client of the socket: 1,024 do not last.
     raise_fd_limit()
     further = select_extra_figures(settings.figures)
-    table = ObserverTable(len(NAMES) + len(further), pcp_is_free=settings.pcp_is_free)
+    table = ObserverTable(len(NAMES) + len(further))
     sockets: SocketServer | None = None
 
     def notify(handles: "array[int]", count: int) -> None:
@@ -75,23 +75,14 @@ def serve(
     with ExitStack() as undo:
         last = undo.enter_context(ExitStack())
         undo.callback(transport.close)
-        reader = undo.enter_context(MemInfoReader(further=further))
+        reader = undo.enter_context(MemInfoReader(pcp_is_free=settings.pcp_is_free, further=further))
         reader.read_exact()  # if it cannot be read, say so before anybody is served
         sampler = Sampler(
             table,
             reader,
-            SamplingSchedule(
-                settings.update_period_ms / 1000,
-                settings.max_update_period_ms / 1000,
-                min_update_period_s=settings.min_update_period_ms / 1000,
-                fill_rate_pages_s=settings.fill_rate_mib_s * 2**20 / PAGE_SIZE,
-            ),
             notify,
-            update_space_kib=settings.update_space_kib,
-            pressure_fd=open_trigger(),
-            page_counters=open_page_counters(pcp_is_free=settings.pcp_is_free)
-            if settings.count_pages
-            else None,
+            sampling_parameters(settings),
+            sources=WakeSources(open_trigger(), _counters(settings)),
         )
         device = Device(table, sampler, poll_acknowledges=settings.poll_acknowledges)
         session = transport.connect(device)
@@ -105,7 +96,9 @@ def serve(
         undo.callback(sampler.stop)
         if sockets is not None:
             undo.callback(sockets.stop)
-        threads: list[Sampler | SocketServer] = [sampler] if sockets is None else [sampler, sockets]
+        threads: list[Worker | SocketServer] = (
+            [sampler.worker] if sockets is None else [sampler.worker, sockets]
+        )
 
         def settle_in() -> None:
             if not lock_memory(stays_root=user is None):
@@ -123,6 +116,10 @@ def serve(
         return _live(session, transport, table, threads, settle_in=settle_in, reload=reload)
 
 
+def _counters(settings: Settings) -> "tuple[PageCounter, PageCounter] | None":
+    return open_page_counters(pcp_is_free=settings.pcp_is_free) if settings.count_pages else None
+
+
 def _socket_server(device: Device, listener: "socket.socket") -> "SocketServer":
     # Here, as the daemon keeps in memory what it imports, and most have no socket.
     from memnotify.transports.unix_server import SocketServer  # noqa: PLC0415
@@ -134,7 +131,7 @@ def _live(
     session: Session,
     transport: Transport,
     table: ObserverTable,
-    threads: "Sequence[Sampler | SocketServer]",
+    threads: "Sequence[Worker | SocketServer]",
     *,
     settle_in: Callable[[], None],
     reload: ConfigReloader,
@@ -200,7 +197,7 @@ def _loop(
         if signal.SIGHUP in caught:
             if terminal and not _has_terminal():
                 return {signal.SIGHUP}
-            service.reload(reload)
+            service.reload(reload.reload)
         if signal.SIGALRM in caught:
             service.alarm()
     return ()

@@ -72,14 +72,12 @@ class Device:
         sample = self._sampler.current()
         try:
             levels = parse(text, sample.figures._fields)
-            while not self._table.subscribe(fh, in_pages(levels, sample.figures.total), sample):
-                sample = self._sampler.current()
+            self._table.subscribe(fh, in_pages(levels, sample.figures.total), sample)
         except ValueError as error:
             log.debug("EINVAL: %s", error, extra=LIMITED)
             raise OSError(errno.EINVAL, str(error)) from None
         except KeyError:
             raise OSError(errno.EBADF, "not open") from None
-        self._sampler.thresholds_changed()
         return len(text)
 
     def poll(self, fh: int, events: int, handle: int) -> int:
@@ -106,9 +104,6 @@ class Device:
     def release(self, fh: int) -> int:
         """End the observer and return the handle it still held, to be destroyed, or NO_HANDLE."""
         try:
-            handle = self._table.close(fh)
+            return self._table.close(fh)
         except KeyError:
             return NO_HANDLE
-        if not self._table.watching:
-            self._sampler.thresholds_changed()
-        return handle

@@ -30,9 +30,9 @@ class Threshold:
     ``levels`` are those in which it is armed, at ``key``, or has fired, when the key is NOT_ARMED.
     """
 
-    __slots__ = ("fired_before", "key", "levels", "observer", "pages")
+    __slots__ = ("fired_before", "index", "key", "observer", "pages")
 
-    levels: "ThresholdIndex"
+    index: "ThresholdIndex"
 
     def __init__(self, observer: Observer, pages: int) -> None:
         self.observer = observer
@@ -63,7 +63,7 @@ class ThresholdIndex:
     def arm(self, threshold: Threshold, key: int) -> None:
         """Arm a threshold that is armed nowhere."""
         threshold.key = key
-        threshold.levels = self
+        threshold.index = self
         members = self._at.get(key)
         if members is not None:
             members.add(threshold)

@@ -1,54 +1,50 @@
 # SPDX-License-Identifier: MIT
-"""The sampler thread: reads the figures when it is time, asks the table who crossed, wakes them."""
+"""The sampler thread: reads the figures when a sample is due, and notifies the observers that crossed."""
 
 import logging
 import math
 import os
 import select
-import threading
 import time
 from array import array
-from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from memnotify.abi.figures import NAMES
-from memnotify.engine.schedule import SamplingSchedule, granularity_pages
+from memnotify.engine.schedule import SamplingParameters, SamplingSchedule
 from memnotify.engine.table import Distances, ObserverTable, Sample
 from memnotify.kernel.meminfo import MemInfoReader
 from memnotify.kernel.syscalls import set_timer_slack
 from memnotify.logs import LIMITED
-from memnotify.worker import start_thread
+from memnotify.worker import Worker
 
 log = logging.getLogger(__name__)
 
 # A sleep of a second or more may end so much of it early, with another wake-up of the CPU: 0.9 s of the
-# default max_update_period, as each second more is a wake-up more in four minutes; and 4 s, which 32 bits of
-# nanoseconds hold, at the most. What is near has no time to give.
+# default max_update_period, since each further second costs one more wake-up in four minutes; 4 s at most,
+# which 32 bits of nanoseconds hold. A sleep towards a near threshold has no time to give.
 _SLACK_SHARE = 1 / 16
 _SLACK_FROM_S = 1.0
 _SLACK_MAX_S = 4.0
-# What the per-CPU lists can hold grows with memory, CPUs and a sysctl; an exact reading tells. After a long
-# sleep one costs half as much as the whole wake-up, so this is not done with every few of them.
+# What the per-CPU lists can hold grows with memory, CPUs and a sysctl; an exact reading finds out. After a
+# long sleep one costs half as much as the whole wake-up, so it is not taken with every few of them.
 _LIMIT_AGE_S = 600.0
-# What could not be taken over is tried again after so long.
-_AGAIN_S = 1.0
 
 
 class PageCounter(Protocol):
-    """What announces that pages were allocated, or freed; memnotify.counter has it."""
+    """A descriptor that announces allocated or freed pages; kernel.page_counters.PageCounter is one."""
 
     def fileno(self) -> int:
         """Return the descriptor to poll for POLLIN."""
 
     def arm(self, pages: float, /) -> int:
-        """Be ready no later than when ``pages`` more have passed; return for how many, 0 if it cannot."""
+        """Fire no later than when ``pages`` more have passed; return for how many, 0 if it cannot."""
 
     def rest(self) -> None:
-        """Announce nothing until some samples later: it was too early."""
+        """Fire no more until some samples later, because it fired too early."""
 
     def disarm(self) -> None:
-        """Announce nothing."""
+        """Fire no more."""
 
     def drain(self) -> None:
         """Be ready no more, for what has passed until now."""
@@ -57,79 +53,77 @@ class PageCounter(Protocol):
         """Close the descriptors."""
 
 
-class Tuning(NamedTuple):
-    """What can be changed of a sampler that runs: the schedule's parameters and what follows them."""
+class WakeSources(NamedTuple):
+    """What causes a sample beside the timer. The sampler closes them."""
 
-    update_period_s: float
-    max_update_period_s: float
-    min_update_period_s: float
-    fill_rate_pages_s: float
-    update_space_kib: int
-    pcp_is_free: bool
-    """What ``used`` means."""
-    open_page_counters: Callable[[], tuple[PageCounter, PageCounter] | None] | None
-    """What returns the page_counters to take instead of those that there are; None keeps them."""
+    pressure_fd: int | None = None
+    """A PSI trigger."""
+    page_counters: tuple[PageCounter, PageCounter] | None = None
+    """One counts what is allocated, the other what is freed."""
+
+
+def poll(poller: select.poll, timeout_s: float | None) -> list[tuple[int, int]]:
+    """Wait for ``poller``; round the time-out up, since an early end would find nothing due."""
+    return poller.poll(None if timeout_s is None else max(0, math.ceil(timeout_s * 1000)))
+
+
+class Timing(NamedTuple):
+    """The passage of time: a clock in seconds, and what waits for descriptors or a time-out."""
+
+    clock: Callable[[], float] = time.monotonic
+    wait: Callable[[select.poll, float | None], list[tuple[int, int]]] = poll
 
 
 class Sampler:
-    """Samples while any observer has a threshold, and sleeps without a timeout while none has.
+    """Samples while any observer has a threshold, and sleeps without a time-out while none has.
 
-    Threads: ``current``, ``thresholds_changed`` and ``tune`` may be called from any; ``look``, the schedule
-    and the
-    page_counters belong to the sampler thread once it is started. ``notify`` is called with the handles of
-    those who
-    crossed and their number, without any lock, from the sampler thread; it must send and free them.
+    Threads: ``current``, ``thresholds_changed`` and ``set_parameters`` may be called from any thread;
+    ``sample``, the schedule and the page counters belong to the sampler thread once it is started. ``notify``
+    is called from the sampler thread, without any lock, with the handles of the observers that crossed and
+    their number; it must send and free the handles.
 
-    A sample is taken when the schedule's interval is over, at once when memory stalls, and when one of
-    ``page_counters``, for what is allocated and what is freed, says that the nearest threshold on ``used``
-    may
-    have been reached that way, so that it need not bound the interval. Between finding out who crossed
-    and waking them nothing is allocated for each of them, logged or waited for.
+    A sample is taken when the interval is over, at once when memory stalls, and when a page counter announces
+    that the nearest threshold on ``used`` may have been reached, so that this threshold need not bound the
+    interval. Between the crossing and the notification nothing is allocated for each observer or threshold,
+    logged or waited for.
 
-    No new subscription is slept over. The thread first makes known that it may sleep for ever, then
-    asks the table; who serves first subscribes in the table, then looks how long the sleep is.
-    Whichever comes second sees the other.
+    No new subscription is slept over. The sampler thread first publishes that it may sleep for ever, then
+    asks the table. A serving thread first subscribes in the table, then looks at the published sleep. The
+    one that comes second sees what the other did.
 
-    What it is tuned to is taken over in its own thread, between two samples, in the order of the calls,
-    and the next sample follows at once. No crossing is lost by that, as no observer, threshold, level
-    or handle is touched, and none is invented: where the meaning of ``used`` changes, one reading is
-    taken in both; by the old one who crosses is told, and the table goes over to the new one, where
-    nobody crosses by the difference.
+    New parameters take effect in the sampler thread, between two samples, and the next sample follows at
+    once. No observer, threshold or level is touched, so no crossing is lost or invented by that.
     """
-
-    name = "sampler"
 
     def __init__(
         self,
         table: ObserverTable,
         reader: MemInfoReader,
-        schedule: SamplingSchedule,
         notify: Callable[["array[int]", int], object],
+        parameters: SamplingParameters,
         *,
-        update_space_kib: int = 0,
-        pressure_fd: int | None = None,
-        page_counters: tuple[PageCounter, PageCounter] | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        sources: WakeSources = WakeSources(),  # noqa: B008 - immutable
+        timing: Timing = Timing(),  # noqa: B008 - the same
     ) -> None:
+        self.worker = Worker("sampler", self.turn)
         self._table = table
         self._reader = reader
-        self._schedule = schedule
         self._notify = notify
-        self._update_space_kib = update_space_kib
-        self._clock = clock
-        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._pressure_fd = pressure_fd
-        self._page_counters = page_counters or ()
-        self._tunings: deque[Tuning] = deque()
-        self._sampled_s = -math.inf
-        self._exact_s = -math.inf
+        self._parameters = parameters
+        self._schedule = SamplingSchedule(parameters)
+        self._clock, self._wait = timing
+        self._pressure_fd = sources.pressure_fd
+        self._page_counters = sources.page_counters or ()
+        self._parked, self._sampling = self._pollers()
+        self._interval = self._schedule.reset(parameters)
+        self._sampled_s = self._exact_s = -math.inf
         self._exact_total_pages = 0
         self._slack_s = 0.0
-        self._due_s = math.inf
+        # When the next sample is due, and what a serving thread may see of it: infinite while parked.
+        self._due_s = self._published_due_s = math.inf
+        self._counter_fired = False
         self._fresh = False
-        self._stopping = False
-        self._answered = False
-        self._thread: threading.Thread | None = None
+        table.on_thresholds_changed = self.thresholds_changed
 
     def current(self) -> Sample:
         """Return exact figures, at most ``update_period`` old and not older than any event's.
@@ -137,10 +131,9 @@ class Sampler:
         Raises MemInfoError.
         """
         latest = self._table.latest
-        now_s = self._clock()
-        if latest.exact and now_s - latest.taken_s <= self._schedule.update_period_s:
+        if latest.exact and self._clock() - latest.taken_s <= self._parameters.update_period_s:
             return latest
-        sample = self._exact(pcp_is_free=self._table.pcp_is_free)
+        sample = self._read_exact()
         self._table.record(sample, self._clock())
         return sample
 
@@ -148,64 +141,58 @@ class Sampler:
         """Take note that thresholds have changed: sample at the shortest interval, or not at all."""
         if self._table.watching:
             self._fresh = True
-            wake = self._due_s - self._clock() > self._schedule.update_period_s
+            wake = self._published_due_s - self._clock() > self._parameters.update_period_s
         else:
-            wake = self._due_s < math.inf
+            wake = self._published_due_s < math.inf
         if wake:
-            os.eventfd_write(self._wake_fd, 1)
+            self.worker.wake()
 
-    def check_alive(self) -> bool:
-        """Whether the thread has come round since the last call; ask it to do so again."""
-        answered, self._answered = self._answered, False
-        os.eventfd_write(self._wake_fd, 1)
-        return answered
+    def set_parameters(self, parameters: SamplingParameters) -> None:
+        """Let the sampler thread take these parameters over, without waiting for it. The last ones count."""
+        self._parameters = parameters
+        self.worker.wake()
 
-    def tune(self, tuning: Tuning) -> None:
-        """Let the thread go over to other parameters; it is not waited for."""
-        self._tunings.append(tuning)
-        os.eventfd_write(self._wake_fd, 1)
-
-    def look(self, *, counter_fired: bool = False) -> None:
-        """Sample once and wake whoever crossed; ``counter_fired`` if by a counter. Raises MemInfoError."""
-        pcp_is_free = self._table.pcp_is_free
-        while True:
-            taken_s = self._clock()
-            sample = Sample(
-                taken_s, self._reader.read_plain(), exact=not pcp_is_free, pcp_is_free=pcp_is_free
-            )
-            if not sample.exact and (
-                sample.taken_s - self._exact_s > _LIMIT_AGE_S
-                or sample.figures.total != self._exact_total_pages
-                or self._table.needs_exact_figures(sample.figures, self._reader.pcp_limit_pages)
-            ):
-                sample = self._exact(pcp_is_free=True)
-            if self._advance(sample):
-                break
-        granularity = granularity_pages(sample.figures.total, self._update_space_kib)
-        distances = self._table.distances(sample, self._reader.pcp_limit_pages)
-        self._schedule.see(
+    def sample(self, *, counter_fired: bool = False) -> None:
+        """Take one sample and notify the observers that crossed. Raises MemInfoError."""
+        limit_pages = self._reader.pcp_limit_pages
+        sample = self._read_plain()
+        if not sample.exact and (
+            sample.taken_s - self._exact_s > _LIMIT_AGE_S
+            or sample.figures.total != self._exact_total_pages
+            or self._table.needs_exact_figures(sample.figures, limit_pages)
+        ):
+            sample = self._read_exact()
+        # Too old if a client's reading has come in between.
+        while (crossed := self._table.advance(sample)) is None:
+            sample = self._read_exact()
+        handles, count = crossed
+        if count:
+            self._notify(handles, count)
+        granularity = self._schedule.parameters.granularity_pages(sample.figures.total)
+        distances = self._table.rearm(sample, granularity, self._reader.pcp_limit_pages)
+        self._interval = self._schedule.update(
             sample.taken_s,
-            # Further ones bound the interval by their distance alone: what moves all the time, like the page
-            # cache, or is no memory, like what is only promised, would keep it short whoever watches what.
+            # Extra figures bound the interval by their distance alone: what moves all the time, like the page
+            # cache, or is no memory, like what is only promised, would keep the interval short.
             sample.figures[: len(NAMES)],
             granularity,
             distances.nearest,
-            unannounced_pages=self._unannounced(distances, sample.taken_s),
+            unannounced_pages=self._arm_page_counters(distances, sample.taken_s),
             exact=sample.exact,
             counter_fired=counter_fired,
         )
         self._sampled_s = sample.taken_s
-        log.debug("next sample in %s", self._schedule)
+        log.debug("next sample in %s", self._interval)
 
-    def _unannounced(self, distances: Distances, taken_s: float) -> float:
-        """Arm the page_counters; return the distance of the nearest level that neither announces."""
+    def _arm_page_counters(self, distances: Distances, taken_s: float) -> float:
+        """Arm the page counters; return the distance of the nearest level that neither announces."""
         if not self._page_counters:
             return distances.nearest
         allocated, freed = self._page_counters
 
         def announces(counter: PageCounter, pages: float) -> bool:
             def left() -> float:
-                # What may have moved since the figures were read was not counted; to arm takes time as well.
+                # What may have moved since the figures were read was not counted; arming takes time as well.
                 return pages - self._schedule.rate_pages_s * (self._clock() - taken_s)
 
             return 0 < counter.arm(left()) <= left()
@@ -216,140 +203,84 @@ class Sampler:
             distances.other,
         )
 
-    def _advance(self, sample: Sample) -> bool:
-        """Wake whoever crosses with a sample; False if it is too old to tell."""
-        crossed = self._table.advance(sample)
-        if crossed is None:
-            return False
-        handles, count = crossed
-        if count:
-            self._notify(handles, count)
-        self._table.rearm(sample.figures, granularity_pages(sample.figures.total, self._update_space_kib))
-        return True
+    def _read_plain(self) -> Sample:
+        return Sample(self._clock(), self._reader.read_plain(), exact=not self._reader.pcp_is_free)
 
-    def _exact(self, *, pcp_is_free: bool) -> Sample:
+    def _read_exact(self) -> Sample:
         taken_s = self._clock()
-        if not pcp_is_free:
-            return Sample(taken_s, self._reader.read_plain(), exact=True, pcp_is_free=False)
         figures, pcp_pages = self._reader.read_exact()
         self._exact_s, self._exact_total_pages = taken_s, figures.total
         return Sample(taken_s, figures, exact=True, pcp_pages=pcp_pages)
 
-    def _redefine(self, *, pcp_is_free: bool) -> None:
-        """Let ``used`` mean something else. Raises MemInfoError or OSError, and then it does not."""
-        while self._table.pcp_is_free != pcp_is_free:
-            free = self._exact(pcp_is_free=True)
-            figures = free.figures._replace(used=free.figures.used + free.pcp_pages)
-            taken = Sample(free.taken_s, figures, exact=True, pcp_is_free=False)
-            before, after = (taken, free) if pcp_is_free else (free, taken)
-            if self._advance(before):
-                self._table.redefine(before, after)
-
-    def _take_over(self, poller: select.poll) -> bool:
-        """Go over to what it was tuned to; False if memory cannot be read just now."""
-        # As one, however many have come meanwhile: to open page_counters takes a while, and nobody samples
-        # during it.
-        tunings = [self._tunings[number] for number in range(len(self._tunings))]
-        tuning = tunings[-1]
-        try:
-            self._redefine(pcp_is_free=tuning.pcp_is_free)
-        except OSError as error:
-            log.warning(
-                "memory cannot be read, the configuration is taken over later: %s", error, extra=LIMITED
-            )
-            self._schedule.restart()
-            return False
-        self._schedule.set(
-            tuning.update_period_s,
-            tuning.max_update_period_s,
-            min_update_period_s=tuning.min_update_period_s,
-            fill_rate_pages_s=tuning.fill_rate_pages_s,
-        )
-        self._update_space_kib = tuning.update_space_kib
-        others = [one.open_page_counters for one in tunings if one.open_page_counters is not None]
-        if others:
-            for counter in self._page_counters:
-                poller.unregister(counter)
-                counter.close()
-            self._page_counters = others[-1]() or ()
-            for counter in self._page_counters:
-                poller.register(counter, select.POLLIN)
-        for _ in tunings:
-            self._tunings.popleft()
-        return True
-
-    def start(self, on_failure: Callable[[], None]) -> None:
-        """Start the thread; ``on_failure`` is called from it if it ends by an exception."""
-        self._thread = start_thread(self.name, self._loop, on_failure)
-
     def stop(self) -> None:
         """End the thread. When this returns, ``notify`` is not running and is not called again."""
-        self._stopping = True
-        os.eventfd_write(self._wake_fd, 1)
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        os.close(self._wake_fd)
+        self.worker.stop()
+        # Observers may still be closed, and the number of wake_fd may be another file's by then.
+        self._table.on_thresholds_changed = lambda: None
+        self.worker.close()
         if self._pressure_fd is not None:
             os.close(self._pressure_fd)
         for counter in self._page_counters:
             counter.close()
 
-    def _loop(self) -> None:
+    def _pollers(self) -> tuple[select.poll, select.poll]:
+        """Return what is polled while the sampler is parked, and while it samples."""
         parked, sampling = select.poll(), select.poll()
-        parked.register(self._wake_fd, select.POLLIN)
-        sampling.register(self._wake_fd, select.POLLIN)
+        for poller in (parked, sampling):
+            poller.register(self.worker.wake_fd, select.POLLIN)
         if self._pressure_fd is not None:
             sampling.register(self._pressure_fd, select.POLLPRI)
         for counter in self._page_counters:
             sampling.register(counter, select.POLLIN)
-        due_s, counter_fired = math.inf, False
-        while not self._stopping:
-            self._answered = True
-            self._due_s = math.inf
-            if self._tunings and self._take_over(sampling):
-                due_s = self._clock()
-            if self._table.watching:
-                due_s, counter_fired = self._sample_when_due(sampling, due_s, counter_fired=counter_fired)
-                continue
-            due_s, counter_fired = math.inf, False
-            for counter in self._page_counters:
-                counter.disarm()
-            self._sleep(parked, _AGAIN_S if self._tunings else None)
+        return parked, sampling
 
-    def _sample_when_due(
-        self, poller: select.poll, due_s: float, *, counter_fired: bool
-    ) -> tuple[float, bool]:
-        """Sleep once, and sample if it is time; return when it is then, and whether a counter has come."""
+    def turn(self) -> None:
+        """Sleep once, and sample if a sample is due; the body of the sampler thread."""
+        self._published_due_s = math.inf
+        if self._parameters is not self._schedule.parameters:
+            self._interval = self._schedule.reset(self._parameters)
+            self._due_s = self._clock()
+        if self._table.watching:
+            self._sample_when_due()
+            return
+        self._due_s, self._counter_fired = math.inf, False
+        for counter in self._page_counters:
+            counter.disarm()
+        self._sleep(self._parked, None)
+
+    def _sample_when_due(self) -> None:
         if self._fresh:
             self._fresh = False
-            self._schedule.restart()
-        # Only ever earlier: however often it is woken, a sample that is due is taken.
-        due_s = self._due_s = min(due_s, self._clock() + self._schedule.interval_s)
-        ready = self._sleep(poller, due_s - self._clock())
+            self._restart()
+        # Only ever earlier: however often the thread is woken, a sample that is due is taken.
+        due_s = self._due_s = self._published_due_s = min(self._due_s, self._clock() + self._interval.timer_s)
+        ready = self._sleep(self._sampling, due_s - self._clock())
         early_s = due_s - self._slack_s
         for counter in self._page_counters:
             if counter.fileno() in ready:
                 counter.drain()
-                counter_fired = True
-                early_s = due_s = min(early_s, self._sampled_s + self._schedule.counter_interval_s)
-                if self._clock() < due_s:
+                self._counter_fired = True
+                early_s = self._due_s = min(early_s, self._sampled_s + self._interval.counter_s)
+                if self._clock() < early_s:
                     counter.rest()
         stalled = self._pressure_fd in ready
         if stalled:
-            self._schedule.restart()
-        if stalled or self._clock() >= early_s:
-            try:
-                self.look(counter_fired=counter_fired)
-            except OSError as error:
-                # Where memory is short the kernel may have none for the text of its own files.
-                log.warning("memory cannot be read, trying again: %s", error, extra=LIMITED)
-                self._schedule.restart()
-            return math.inf, False
-        return due_s, counter_fired
+            self._restart()
+        if not stalled and self._clock() < early_s:
+            return
+        counter_fired, self._counter_fired, self._due_s = self._counter_fired, False, math.inf
+        try:
+            self.sample(counter_fired=counter_fired)
+        except OSError as error:
+            # Where memory is short the kernel may have none for the text of its own files.
+            log.warning("memory cannot be read, trying again: %s", error, extra=LIMITED)
+            self._restart()
+
+    def _restart(self) -> None:
+        self._interval = self._schedule.restart(self._interval)
 
     def _sleep(self, poller: select.poll, timeout_s: float | None) -> set[int | None]:
-        """Sleep until a wake, pressure, a counter or the timeout; return the descriptors that are ready."""
+        """Sleep until a descriptor is ready or the time is over; return the descriptors that are ready."""
         ready: set[int | None] = set()
         slack_s = 0.0
         if timeout_s is not None and timeout_s >= _SLACK_FROM_S:
@@ -357,15 +288,13 @@ class Sampler:
         if slack_s != self._slack_s:
             set_timer_slack(slack_s)
             self._slack_s = slack_s
-        # Rounded up: a poll that ends early would find nothing due and sleep again for 0 ms.
-        timeout_ms = None if timeout_s is None else max(0, math.ceil((timeout_s - slack_s) * 1000))
-        for fd, events in poller.poll(timeout_ms):
-            if fd == self._wake_fd:
+        for fd, events in self._wait(poller, None if timeout_s is None else timeout_s - slack_s):
+            if fd == self.worker.wake_fd:
                 os.eventfd_read(fd)
             if events & (select.POLLIN | select.POLLPRI):
                 ready.add(fd)
             if fd == self._pressure_fd and events & (select.POLLERR | select.POLLNVAL):
-                # It would do so at once and for ever (kernel/sched/psi.c:psi_trigger_poll without a trigger).
+                # Without a trigger it polls ready at once and for ever (kernel/sched/psi.c:psi_trigger_poll).
                 log.warning("the memory pressure trigger is gone: the timer alone decides when to sample")
                 poller.unregister(fd)
         return ready

@@ -25,16 +25,14 @@ from memnotify.engine.observer import NO_HANDLE, NOT_ARMED, Observer, Threshold,
 class Sample(NamedTuple):
     """Figures and the moment their reading began, in seconds of the monotonic clock.
 
-    ``exact`` is false where the pages on the per-CPU free lists were left out, so that ``used`` is an
-    upper bound; ``pcp_pages`` is how many there were, 0 if they were left out. ``pcp_is_free`` says
-    what the exact ``used`` means: whether these pages count as free.
+    ``exact`` is false if the pages on the per-CPU free lists were left out, so that ``used`` is an upper
+    bound. ``pcp_pages`` is how many there were, 0 if they were left out.
     """
 
     taken_s: float
     figures: Figures
     exact: bool
     pcp_pages: int = 0
-    pcp_is_free: bool = True
 
 
 class Distances(NamedTuple):
@@ -57,17 +55,17 @@ class Distances(NamedTuple):
 
 
 class ObserverTable:
-    """All observers by fh, their thresholds by level, the newest sample, and who crossed with it.
+    """All observers by fh, their thresholds by level, the newest sample, and which observers crossed with it.
 
-    ``figures`` is how many there are in a sample. ``advance``, ``rearm`` and ``redefine`` belong to one
-    thread, the sampler's; all others may be called from any.
+    ``figures`` is how many there are in a sample. Threads: ``advance`` and ``rearm`` belong to the sampler
+    thread; everything else may be called from any thread.
     """
 
-    def __init__(self, figures: int = len(NAMES), *, pcp_is_free: bool = True) -> None:
-        self.pcp_is_free = pcp_is_free
-        """What ``used`` means. Any thread may read it, and label with it the sample that it then takes."""
+    def __init__(self, figures: int = len(NAMES)) -> None:
         self.changed: Callable[[], object] | None = None
-        """Called when an observer has come or gone, by whoever serves it, without the lock."""
+        """Called when an observer has come or gone, by the serving thread, without the lock."""
+        self.on_thresholds_changed: Callable[[], object] = _ignore
+        """Called when thresholds were set or the last one went, by the serving thread, without the lock."""
         self._lock = Lock()
         self._observers: dict[int, Observer] = {}
         self._opened = 0
@@ -78,7 +76,7 @@ class ObserverTable:
         self._not_before_s = -math.inf
         self._thresholds = 0
         self._fired: Threshold | None = None
-        # Room for everybody's handle, made when somebody opens and not when memory is short.
+        # A place for every observer's handle, made when an observer opens and not when memory is short.
         self._woken = array("Q", [NO_HANDLE])
 
     def __len__(self) -> int:
@@ -107,9 +105,13 @@ class ObserverTable:
         """Forget an observer; its handle goes to the caller. Raises KeyError for an unknown fh."""
         with self._lock:
             observer = self._observers.pop(fh)
+            watching = self._thresholds > 0
             self._disarm(observer)
+            parks = watching and not self._thresholds
         if self.changed is not None:
             self.changed()
+        if parks:
+            self.on_thresholds_changed()
         return observer.handle
 
     def close_all(self) -> "array[int]":
@@ -123,17 +125,14 @@ class ObserverTable:
         """
         self._observers[fh].pending = False
 
-    def subscribe(self, fh: int, thresholds: Thresholds, sample: Sample) -> bool:
+    def subscribe(self, fh: int, thresholds: Thresholds, sample: Sample) -> None:
         """Replace an observer's thresholds and clear its pending event.
 
-        ``sample`` tells which thresholds are exceeded already: it must be exact and recorded here. False,
-        and nothing is done, if ``used`` means something else by now: take another one. Raises KeyError
-        for an unknown fh.
+        ``sample`` says which thresholds are exceeded already: it must be exact and recorded here. Raises
+        KeyError for an unknown fh.
         """
         with self._lock:
             observer = self._observers[fh]
-            if sample.pcp_is_free != self.pcp_is_free:
-                return False
             self._disarm(observer)
             observer.pending = False
             observer.thresholds = tuple(Threshold(observer, pages) for pages in thresholds.values())
@@ -143,7 +142,7 @@ class ObserverTable:
                 else:
                     self._up[figure].arm(threshold, threshold.pages)
             self._thresholds += len(observer.thresholds)
-            return True
+        self.on_thresholds_changed()
 
     def poll(self, fh: int, handle: int) -> tuple[bool, bool]:
         """Store ``handle`` and return whether an event is pending and whether the handle was kept.
@@ -162,11 +161,9 @@ class ObserverTable:
     def record(self, sample: Sample, ended_s: float) -> None:
         """Keep a sample, whose reading ended at ``ended_s``, as the newest, unless a newer one is known.
 
-        Nobody crosses by it. One in which ``used`` means something else by now is of no use to anybody.
+        No threshold is crossed by it.
         """
         with self._lock:
-            if sample.pcp_is_free != self.pcp_is_free:
-                return
             self._not_before_s = max(self._not_before_s, ended_s)
             if sample.taken_s > self.latest.taken_s:
                 self.latest = sample
@@ -201,8 +198,8 @@ class ObserverTable:
             self.latest = sample
             woken, count = self._woken, 0
             for value, *both in zip(sample.figures, self._up, self._down, strict=True):
-                for levels in both:
-                    for threshold in levels.pop_reached(value):
+                for index in both:
+                    for threshold in index.pop_reached(value):
                         threshold.key = NOT_ARMED
                         threshold.fired_before, self._fired = self._fired, threshold
                         observer = threshold.observer
@@ -214,82 +211,50 @@ class ObserverTable:
                                 observer.handle = NO_HANDLE
             return woken, count
 
-    def rearm(self, figures: Figures, granularity_pages: int) -> None:
-        """Arm each threshold that fired at ``figures`` for the other direction, damped by the granularity.
+    def rearm(self, sample: Sample, granularity_pages: int, pcp_limit_pages: int) -> Distances:
+        """Arm each threshold that fired at ``sample`` for the other direction, damped by the granularity.
 
-        What has been written over or closed in the meantime is left out.
+        Thresholds that were replaced or closed in the meantime are left out. Return how far the nearest
+        levels are; the per-CPU lists hold at most ``pcp_limit_pages``.
         """
         with self._lock:
             threshold, self._fired = self._fired, None
             while threshold is not None:
                 if threshold in threshold.observer.thresholds:
-                    fired, pages = threshold.levels, threshold.pages
-                    value = figures[fired.figure]
-                    # Neither can fire at once again: the level down is at most value, that up above it.
+                    fired, pages = threshold.index, threshold.pages
+                    value = sample.figures[fired.figure]
+                    # Neither can fire at once again: the level down is at most value, the level up above it.
                     if fired.sign > 0:
                         level = min(pages, value + 1 - granularity_pages)
                         self._down[fired.figure].arm(threshold, 1 - level)
                     else:
                         level = max(pages, value + granularity_pages)
                         self._up[fired.figure].arm(threshold, level)
-                # Or each would keep all that fired before it alive.
+                # Otherwise each threshold would keep all that fired before it alive.
                 threshold.fired_before, threshold = None, threshold.fired_before
+            return self._distances(sample, pcp_limit_pages)
 
-    def redefine(self, before: Sample, after: Sample) -> bool:
-        """Let ``used`` mean from now on what it means in ``after``: nobody crosses by that.
-
-        ``before`` is of the same reading, with the meaning that holds until now; it has been advanced to
-        and rearmed from, so what has been crossed in that sense is told. ThresholdIndex that lie off their
-        threshold, by the damping, move as ``used`` does. Who is on the other side of a threshold only by
-        the new meaning is armed as by a write: for the way back. False, and nothing is done, if the
-        reading began before that of a recorded sample had ended; see ``advance``.
-        """
-        moved = after.figures.used - before.figures.used
-        with self._lock:
-            if after.taken_s < self._not_before_s:
-                return False
-            for observer in self._observers.values():
-                for threshold in observer.thresholds:
-                    if threshold.levels.figure == USED:
-                        self._move(threshold, moved, after.figures.used)
-            self._not_before_s = after.taken_s
-            self.latest = after
-            self.pcp_is_free = after.pcp_is_free
-            return True
-
-    def _move(self, threshold: Threshold, moved: int, used: int) -> None:
-        levels, key, pages = threshold.levels, threshold.key, threshold.pages
-        levels.disarm(threshold)
-        rising = levels.sign > 0
-        # What is damped lies behind its threshold.
-        least = pages if rising else 1 - pages
-        if key != least:
-            key = max(least, key + levels.sign * moved)
-        if key > levels.sign * used:
-            levels.arm(threshold, key)
-        elif rising:
-            self._down[USED].arm(threshold, 1 - pages)
-        else:
-            self._up[USED].arm(threshold, pages)
-
-    def distances(self, sample: Sample, pcp_limit_pages: int) -> Distances:
-        """Return how far the nearest levels are from a sample's figures."""
+    def _distances(self, sample: Sample, pcp_limit_pages: int) -> Distances:
+        """Return how far the nearest levels are from a sample's figures. The caller holds the lock."""
         used = sample.figures.used
-        with self._lock:
-            rising = self._up[USED].distance(used)
-            falling = self._down[USED].distance(used if sample.exact else used - pcp_limit_pages)
-            other = min(
-                levels.distance(value)
-                for figure, value in enumerate(sample.figures)
-                if figure != USED
-                for levels in (self._up[figure], self._down[figure])
-            )
+        rising = self._up[USED].distance(used)
+        falling = self._down[USED].distance(used if sample.exact else used - pcp_limit_pages)
+        other = min(
+            index.distance(value)
+            for figure, value in enumerate(sample.figures)
+            if figure != USED
+            for index in (self._up[figure], self._down[figure])
+        )
         return Distances(rising, rising - sample.pcp_pages, falling, other)
 
     def _disarm(self, observer: Observer) -> None:
         for threshold in observer.thresholds:
             if threshold.key != NOT_ARMED:
-                threshold.levels.disarm(threshold)
+                threshold.index.disarm(threshold)
         self._thresholds -= len(observer.thresholds)
         # A threshold refers to its observer: without this the pair would wait for the cycle collector.
         observer.thresholds = ()
+
+
+def _ignore() -> None:
+    """Do nothing: no sampler uses the table."""

@@ -108,10 +108,13 @@ class MemInfoReader:
     def __init__(
         self,
         *,
+        pcp_is_free: bool = True,
         further: Mapping[str, str] | None = None,
         meminfo: str = "/proc/meminfo",
         zoneinfo: str = "/proc/zoneinfo",
     ) -> None:
+        self.pcp_is_free = pcp_is_free
+        """Whether pages on the per-CPU free lists count as free; if not, plain figures are exact."""
         made_of = {} if further is None else {name: _TERM.findall(text) for name, text in further.items()}
         more = (field.encode() for terms in made_of.values() for _, field in terms)
         self._fields = tuple(dict.fromkeys((*_FIELDS, *more)))
@@ -166,6 +169,8 @@ class MemInfoReader:
         and the one nearest to the last reading is returned: what is not known to have moved must not cross
         a threshold. Raises MemInfoError.
         """
+        if not self.pcp_is_free:
+            return self.read_plain(), 0
         # One thread at a time: between two preads of its file the kernel remembers one position. A pread
         # elsewhere shows everything anew up to there, and numbers of another length tear (fs/seq_file.c).
         with self._exact:

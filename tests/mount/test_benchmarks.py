@@ -78,9 +78,11 @@ def test_watchers() -> None:
 
 def test_tick() -> None:
     output = benchmark("peers.py", "tick", "--rounds", "2")
-    assert numbers(output, "look(), 10 thresholds")[-1] == 1
+    assert numbers(output, "sample(), 10 thresholds")[-1] == 1
     assert (
-        numbers(output, "look(), 100000 thresholds")[0] > numbers(output, "MemInfoReader.read_plain()")[0] > 0
+        numbers(output, "sample(), 100000 thresholds")[0]
+        > numbers(output, "MemInfoReader.read_plain()")[0]
+        > 0
     )
 
 

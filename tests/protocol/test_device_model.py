@@ -7,7 +7,6 @@ import random
 import select
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import NamedTuple
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -21,15 +20,13 @@ from hypothesis.stateful import (
     rule,
 )
 from support import fake_kernel
+from support.bench import Bench, sampling
 from support.fake_kernel import FakeKernel, serving, write_body
-from support.fakes import FakeClock, FakeMeter
+from support.fakes import FakeReader
 from support.model import ModelObserver, granularity_of, understood
 from support.strategies import WIDE, small_figures, small_pages, small_thresholds
 
 from memnotify.abi.figures import NAMES, PAGE_SIZE, Figures
-from memnotify.engine.device import Device
-from memnotify.engine.sampler import Sampler, Tuning
-from memnotify.engine.schedule import SamplingSchedule
 from memnotify.engine.table import ObserverTable
 from memnotify.transports.session import Session
 
@@ -44,37 +41,25 @@ EVENT = IDLE | IN | PRI | select.POLLRDNORM
 EVENTS = (0x19, IN | PRI, PRI, 0x1A, 0xFB, SELECT_WRITE, 0x22, select.POLLOUT, 0)
 
 
-class Bench(NamedTuple):
-    """A device behind a session that serves, with its sampler in the test's hands."""
+class ModelBench(Bench[FakeReader]):
+    """A device behind a session that serves ``kernel``, with its sampler in the test's hands."""
 
     kernel: FakeKernel
-    table: ObserverTable
-    sampler: Sampler
-    reader: FakeMeter
-    clock: FakeClock
-    device: Device
 
 
 @contextmanager
-def benched(
-    *, pcp_is_free: bool = True, poll_acknowledges: bool = False, update_space_kib: int = 0
-) -> Iterator[Bench]:
+def benched(*, pcp_is_free: bool = True, update_space_kib: int = 0) -> Iterator[ModelBench]:
     """Give a bench, and clear it away: every handle that was kept is freed."""
-    clock, reader = FakeClock(), FakeMeter(further=EXTRA_FIGURES)
-    table = ObserverTable(len(WIDE._fields), pcp_is_free=pcp_is_free)
-    sampler = Sampler(
-        table,
-        reader,
-        SamplingSchedule(PERIOD_S, 15),
-        Session.notify,
-        update_space_kib=update_space_kib,
-        clock=clock,
+    bench = ModelBench(
+        FakeReader(further=EXTRA_FIGURES, pcp_is_free=pcp_is_free),
+        sampling(PERIOD_S, update_space_kib=update_space_kib),
+        table=ObserverTable(len(WIDE._fields)),
+        notify=Session.notify,
     )
-    device = Device(table, sampler, poll_acknowledges=poll_acknowledges)
-    with serving(device) as (kernel, _):
-        yield Bench(kernel, table, sampler, reader, clock, device)
-        Session.discard(table.close_all())
-    sampler.stop()
+    with serving(bench.device) as (bench.kernel, _):
+        yield bench
+        Session.discard(bench.table.close_all())
+    bench.sampler.stop()
 
 
 def _update_space_kib(granularity: int) -> int:
@@ -100,14 +85,14 @@ class DeviceMachine(RuleBasedStateMachine):
         self.bench = self.ending.enter_context(
             benched(
                 pcp_is_free=pcp_is_free,
-                poll_acknowledges=poll_acknowledges,
                 update_space_kib=_update_space_kib(granularity),
             )
         )
+        self.bench.device.poll_acknowledges = poll_acknowledges
         self.kernel = self.bench.kernel
         self.bench.reader.figures = WIDE(*(0 for _ in WIDE._fields))
         self.past = [(self.bench.clock(), self.bench.reader.figures)]
-        self.looked_s = 0.0
+        self.sampled_s = 0.0
 
     def teardown(self) -> None:
         """End it."""
@@ -118,7 +103,7 @@ class DeviceMachine(RuleBasedStateMachine):
         sample = self.bench.table.latest
         assert sample.exact
         assert self.bench.clock() - sample.taken_s <= PERIOD_S
-        assert sample.taken_s >= self.looked_s
+        assert sample.taken_s >= self.sampled_s
         then = [figures for since_s, figures in self.past if since_s <= sample.taken_s]
         assert sample.figures == then[-1]
         return sample.figures
@@ -182,30 +167,19 @@ class DeviceMachine(RuleBasedStateMachine):
     def figures(self) -> Figures:
         """Return them as the contract defines them: without pcp_is_free what lies there counts as used."""
         reader = self.bench.reader
-        if self.bench.table.pcp_is_free:
+        if reader.pcp_is_free:
             return reader.figures
         return reader.figures._replace(used=reader.figures.used + reader.pcp_pages)
 
-    @rule(granularity=st.integers(0, 6), pcp_is_free=st.booleans(), poll_acknowledges=st.booleans())
-    def reload(self, granularity: int, *, pcp_is_free: bool, poll_acknowledges: bool) -> None:
-        """Change what can be changed: who has crossed until now is notified, and nobody else."""
-        before = self.figures()
-        redefined = pcp_is_free != self.bench.table.pcp_is_free
+    @rule(granularity=st.integers(0, 6), poll_acknowledges=st.booleans())
+    def reload(self, granularity: int, *, poll_acknowledges: bool) -> None:
+        """Change what can be changed: a sample follows at once if any observer has thresholds."""
         self.bench.device.poll_acknowledges = self.poll_acknowledges = poll_acknowledges
-        self.bench.sampler.tune(
-            Tuning(PERIOD_S, 15, 0.02, 1, _update_space_kib(granularity), pcp_is_free, None)
-        )
-        assert self.bench.sampler._take_over(select.poll())
-        woken = set()
-        if redefined:
-            woken = {observer.see(before, self.granularity) for observer in self.model.values()} - {0}
-            for observer in self.model.values():
-                observer.redefine(self.figures().used - before.used, self.figures().used)
-            self.looked_s = self.bench.clock()
-            self.past.append((self.bench.clock(), self.figures()))
         self.granularity = granularity
-        self.bench.clock.tick(1e-6)
-        assert sorted(self.kernel.notified()) == sorted(woken)
+        self.bench.sampler.set_parameters(sampling(PERIOD_S, update_space_kib=_update_space_kib(granularity)))
+        self.bench.sampler.turn()
+        if self.bench.table.watching:
+            self._sampled_now()
 
     @rule(
         fh=files,
@@ -229,17 +203,20 @@ class DeviceMachine(RuleBasedStateMachine):
             self.poll(fh, events, waits=True)
             for figures, pcp_pages in memories:
                 self.move(figures, pcp_pages, 0.001)
-                self.look(0)
+                self.sample(0)
             self.poll(fh, events, waits=False)
             if reads:
                 self.read(fh, 4096)
 
     @rule(seconds=st.sampled_from((0, 0.1)))
-    def look(self, seconds: float) -> None:
-        """Let the sampler look: who crossed and waits is notified, once."""
+    def sample(self, seconds: float) -> None:
+        """Take a sample: each observer that crossed and waits is notified, once."""
         self.bench.clock.tick(seconds)
-        self.bench.sampler.look()
-        self.looked_s = self.bench.clock()
+        self.bench.sampler.sample()
+        self._sampled_now()
+
+    def _sampled_now(self) -> None:
+        self.sampled_s = self.bench.clock()
         self.bench.clock.tick(1e-6)
         woken = {observer.see(self.past[-1][1], self.granularity) for observer in self.model.values()} - {0}
         assert sorted(self.kernel.notified()) == sorted(woken)
@@ -301,7 +278,8 @@ def test_a_hundred_thousand_writes() -> None:
     scribe, total = Scribe(seed=2012), 10_000
     answers = {0: 0, -errno.EINVAL: 0}
     events = 0
-    with benched() as (kernel, _, sampler, reader, clock, _):
+    with benched() as bench:
+        kernel, sampler, reader, clock = bench.kernel, bench.sampler, bench.reader, bench.clock
         fhs = [kernel.open() for _ in range(4)]
         model = {fh: ModelObserver() for fh in fhs}
         writers = itertools.cycle(fhs)
@@ -324,7 +302,7 @@ def test_a_hundred_thousand_writes() -> None:
             for _ in range(2):
                 clock.tick(1)
                 reader.figures = scribe.figures(total)
-                sampler.look()
+                sampler.sample()
                 for fh in fhs:
                     model[fh].see(reader.figures, granularity_of(total))
                     assert kernel.poll(fh, 0x19) == (EVENT if model[fh].pending else IDLE)

@@ -280,7 +280,7 @@ def use(kernel: FakeKernel) -> None:
 # Handles
 
 
-def test_only_who_waits_has_a_handle() -> None:
+def test_only_a_waiting_client_has_a_handle() -> None:
     """A poll that does not wait hands none out; each one that does, its own."""
     operations = Scripted()
     with serving(operations) as (kernel, _):

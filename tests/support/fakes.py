@@ -3,6 +3,7 @@
 
 import math
 import os
+import time
 from array import array
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -26,11 +27,11 @@ class FakeClock:
         self.now_s += seconds
 
 
-class FakeMeter(MemInfoReader):
-    """A reader of a memory that is only told of: ``figures`` are exact, ``pcp_pages`` the per-CPU lists.
+class FakeReader(MemInfoReader):
+    """A reader of a memory that a test sets: ``figures`` are exact, ``pcp_pages`` on the per-CPU lists.
 
-    Each reading runs and uses up one of ``before``, when the figures are not yet taken (whoever reads
-    has looked at the clock already), and one of ``after``, when they are and nobody has them yet.
+    Each reading runs and uses up one of ``before``, when the clock was read and the figures are not yet
+    taken, and one of ``after``, when the figures are taken and not yet returned.
     """
 
     def __init__(
@@ -40,8 +41,10 @@ class FakeMeter(MemInfoReader):
         total: int = 10_000,
         active: int = 50,
         further: Sequence[str] = (),
+        pcp_is_free: bool = True,
     ) -> None:
-        """Without files, so without what MemInfoReader does here. Further figures are 0."""
+        """Open no files, so do without MemInfoReader's own. Extra figures are 0."""
+        self.pcp_is_free = pcp_is_free
         self.figures: Figures = figures_with(further)(total, used, active, *(0 for _ in further))
         self.pcp_pages = 0
         self.pcp_limit_pages = total
@@ -64,6 +67,8 @@ class FakeMeter(MemInfoReader):
 
     def read_exact(self) -> tuple[Figures, int]:
         """Return the figures as the contract defines them, and the pages on the per-CPU lists."""
+        if not self.pcp_is_free:
+            return self.read_plain(), 0
         self.exact_reads += 1
         return self._take()
 
@@ -79,8 +84,19 @@ class FakeMeter(MemInfoReader):
         return taken
 
 
+class RealClock(FakeClock):
+    """The monotonic clock, and the seconds that a test lets pass at once."""
+
+    def __init__(self) -> None:
+        super().__init__(0.0)
+
+    def __call__(self) -> float:
+        """Return the time."""
+        return time.monotonic() + self.now_s
+
+
 class Woken(list[int]):
-    """The handles of those whom a sampler has woken: its ``notify``."""
+    """The handles that a sampler has notified: its ``notify``."""
 
     def __call__(self, handles: "array[int]", count: int) -> None:
         """Note them."""
@@ -88,7 +104,7 @@ class Woken(list[int]):
 
 
 class FakePageCounter:
-    """A counter of a memory that is only told of: ``count`` makes it ready where it is armed for that."""
+    """A page counter that a test moves: ``count`` makes it ready if it is armed for no more pages."""
 
     def __init__(self, least_pages: int = 0) -> None:
         self.least_pages = least_pages
@@ -101,7 +117,7 @@ class FakePageCounter:
         return self._ready
 
     def arm(self, pages: float) -> int:
-        """Be armed, unless it is for too few or for no pages."""
+        """Be armed, unless the pages are too few or infinite."""
         armed = max(1, self.least_pages) <= pages < math.inf
         self.armed_pages = math.floor(pages) if armed else math.inf
         return int(self.armed_pages) if armed else 0

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from memnotify.abi.figures import NAMES, PAGE_SIZE, USED, Figures
+from memnotify.abi.figures import NAMES, PAGE_SIZE, Figures
 
 
 @dataclass
@@ -54,18 +54,6 @@ class ModelObserver:
         kept = not self.handle and handle != 0
         self.handle = self.handle or handle
         return self.pending, kept
-
-    def redefine(self, moved: int, used: int) -> None:
-        """Let ``used`` mean something else, ``moved`` pages more: damped levels move, and nobody crosses."""
-        threshold = self.thresholds.get(USED)
-        if threshold is None:
-            return
-        nearest = min if threshold.above else max
-        if threshold.level != threshold.pages:
-            threshold.level = nearest(threshold.pages, threshold.level + moved)
-        if threshold.distance(used) < 1:
-            threshold.above = not threshold.above
-            threshold.level = threshold.pages
 
     def see(self, figures: Figures, granularity: int) -> int:
         """Take new figures; return the handle to wake the observer by, or 0."""

@@ -17,14 +17,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from support.bench import Bench
 from support.fake_kernel import FakeKernel
-from support.fakes import FakeMeter
+from support.fakes import FakeReader
 from support.waiting import DEADLINE_S
 
-from memnotify.engine.device import Device
-from memnotify.engine.sampler import Sampler
-from memnotify.engine.schedule import SamplingSchedule
-from memnotify.engine.table import ObserverTable
 from memnotify.transports.session import Session
 
 CAUGHT = (signal.SIGTERM, signal.SIGINT)
@@ -92,9 +89,8 @@ class Served:
 
 def _main(fd: str) -> None:
     logging.basicConfig(level=logging.DEBUG)
-    table, reader = ObserverTable(), FakeMeter()
-    sampler = Sampler(table, reader, SamplingSchedule(0.25, 15), Session.notify)
-    session = Session.cuse("fake", Device(table, sampler))
+    bench = Bench(FakeReader(), notify=Session.notify)
+    session = Session.cuse("fake", bench.device)
     session.attach(f"/dev/fd/{fd}")
     session.catch(*CAUGHT)
     print("ready", flush=True)  # noqa: T201 - what the test reads
@@ -104,9 +100,9 @@ def _main(fd: str) -> None:
         for _ in range(random.randrange(3000)):  # noqa: S311 - no secret
             pass
     print("gone", flush=True)  # noqa: T201 - to the test
-    Session.discard(table.close_all())
+    Session.discard(bench.table.close_all())
     session.close()
-    sampler.stop()
+    bench.sampler.stop()
 
 
 def _interrupted(session: Session) -> bool:

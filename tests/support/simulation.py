@@ -7,13 +7,15 @@ import math
 import os
 import select
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
-from support.fakes import FakeClock, FakeMeter, FakePageCounter
+from support.bench import Bench
+from support.fakes import FakeClock, FakePageCounter, FakeReader
 from support.strategies import WIDE
 
 from memnotify.abi.figures import NAMES, Figures
-from memnotify.engine.sampler import Sampler
-from memnotify.engine.schedule import SamplingSchedule
+from memnotify.engine.sampler import Timing, WakeSources
+from memnotify.engine.schedule import SamplingParameters
 from memnotify.engine.table import ObserverTable
 
 STEP_S = 0.005
@@ -42,8 +44,8 @@ class Curve:
         return min(int(now_s / STEP_S + 1e-6), len(self.used) - 1)
 
 
-class CurveKick(FakePageCounter):
-    """A counter that comes as late as it may, or earlier: after ``share`` of what it is armed for."""
+class CurveCounter(FakePageCounter):
+    """A page counter that fires as late as it may, or earlier: after ``share`` of what it is armed for."""
 
     def __init__(
         self, curve: Curve, passed: list[float], clock: FakeClock, least_pages: int, share: float
@@ -72,8 +74,8 @@ class CurveKick(FakePageCounter):
         self.due_s = math.inf
 
 
-class CurveMeter(FakeMeter):
-    """A memory of which a figure follows a curve; there is a further one."""
+class CurveReader(FakeReader):
+    """A memory of which one figure follows a curve; it has an extra figure."""
 
     def __init__(self, curve: Curve, clock: FakeClock, total: int, figure: str) -> None:
         super().__init__(total=total, further=WIDE._fields[len(NAMES) :])
@@ -87,59 +89,66 @@ class CurveMeter(FakeMeter):
         return super()._take()
 
 
-class Simulated(Sampler):
-    """A sampler that lives through a curve. ``on_wake`` is called with the handles of those it wakes."""
+class Simulation(Bench[CurveReader]):
+    """A sampler and its clock, for the time of a curve. ``on_notify`` is called with the notified handles."""
 
     def __init__(
         self,
         curve: Curve,
-        table: ObserverTable,
-        schedule: SamplingSchedule,
-        on_wake: Callable[[list[int]], None],
+        parameters: SamplingParameters,
+        on_notify: Callable[[list[int]], None],
         *,
         figure: str = "used",
         counter: Mapping[str, float],
     ) -> None:
+        """``counter`` has CurveCounter's ``least_pages`` and ``share``, or nothing: no page counters then."""
+        clock = FakeClock(0.0)
         self.curve = curve
-        self.clock = FakeClock(0.0)
-        self.looks = 0
-        self.curve_kicks = [
-            CurveKick(curve, passed, self.clock, int(counter["least_pages"]), counter["share"])
+        self.counters = [
+            CurveCounter(curve, passed, clock, int(counter["least_pages"]), counter["share"])
             for passed in (curve.allocated, curve.freed)
             if counter
         ]
         super().__init__(
-            table,
-            CurveMeter(curve, self.clock, total=1 << 30, figure=figure),
-            schedule,
-            lambda handles, count: on_wake(list(handles[:count])),
-            update_space_kib=1,
-            page_counters=(self.curve_kicks[0], self.curve_kicks[1]) if counter else None,
-            clock=self.clock,
+            CurveReader(curve, clock, total=1 << 30, figure=figure),
+            parameters,
+            table=ObserverTable(len(WIDE._fields)),
+            notify=lambda handles, count: on_notify(list(handles[:count])),
+            sources=WakeSources(page_counters=(self.counters[0], self.counters[1]) if counter else None),
+            timing=Timing(clock, self._wait),
         )
+        self.clock = clock
 
-    def live(self) -> None:
-        """Let the curve pass."""
-        self._loop()
+    @property
+    def samples(self) -> int:
+        """How many samples the sampler has taken: each begins with a plain reading."""
+        return self.reader.plain_reads
 
-    def look(self, *, counter_fired: bool = False) -> None:
-        """Count."""
-        self.looks += 1
-        super().look(counter_fired=counter_fired)
+    def run(self) -> None:
+        """Let the curve pass, and end the sampler."""
 
-    def _sleep(self, poller: select.poll, timeout_s: float | None) -> set[int | None]:
-        assert timeout_s is not None, "somebody watches all the time"
-        end_s = self.clock() + max(0.0, timeout_s)
-        ready: set[int | None] = set()
-        while not ready:
-            first = min(self.curve_kicks, key=lambda counter: counter.due_s, default=None)
+        def turns() -> None:
+            while self.clock() < self.curve.end_s:
+                self.sampler.turn()
+
+        # In a thread of its own: a turn sets the timer slack of its thread, which the tests must not keep.
+        with ThreadPoolExecutor(1) as executor:
+            try:
+                executor.submit(turns).result()
+            finally:
+                self.sampler.stop()
+
+    def _wait(self, poller: select.poll, timeout_s: float | None) -> list[tuple[int, int]]:
+        """Let the time pass until the first page counter fires, or until the time-out."""
+        assert timeout_s is not None, "an observer has thresholds all the time"
+        # As late as the timer slack lets the kernel end it.
+        end_s = self.clock() + max(0.0, timeout_s + self.sampler._slack_s)
+        while not (ready := poller.poll(0)):
+            first = min(self.counters, key=lambda counter: counter.due_s, default=None)
             if first is None or first.due_s > end_s:
                 self.clock.now_s = end_s
-                ready = super()._sleep(poller, 0)
                 break
             self.clock.now_s = max(self.clock(), first.due_s)
             first.due_s = math.inf
             os.eventfd_write(first.fileno(), 1)
-            ready = super()._sleep(poller, 0)
-        self._stopping = self.clock() >= self.curve.end_s
         return ready

@@ -35,7 +35,7 @@ PURE = {
     "config.settings": {"re", "collections.abc", "typing"},
     "engine.observer": {"heapq", "math", "collections.abc"},
     "engine.table": {"math", "array", "collections.abc", "threading.Lock", "typing"},
-    "engine.schedule": {"collections.abc", "math"},
+    "engine.schedule": {"collections.abc", "math", "typing"},
 }
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").rstrip("."): path

@@ -5,21 +5,17 @@ import os
 import re
 import select
 import sys
-from array import array
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from support.fakes import FakeClock
+from support.bench import Bench
 
 from memnotify.abi import figures
 from memnotify.abi.figures import EXTRA_FIGURES, LINE_MAX, NAMES, select_extra_figures
 from memnotify.config.settings import COMMAND_LINE, Given, configure
-from memnotify.engine.device import Device
-from memnotify.engine.sampler import Sampler
-from memnotify.engine.schedule import SamplingSchedule
 from memnotify.engine.table import ObserverTable
 from memnotify.kernel.meminfo import MemInfoReader
 
@@ -128,24 +124,18 @@ def test_adding_one_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
     promise(160)
     made_of = select_extra_figures(settings.figures)
-    table, clock = ObserverTable(len(NAMES) + len(made_of), pcp_is_free=False), FakeClock()
-    woken: list[int] = []
-
-    def notify(handles: "array[int]", count: int) -> None:
-        woken.extend(handles[:count])
-
-    with MemInfoReader(meminfo=f"/proc/self/fd/{fd}", further=made_of) as reader:
-        sampler = Sampler(table, reader, SamplingSchedule(0.25, 15), notify, clock=clock)
-        device = Device(table, sampler)
+    with MemInfoReader(pcp_is_free=False, meminfo=f"/proc/self/fd/{fd}", further=made_of) as reader:
+        bench = Bench(reader, table=ObserverTable(len(NAMES) + len(made_of)))
+        device = bench.device
         fh = device.open(os.O_RDWR)
         pages = (160 - 80 + 8) * 1024 // os.sysconf("SC_PAGESIZE")
         assert device.read(fh, 4096).endswith(b" promised %d free 100\n" % pages)
         assert device.write(fh, b"promised %d" % (pages + 1))
         device.poll(fh, select.POLLIN, 77)
         for kib, handles in ((160, []), (164, [77])):
-            clock.tick(1)
+            bench.clock.tick(1)
             promise(kib)
-            sampler.look()
-            assert woken == handles
-        sampler.stop()
+            bench.sampler.sample()
+            assert bench.notified == handles
+        bench.sampler.stop()
     os.close(fd)

@@ -37,7 +37,7 @@ class FakeThread:
         return self.alive
 
 
-class Bench:
+class ServiceBench:
     """A service of a fake manager on a clock that stands still, its timer and its threads."""
 
     def __init__(self, environment: dict[str, str], *, settled: bool = True) -> None:
@@ -74,9 +74,9 @@ class Bench:
 
 
 @pytest.fixture
-def bench(systemd: FakeManager) -> Iterator[Bench]:
+def bench(systemd: FakeManager) -> Iterator[ServiceBench]:
     """Return a service that is ready, and has said so."""
-    with Bench(systemd.environment) as bench:
+    with ServiceBench(systemd.environment) as bench:
         bench.service.begin()
         systemd.heard()
         yield bench
@@ -84,7 +84,7 @@ def bench(systemd: FakeManager) -> Iterator[Bench]:
 
 def test_without_a_manager_nothing_is_done() -> None:
     fds = os.listdir("/proc/self/fd")
-    bench = Bench({"WATCHDOG_USEC": "1000000"})
+    bench = ServiceBench({"WATCHDOG_USEC": "1000000"})
     bench.service.begin()
     bench.service.changed()
     bench.service.end()
@@ -119,7 +119,7 @@ def test_a_manager_that_is_gone_is_complained_of_once(caplog: pytest.LogCaptureF
 
 
 def test_a_manager_that_does_not_read_is_not_waited_for(systemd: FakeManager) -> None:
-    with Bench(systemd.environment) as bench:
+    with ServiceBench(systemd.environment) as bench:
         systemd.fill()
         begun_s = time.monotonic()
         bench.service.begin()
@@ -150,7 +150,7 @@ def test_the_watchdog_s_time(environment: dict[str, str], watchdog_s: float) -> 
 
 
 def test_without_a_watchdog_nothing_is_due() -> None:
-    with FakeManager() as systemd, Bench(systemd.environment) as bench:
+    with FakeManager() as systemd, ServiceBench(systemd.environment) as bench:
         bench.service.begin()
         assert bench.timer_s == 0
         assert bench.thread.asked == 0
@@ -158,7 +158,7 @@ def test_without_a_watchdog_nothing_is_due() -> None:
 
 def test_it_is_ready_when_it_is_settled(systemd: FakeManager, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    with Bench(systemd.environment, settled=False) as bench:
+    with ServiceBench(systemd.environment, settled=False) as bench:
         bench.service.begin()
         bench.ring()
         bench.clients = 1
@@ -174,7 +174,7 @@ def test_it_is_ready_when_it_is_settled(systemd: FakeManager, caplog: pytest.Log
 
 
 def test_udev_is_not_waited_for_for_ever(systemd: FakeManager, caplog: pytest.LogCaptureFixture) -> None:
-    with Bench(systemd.environment, settled=False) as bench:
+    with ServiceBench(systemd.environment, settled=False) as bench:
         bench.service.begin()
         bench.clock.tick(SETTLE_MAX_S - 1)
         bench.ring()
@@ -185,7 +185,7 @@ def test_udev_is_not_waited_for_for_ever(systemd: FakeManager, caplog: pytest.Lo
         assert "udev has not answered for 30 s" in caplog.text
 
 
-def test_the_watchdog_hears_of_it_twice_in_its_time(systemd: FakeManager, bench: Bench) -> None:
+def test_the_watchdog_hears_of_it_twice_in_its_time(systemd: FakeManager, bench: ServiceBench) -> None:
     for _ in range(3):
         bench.ring()
         assert systemd.heard() == ["WATCHDOG=1"]
@@ -193,7 +193,7 @@ def test_the_watchdog_hears_of_it_twice_in_its_time(systemd: FakeManager, bench:
 
 
 def test_a_thread_that_hangs_is_not_covered_up(
-    systemd: FakeManager, bench: Bench, caplog: pytest.LogCaptureFixture
+    systemd: FakeManager, bench: ServiceBench, caplog: pytest.LogCaptureFixture
 ) -> None:
     bench.thread.alive = False
     for _ in range(3):
@@ -207,7 +207,7 @@ def test_a_thread_that_hangs_is_not_covered_up(
     assert "alive again" in caplog.text
 
 
-def test_who_comes_and_goes_is_told_of_together(systemd: FakeManager, bench: Bench) -> None:
+def test_clients_that_come_and_go_are_reported_together(systemd: FakeManager, bench: ServiceBench) -> None:
     for _ in range(5):
         bench.clients += 1
         bench.service.changed()
@@ -219,7 +219,7 @@ def test_who_comes_and_goes_is_told_of_together(systemd: FakeManager, bench: Ben
     assert bench.timer_s == pytest.approx(9)
 
 
-def test_who_comes_does_not_put_the_watchdog_off(systemd: FakeManager, bench: Bench) -> None:
+def test_a_new_client_does_not_delay_the_watchdog(systemd: FakeManager, bench: ServiceBench) -> None:
     bench.clock.tick(9.5)
     bench.timer_s = 0.5
     bench.service.changed()
@@ -229,7 +229,7 @@ def test_who_comes_does_not_put_the_watchdog_off(systemd: FakeManager, bench: Be
     assert systemd.heard() == ["WATCHDOG=1", "STATUS=/dev/fake, a device, clients: 0"]
 
 
-def test_a_reload(systemd: FakeManager, bench: Bench) -> None:
+def test_a_reload(systemd: FakeManager, bench: ServiceBench) -> None:
     seen: list[str] = []
 
     def reload() -> str:
@@ -252,13 +252,13 @@ def test_a_reload(systemd: FakeManager, bench: Bench) -> None:
 
 
 def test_a_reload_before_it_is_ready_does_not_make_it_so(systemd: FakeManager) -> None:
-    with Bench(systemd.environment, settled=False) as bench:
+    with ServiceBench(systemd.environment, settled=False) as bench:
         bench.service.begin()
         bench.service.reload(lambda: "done")
         assert systemd.heard() == []
 
 
-def test_the_end(systemd: FakeManager, bench: Bench) -> None:
+def test_the_end(systemd: FakeManager, bench: ServiceBench) -> None:
     bench.service.end()
     assert systemd.heard() == ["STOPPING=1"]
     assert bench.timer_s == 0

@@ -6,18 +6,17 @@ import logging
 import math
 import re
 import select
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from support.fakes import FakeClock, FakeMeter, Woken
+from support.bench import Bench, sampling
+from support.fakes import FakeReader
 from support.waiting import eventually
 
 from memnotify.engine.device import KEEP_HANDLE, Device
 from memnotify.engine.observer import NO_HANDLE
-from memnotify.engine.sampler import Sampler
-from memnotify.engine.schedule import SamplingSchedule
-from memnotify.engine.table import ObserverTable
+from memnotify.engine.sampler import Timing
+from memnotify.engine.schedule import SamplingParameters
 
 IN, PRI, OUT = select.POLLIN, select.POLLPRI, select.POLLOUT
 RDNORM, WRNORM = select.POLLRDNORM, select.POLLWRNORM
@@ -26,28 +25,18 @@ EVENT = IDLE | IN | RDNORM | PRI
 PERIOD_S = 0.25
 
 
-class Bench:
+class DeviceBench(Bench[FakeReader]):
     """A device with everything below it, and one open file."""
 
-    def __init__(
-        self, *, poll_acknowledges: bool = False, period_s: float = PERIOD_S, real_clock: bool = False
-    ) -> None:
-        self.clock = FakeClock()
-        clock = time.monotonic if real_clock else self.clock
-        self.reader = FakeMeter()
-        self.table = ObserverTable()
-        self.notified = Woken()
-        self.sampler = Sampler(
-            self.table, self.reader, SamplingSchedule(period_s, 3600), self.notified, clock=clock
-        )
-        self.device = Device(self.table, self.sampler, poll_acknowledges=poll_acknowledges)
+    def __init__(self, parameters: SamplingParameters | None = None, *, timing: Timing | None = None) -> None:
+        super().__init__(FakeReader(), parameters, timing=timing)
         self.fh = self.device.open(0)
 
     def memory(self, used: int) -> None:
         """Change the memory, and let the sampler see it a second later."""
         self.clock.tick(1)
         self.reader.use(used)
-        self.sampler.look()
+        self.sampler.sample()
 
     def event(self) -> None:
         """Make an event pending: used goes above the threshold of 500."""
@@ -63,14 +52,14 @@ class Bench:
 
 
 @pytest.fixture
-def bench() -> Iterator[Bench]:
+def bench() -> Iterator[DeviceBench]:
     """Return a bench, and clear it away."""
-    bench = Bench()
+    bench = DeviceBench()
     yield bench
     bench.sampler.stop()
 
 
-def test_read_gives_the_line(bench: Bench) -> None:
+def test_read_gives_the_line(bench: DeviceBench) -> None:
     """Every read gives the whole line, as current as update_period says."""
     line = b"total 10000 used 100 active 50\n"
     assert bench.device.read(bench.fh, 4096) == line
@@ -82,7 +71,7 @@ def test_read_gives_the_line(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("acknowledge", [b"read", b"used 500", b"", b"active 7"])
-def test_read_and_write_acknowledge(bench: Bench, acknowledge: bytes) -> None:
+def test_read_and_write_acknowledge(bench: DeviceBench, acknowledge: bytes) -> None:
     """Either of them clears a pending event, of its own file only."""
     other = bench.device.open(0)
     bench.device.write(other, b"used 300")
@@ -95,14 +84,14 @@ def test_read_and_write_acknowledge(bench: Bench, acknowledge: bytes) -> None:
     assert bench.device.poll(other, IN, NO_HANDLE) == EVENT
 
 
-def test_a_crossing_during_a_read_stays_pending(bench: Bench) -> None:
+def test_a_crossing_during_a_read_stays_pending(bench: DeviceBench) -> None:
     """What crosses while the figures are read may not be in them, so it is not acknowledged by them."""
     bench.device.write(bench.fh, b"used 500")
     bench.clock.tick(1)
 
     def crossing() -> None:
         bench.reader.use(600)
-        bench.sampler.look()
+        bench.sampler.sample()
 
     bench.reader.before = [crossing]
     bench.device.read(bench.fh, 4096)
@@ -110,7 +99,7 @@ def test_a_crossing_during_a_read_stays_pending(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("used", [499, 500, 501])
-def test_the_state_at_the_write(bench: Bench, used: int) -> None:
+def test_the_state_at_the_write(bench: DeviceBench, used: int) -> None:
     """What is exceeded already is no event, and leaving it is; the state is that of the write's moment."""
     bench.memory(100 if used >= 500 else 600)
     bench.clock.tick(1)
@@ -122,7 +111,7 @@ def test_the_state_at_the_write(bench: Bench, used: int) -> None:
     assert bench.pending
 
 
-def test_write_replaces(bench: Bench) -> None:
+def test_write_replaces(bench: DeviceBench) -> None:
     """A name that is left out is not watched any more; nothing at all watches nothing."""
     bench.device.write(bench.fh, b"used 500 active 500")
     assert bench.device.write(bench.fh, b"active 500\n") == 11
@@ -136,7 +125,7 @@ def test_write_replaces(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("text", [b"foo 5", b"used 5 active x", b"used", b" " * 4097])
-def test_a_refused_write_changes_nothing(bench: Bench, text: bytes) -> None:
+def test_a_refused_write_changes_nothing(bench: DeviceBench, text: bytes) -> None:
     """EINVAL: the thresholds stay as they were, and so does a pending event."""
     bench.event()
     with pytest.raises(OSError, match=r".") as refusal:
@@ -148,7 +137,7 @@ def test_a_refused_write_changes_nothing(bench: Bench, text: bytes) -> None:
     assert bench.pending
 
 
-def test_percent_is_of_the_present_total(bench: Bench) -> None:
+def test_percent_is_of_the_present_total(bench: DeviceBench) -> None:
     """A percentage refers to total as it is at the write."""
     bench.device.write(bench.fh, b"used 6%")
     bench.memory(599)
@@ -176,7 +165,7 @@ def test_percent_is_of_the_present_total(bench: Bench) -> None:
         (0, False),
     ],
 )
-def test_poll_is_level(bench: Bench, events: int, *, clears: bool) -> None:
+def test_poll_is_level(bench: DeviceBench, events: int, *, clears: bool) -> None:
     """A poll reports what is pending and leaves it, but one that asks for POLLPRI and not for POLLIN."""
     assert bench.device.poll(bench.fh, events, NO_HANDLE) == IDLE
     bench.event()
@@ -201,14 +190,15 @@ def test_poll_is_level(bench: Bench, events: int, *, clears: bool) -> None:
 )
 def test_poll_acknowledges(events: int, *, clears: bool) -> None:
     """With poll_acknowledges a poll that asked for the event and got it clears it, as the original's did."""
-    bench = Bench(poll_acknowledges=True)
+    bench = DeviceBench()
+    bench.device.poll_acknowledges = True
     bench.event()
     assert bench.device.poll(bench.fh, events, NO_HANDLE) == EVENT
     assert bench.device.poll(bench.fh, events, NO_HANDLE) == (IDLE if clears else EVENT)
     bench.sampler.stop()
 
 
-def test_poll_keeps_one_handle(bench: Bench) -> None:
+def test_poll_keeps_one_handle(bench: DeviceBench) -> None:
     """The first handle is kept until it is used; the event takes it, and the next one is kept again."""
     poll = bench.device.poll
     bench.device.write(bench.fh, b"used 500")
@@ -227,8 +217,8 @@ def test_poll_keeps_one_handle(bench: Bench) -> None:
     assert bench.device.release(bench.fh) == NO_HANDLE
 
 
-def test_release_gives_the_handle_back(bench: Bench) -> None:
-    """What was kept for the file comes back, to be freed; nobody is notified."""
+def test_release_gives_the_handle_back(bench: DeviceBench) -> None:
+    """What was kept for the file comes back, to be freed; no handle is notified."""
     bench.device.write(bench.fh, b"used 500")
     bench.device.poll(bench.fh, IN, 7)
     assert bench.device.release(bench.fh) == 7
@@ -246,7 +236,7 @@ def test_release_gives_the_handle_back(bench: Bench) -> None:
         lambda device, fh: device.poll(fh, PRI, NO_HANDLE),
     ],
 )
-def test_a_file_that_is_not_open(bench: Bench, operation: Callable[[Device, int], object]) -> None:
+def test_a_file_that_is_not_open(bench: DeviceBench, operation: Callable[[Device, int], object]) -> None:
     """EBADF, and no handle is kept."""
     bench.device.release(bench.fh)
     for fh in (bench.fh, 0, 12345, 2**64 - 1):
@@ -259,8 +249,8 @@ def test_a_file_that_is_not_open(bench: Bench, operation: Callable[[Device, int]
 
 def test_a_write_wakes_the_sampler() -> None:
     """The first thresholds end the sampler's sleep."""
-    bench = Bench(period_s=0.001, real_clock=True)
-    bench.sampler.start(lambda: None)
+    bench = DeviceBench(sampling(0.001), timing=Timing())
+    bench.sampler.worker.start(lambda: None)
     bench.device.write(bench.fh, b"used 500")
     bench.reader.use(600)
     eventually(lambda: bench.pending, "the crossing is noticed")
@@ -270,26 +260,26 @@ def test_a_write_wakes_the_sampler() -> None:
 @pytest.mark.parametrize("ending", [b"", None])
 def test_the_last_thresholds_let_the_sampler_sleep(ending: bytes | None) -> None:
     """A write of nothing, or the release of the last file with thresholds, ends the waiting for a sample."""
-    bench = Bench(period_s=3600, real_clock=True)
-    bench.sampler.start(lambda: None)
+    bench = DeviceBench(sampling(3600, 3600), timing=Timing())
+    bench.sampler.worker.start(lambda: None)
     bench.device.write(bench.fh, b"used 500")
-    eventually(lambda: bench.sampler._due_s < math.inf, "the sampler waits for its next sample")
+    eventually(lambda: bench.sampler._published_due_s < math.inf, "the sampler waits for its next sample")
     if ending is None:
         bench.device.release(bench.fh)
     else:
         bench.device.write(bench.fh, ending)
-    eventually(lambda: bench.sampler._due_s == math.inf, "the sampler waits for nothing")
+    eventually(lambda: bench.sampler._published_due_s == math.inf, "the sampler waits for nothing")
     bench.sampler.stop()
 
 
-def refuse(bench: Bench, text: bytes, times: int = 1) -> None:
+def refuse(bench: DeviceBench, text: bytes, times: int = 1) -> None:
     """Write what is refused."""
     for _ in range(times):
         with pytest.raises(OSError, match=r"."):
             bench.device.write(bench.fh, text)
 
 
-def test_refusals_are_explained(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+def test_refusals_are_explained(bench: DeviceBench, caplog: pytest.LogCaptureFixture) -> None:
     """At debug level each EINVAL is, as often as the log takes it."""
     caplog.set_level(logging.DEBUG)
     for text in (b"foo 5", b"used x", b"total\xff 1"):
@@ -299,7 +289,7 @@ def test_refusals_are_explained(bench: Bench, caplog: pytest.LogCaptureFixture) 
     assert {(record.levelno, vars(record)["limited"]) for record in caplog.records} == {(logging.DEBUG, True)}
 
 
-def test_refusals_are_not_explained_above_debug(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+def test_refusals_are_not_explained_above_debug(bench: DeviceBench, caplog: pytest.LogCaptureFixture) -> None:
     """A client's mistakes do not fill the log of a daemon that runs as it is."""
     caplog.set_level(logging.INFO)
     refuse(bench, b"foo 5", 3)

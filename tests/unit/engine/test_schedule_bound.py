@@ -7,17 +7,18 @@ import math
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.simulation import STEP_S, Curve, Simulated
+from support.bench import sampling
+from support.simulation import STEP_S, Curve, Simulation
 from support.strategies import WIDE
 
 from memnotify.abi.figures import USED, Figures
 from memnotify.engine.schedule import SamplingSchedule
-from memnotify.engine.table import ObserverTable
 
 UPDATE_S = 0.25
 MAX_S = 15.0
 RATE_PAGES_S = 1000.0
 TOTAL_PAGES = 100_000
+PARAMETERS = sampling(UPDATE_S, MAX_S, fill_rate_pages_s=RATE_PAGES_S)
 
 # How much of the rate memory moves with, and for how many steps: a quiet time, in which the interval grows,
 # then stretches that come and go.
@@ -60,24 +61,18 @@ def test_no_crossing_is_noticed_later_than_the_update_period(
     # Long enough in the end for what must be noticed.
     moves = [*moves, (0.0, 2 * round(UPDATE_S / STEP_S))]
     curve = Curve(start, [(share * RATE_PAGES_S * STEP_S, count) for share, count in moves], churn=churn)
-    table, noticed_s = ObserverTable(len(WIDE._fields)), []
-    schedule = SamplingSchedule(UPDATE_S, MAX_S, fill_rate_pages_s=RATE_PAGES_S)
-    sampler = Simulated(
+    noticed_s: list[float] = []
+    simulation = Simulation(
         curve,
-        table,
-        schedule,
-        lambda _: noticed_s.append(sampler.clock()),
+        PARAMETERS._replace(update_space_kib=1),
+        lambda _: noticed_s.append(simulation.clock()),
         figure=WIDE._fields[figure],
         counter=counter,
     )
-    try:
-        fh = table.open()
-        table.subscribe(fh, {figure: threshold}, sampler.current())
-        table.poll(fh, 1)
-        sampler.thresholds_changed()
-        sampler.live()
-    finally:
-        sampler.stop()
+    fh = simulation.table.open()
+    simulation.table.subscribe(fh, {figure: threshold}, simulation.sampler.current())
+    simulation.table.poll(fh, 1)
+    simulation.run()
     above = [pages >= threshold for pages in curve.used]
     crossed = next((step for step, state in enumerate(above) if state != above[0]), None)
     if crossed is None:
@@ -93,114 +88,111 @@ def test_no_crossing_is_noticed_later_than_the_update_period(
         assert noticed_s[0] <= crossed * STEP_S + bound_s
 
 
-def test_what_nobody_watches_costs_no_look() -> None:
-    """A further figure that moves all the time leaves a threshold on another to the back-off."""
-    looks = []
-    for pages in (0.0, RATE_PAGES_S * STEP_S):
-        table = ObserverTable(len(WIDE._fields))
-        schedule = SamplingSchedule(UPDATE_S, MAX_S, fill_rate_pages_s=RATE_PAGES_S)
-        curve = Curve(100, [(pages, 12_000)])
-        sampler = Simulated(curve, table, schedule, lambda _: None, figure="available", counter={})
-        table.subscribe(table.open(), {USED: TOTAL_PAGES}, sampler.current())
-        sampler.live()
-        sampler.stop()
-        looks.append(sampler.looks)
-    assert looks[0] == looks[1] <= 10
+def _samples(curve: Curve, threshold: int, figure: str, counter: dict[str, float]) -> int:
+    """Return how many samples a threshold on ``used`` causes while ``figure`` follows the curve."""
+    simulation = Simulation(
+        curve, PARAMETERS._replace(update_space_kib=1), lambda _: None, figure=figure, counter=counter
+    )
+    simulation.table.subscribe(simulation.table.open(), {USED: threshold}, simulation.sampler.current())
+    simulation.run()
+    return simulation.samples
+
+
+def test_a_figure_without_thresholds_causes_no_samples() -> None:
+    """An extra figure that moves all the time leaves a threshold on another figure to the back-off."""
+    still, moving = (
+        _samples(Curve(100, [(pages, 12_000)]), TOTAL_PAGES, "available", {})
+        for pages in (0.0, RATE_PAGES_S * STEP_S)
+    )
+    assert still == moving <= 10
 
 
 @pytest.mark.parametrize("share", [0.1, 1.0])
-def test_a_kick_lets_the_timer_rest(share: float) -> None:
-    """A minute of nothing costs the back-off's samples and no more, a ramp then those that it needs."""
-    quiet = Curve(100, [(0.0, 12_000)])
-    ramp = Curve(100, [(0.0, 12_000), (RATE_PAGES_S * STEP_S, 600)])
-    looks = []
-    for curve in (quiet, ramp):
-        table = ObserverTable(len(WIDE._fields))
-        schedule = SamplingSchedule(UPDATE_S, MAX_S, fill_rate_pages_s=RATE_PAGES_S)
-        sampler = Simulated(
-            curve, table, schedule, lambda _: None, counter={"least_pages": 1, "share": share}
-        )
-        table.subscribe(table.open(), {USED: 2000}, sampler.current())
-        sampler.live()
-        sampler.stop()
-        looks.append(sampler.looks)
+def test_page_counters_replace_the_timer(share: float) -> None:
+    """A quiet minute costs the back-off's samples and no more; a ramp costs those that it needs."""
+    quiet, ramp = (
+        _samples(Curve(100, [(0.0, 12_000), *moves]), 2000, "used", {"least_pages": 1, "share": share})
+        for moves in ([], [(RATE_PAGES_S * STEP_S, 600)])
+    )
     # 0.25, 0.5, 1, 2, 4, 8, then 15 s each
-    assert looks[0] <= 10
-    assert looks[1] <= looks[0] + 40
+    assert quiet <= 10
+    assert ramp <= quiet + 40
 
 
 def test_the_reach_bounds_the_interval() -> None:
-    schedule = SamplingSchedule(UPDATE_S, MAX_S, fill_rate_pages_s=RATE_PAGES_S)
+    schedule = SamplingSchedule(PARAMETERS)
     still = Figures(TOTAL_PAGES, 50, 50)
     for step in range(10):
-        schedule.see(step * MAX_S, still, 1)
-    assert schedule.interval_s == MAX_S
-    schedule.see(200.0, still, 1, 3000)
-    assert schedule.interval_s == 3.0
-    schedule.see(201.0, still, 1, 1)
-    assert schedule.interval_s == UPDATE_S
+        interval = schedule.update(step * MAX_S, still, 1)
+    assert interval.timer_s == MAX_S
+    interval = schedule.update(200.0, still, 1, 3000)
+    assert interval.timer_s == 3.0
+    interval = schedule.update(201.0, still, 1, 1)
+    assert interval.timer_s == UPDATE_S
 
 
-def test_what_a_kick_announces_does_not_bound_the_interval() -> None:
-    """The timer is for what nothing announces; a counter counts once the nearest level can be in reach."""
-    schedule = SamplingSchedule(UPDATE_S, MAX_S, fill_rate_pages_s=RATE_PAGES_S)
+def test_what_a_page_counter_announces_does_not_bound_the_interval() -> None:
+    """The timer is for unannounced levels; a page counter causes a sample once a level can be in reach."""
+    schedule = SamplingSchedule(PARAMETERS)
     still = Figures(TOTAL_PAGES, 50, 50)
     for step in range(10):
-        schedule.see(step * MAX_S, still, 1, 3000, unannounced_pages=math.inf)
-    assert (schedule.interval_s, schedule.counter_interval_s) == (MAX_S, 1.5)
-    schedule.see(200.0, still, 1, 3000, unannounced_pages=4000)
-    assert (schedule.interval_s, schedule.counter_interval_s) == (4.0, 1.5)
-    schedule.see(201.0, still, 1, 1, unannounced_pages=math.inf)
-    assert (schedule.interval_s, schedule.counter_interval_s) == (MAX_S, UPDATE_S)
+        interval = schedule.update(step * MAX_S, still, 1, 3000, unannounced_pages=math.inf)
+    assert (interval.timer_s, interval.counter_s) == (MAX_S, 1.5)
+    interval = schedule.update(200.0, still, 1, 3000, unannounced_pages=4000)
+    assert (interval.timer_s, interval.counter_s) == (4.0, 1.5)
+    interval = schedule.update(201.0, still, 1, 1, unannounced_pages=math.inf)
+    assert (interval.timer_s, interval.counter_s) == (MAX_S, UPDATE_S)
 
 
-def test_the_first_kick_is_followed_by_a_second_look() -> None:
-    """After a quiet time nobody knows how fast memory moves: the shortest interval tells, once."""
-    schedule = SamplingSchedule(UPDATE_S, MAX_S, fill_rate_pages_s=RATE_PAGES_S)
-    schedule.see(0.0, Figures(TOTAL_PAGES, 0, 0), 1, 90_000, unannounced_pages=math.inf)
-    schedule.see(10.0, Figures(TOTAL_PAGES, 10, 0), 1, 89_990, unannounced_pages=math.inf, counter_fired=True)
-    assert schedule.interval_s == schedule.min_update_period_s
+def test_a_sample_by_a_page_counter_is_followed_by_a_second_one() -> None:
+    """After a quiet time the rate of memory is unknown: one shortest interval measures it."""
+    schedule = SamplingSchedule(PARAMETERS)
+    interval = schedule.update(0.0, Figures(TOTAL_PAGES, 0, 0), 1, 90_000, unannounced_pages=math.inf)
+    interval = schedule.update(
+        10.0, Figures(TOTAL_PAGES, 10, 0), 1, 89_990, unannounced_pages=math.inf, counter_fired=True
+    )
+    assert interval.timer_s == PARAMETERS.min_update_period_s
     # 90 times as fast as expected
-    schedule.see(10.02, Figures(TOTAL_PAGES, 1810, 0), 1, 88_190, unannounced_pages=math.inf)
-    assert math.isclose(schedule.counter_interval_s, 88_190 / 90_000 / 2)
+    interval = schedule.update(10.02, Figures(TOTAL_PAGES, 1810, 0), 1, 88_190, unannounced_pages=math.inf)
+    assert math.isclose(interval.counter_s, 88_190 / 90_000 / 2)
     # It is known now.
-    schedule.see(
+    interval = schedule.update(
         10.2, Figures(TOTAL_PAGES, 1810, 0), 1, 88_190, unannounced_pages=math.inf, counter_fired=True
     )
-    assert schedule.interval_s >= UPDATE_S
+    assert interval.timer_s >= UPDATE_S
 
 
-def test_only_what_moves_fast_towards_a_near_level_is_looked_at_more_often() -> None:
-    schedule = SamplingSchedule(UPDATE_S, MAX_S, min_update_period_s=0.02, fill_rate_pages_s=RATE_PAGES_S)
-    schedule.see(0.0, Figures(TOTAL_PAGES, 0, 0), 1)
+def test_only_a_fast_movement_towards_a_near_level_shortens_the_interval() -> None:
+    schedule = SamplingSchedule(PARAMETERS)
+    interval = schedule.update(0.0, Figures(TOTAL_PAGES, 0, 0), 1)
     there = Figures(TOTAL_PAGES, 2000, 0)
     # 2000 pages/s are seen: 300 pages may take 0.15 s, which is less than the update period, 501 more.
     for distance_pages, interval_s in ((300, 0.15), (1, 0.02), (501, UPDATE_S)):
-        schedule.see(1.0, there, 1, distance_pages)
-        assert math.isclose(schedule.interval_s, interval_s, abs_tol=0.001)
+        interval = schedule.update(1.0, there, 1, distance_pages)
+        assert math.isclose(interval.timer_s, interval_s, abs_tol=0.001)
     # After two seconds a quarter of that is left, so 300 pages take longer than the update period again.
-    schedule.see(3.0, there, 1, 300)
-    assert math.isclose(schedule.interval_s, 0.3)
+    interval = schedule.update(3.0, there, 1, 300)
+    assert math.isclose(interval.timer_s, 0.3)
 
 
 def test_the_per_cpu_lists_are_no_movement() -> None:
     """Exact and plain figures differ by what lies on the lists: a sample of the other kind has not moved."""
-    schedule = SamplingSchedule(UPDATE_S, MAX_S, fill_rate_pages_s=RATE_PAGES_S)
+    schedule = SamplingSchedule(PARAMETERS)
     plain, exact = Figures(TOTAL_PAGES, 5000, 0), Figures(TOTAL_PAGES, 1000, 0)
     for second, is_exact in enumerate([False, True, False, True, False]):
-        schedule.see(second, exact if is_exact else plain, 10, 600, exact=is_exact)
-    assert schedule.interval_s == 0.6
-    assert "moves at 0 pages/s" in str(schedule)
+        interval = schedule.update(second, exact if is_exact else plain, 10, 600, exact=is_exact)
+    assert interval.timer_s == 0.6
+    assert "moves at 0 pages/s" in str(interval)
     # What was seen by one kind is not forgotten by the other.
-    schedule.see(5.0, exact._replace(used=21_000), 10, 600, exact=True)
-    schedule.see(5.001, plain, 10, 600, exact=False)
-    assert schedule.interval_s < UPDATE_S
+    interval = schedule.update(5.0, exact._replace(used=21_000), 10, 600, exact=True)
+    interval = schedule.update(5.001, plain, 10, 600, exact=False)
+    assert interval.timer_s < UPDATE_S
 
 
 def test_a_restart_never_slows_down() -> None:
-    schedule = SamplingSchedule(UPDATE_S, MAX_S, fill_rate_pages_s=RATE_PAGES_S)
-    schedule.see(0.0, Figures(TOTAL_PAGES, 0, 0), 1)
-    schedule.see(1.0, Figures(TOTAL_PAGES, 2000, 0), 1, 1)
-    assert schedule.interval_s == schedule.min_update_period_s
-    schedule.restart()
-    assert schedule.interval_s == schedule.min_update_period_s
+    schedule = SamplingSchedule(PARAMETERS)
+    interval = schedule.update(0.0, Figures(TOTAL_PAGES, 0, 0), 1)
+    interval = schedule.update(1.0, Figures(TOTAL_PAGES, 2000, 0), 1, 1)
+    assert interval.timer_s == PARAMETERS.min_update_period_s
+    interval = schedule.restart(interval)
+    assert interval.timer_s == PARAMETERS.min_update_period_s

@@ -25,7 +25,7 @@ from support.strategies import WIDE, granularities, small_figures, small_thresho
 
 from memnotify.abi.figures import Figures
 from memnotify.engine.observer import NO_HANDLE, Observer, Threshold, ThresholdIndex
-from memnotify.engine.table import ObserverTable, Sample
+from memnotify.engine.table import Distances, ObserverTable, Sample
 
 USED = 1
 
@@ -71,7 +71,7 @@ class TableMachine(RuleBasedStateMachine):
     @precondition(lambda self: len(self.model) > 1)
     @rule(fh=consumes(observers))
     def close(self, fh: int) -> None:
-        """Close a file: the handle it kept comes back, and nobody has had it."""
+        """Close a file: the handle it kept comes back, unless it was notified."""
         handle = self.table.close(fh)
         assert handle == self.model.pop(fh).handle
         if handle != NO_HANDLE:
@@ -122,10 +122,11 @@ class TableMachine(RuleBasedStateMachine):
 
     @rule(samples=st.lists(small_figures, min_size=1, max_size=6), granularity=granularities)
     def advance(self, samples: list[Figures], granularity: int) -> None:
-        """Take samples: whoever waits and crossed is woken, once, and nobody else."""
+        """Take samples: each observer that crossed and waits is notified, once, and no other one."""
         for figures in samples:
-            crossed = self.table.advance(self.sample(figures))
-            self.table.rearm(figures, granularity)
+            sample = self.sample(figures)
+            crossed = self.table.advance(sample)
+            self.table.rearm(sample, granularity, 0)
             woken = {observer.see(figures, granularity) for observer in self.model.values()} - {NO_HANDLE}
             assert crossed is not None
             assert sorted(crossed[0][: crossed[1]]) == sorted(woken)
@@ -135,7 +136,7 @@ class TableMachine(RuleBasedStateMachine):
 
     @rule(figures=small_figures, took_s=st.sampled_from((0, 1)))
     def record(self, figures: Figures, took_s: float) -> None:
-        """Read the figures for a client: nobody crosses by that."""
+        """Read the figures for a client: no threshold is crossed by that."""
         sample = self.sample(figures)
         self.clock.tick(took_s)
         self.table.record(sample, self.clock())
@@ -154,7 +155,7 @@ class TableMachine(RuleBasedStateMachine):
 
     @invariant()
     def agree(self) -> None:
-        """Whoever has an event in the model has it in the table, and thresholds are watched."""
+        """Compare: the same observers have an event in the model and in the table, and thresholds."""
         assert len(self.table) == len(self.model)
         for fh, observer in self.model.items():
             assert self.table.poll(fh, NO_HANDLE) == (observer.pending, False)
@@ -165,7 +166,7 @@ class TableMachine(RuleBasedStateMachine):
             for index, threshold in observer.thresholds.items()
         ]
         sample = Sample(self.clock(), self.figures, exact=True, pcp_pages=7)
-        assert self.table.distances(sample, 5).nearest == min(distances, default=math.inf)
+        assert self.table.rearm(sample, 0, 5).nearest == min(distances, default=math.inf)
 
     def teardown(self) -> None:
         """Close all: every handle that was kept and went nowhere comes back, each once."""
@@ -205,9 +206,9 @@ def test_levels_by_hand(granularity: int, pages: int, life: list[tuple[int, bool
     (first, _), *rest = life
     table.subscribe(fh, {USED: pages}, Sample(0.0, Figures(0, first, 0), exact=True))
     for moment, (used, fires) in enumerate(rest, start=1):
-        figures = Figures(0, used, 0)
-        table.advance(Sample(float(moment), figures, exact=True))
-        table.rearm(figures, granularity)
+        sample = Sample(float(moment), Figures(0, used, 0), exact=True)
+        table.advance(sample)
+        table.rearm(sample, granularity, 0)
         assert table.poll(fh, NO_HANDLE) == (fires, False), f"at {used}"
         table.acknowledge(fh)
 
@@ -263,8 +264,9 @@ def test_decided_without_the_per_cpu_lists(
         for moment, (thresholds, at, then) in enumerate(steps):
             opened.append(table.open())
             table.subscribe(opened[-1], thresholds, Sample(moment, at, exact=True))
-            table.advance(Sample(moment, then, exact=True))
-            table.rearm(then, granularity)
+            sample = Sample(moment, then, exact=True)
+            table.advance(sample)
+            table.rearm(sample, granularity, 0)
         for fh in opened:
             table.acknowledge(fh)
         return table, opened
@@ -297,7 +299,7 @@ def test_decided_without_the_per_cpu_lists(
 def test_when_the_per_cpu_lists_matter(
     threshold: int, at: int, plain: int, limit: int, *, needs_exact_figures: bool
 ) -> None:
-    """Only a threshold on used between the least and the plain figure makes a dear reading necessary."""
+    """Only a threshold on used between the least and the plain figure makes an exact reading necessary."""
     table = ObserverTable()
     fh = table.open()
     table.subscribe(fh, {USED: threshold, 0: 1, 2: 1}, Sample(0, Figures(9, at, 0), exact=True))
@@ -306,7 +308,7 @@ def test_when_the_per_cpu_lists_matter(
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_levels_do_not_pile_up(sign: int) -> None:
-    """Whoever writes ever new thresholds makes the table no larger."""
+    """A client that writes new thresholds again and again makes the table no larger."""
     levels = ThresholdIndex(USED, sign)
     staying, moving = Threshold(Observer(), 1), Threshold(Observer(), 1)
     levels.arm(staying, 10**9)
@@ -355,7 +357,7 @@ def test_levels_fire_in_order_and_whole(arming: list[tuple[int, bool]], values: 
 def test_watching_while_a_threshold_fires(monkeypatch: pytest.MonkeyPatch) -> None:
     """Any thread may ask, also while the only threshold is on its way from one direction to the other."""
     table, arm, seen = ObserverTable(), ThresholdIndex.arm, []
-    there = Figures(0, 5, 0)
+    there = Sample(1, Figures(0, 5, 0), exact=True)
 
     def arm_and_ask(levels: ThresholdIndex, threshold: Threshold, key: int) -> None:
         seen.append(table.watching)
@@ -363,18 +365,19 @@ def test_watching_while_a_threshold_fires(monkeypatch: pytest.MonkeyPatch) -> No
 
     table.subscribe(table.open(), {USED: 5}, Sample(0, Figures(0, 0, 0), exact=True))
     monkeypatch.setattr(ThresholdIndex, "arm", arm_and_ask)
-    table.advance(Sample(1, there, exact=True))
+    table.advance(there)
     seen.append(table.watching)
-    table.rearm(there, 0)
+    table.rearm(there, 0, 0)
     assert seen == [True, True]
 
 
-def between(table: ObserverTable, fh: int, then: Callable[[], Any]) -> None:
+def between(table: ObserverTable, fh: int, then: Callable[[], Any]) -> Distances:
     """Let the observer's threshold of 10 fire at 20, and do something before it is armed again."""
+    sample = Sample(1.0, Figures(0, 20, 0), exact=True)
     table.subscribe(fh, {USED: 10}, Sample(0.0, Figures(0, 0, 0), exact=True))
-    table.advance(Sample(1.0, Figures(0, 20, 0), exact=True))
+    table.advance(sample)
     then()
-    table.rearm(Figures(0, 20, 0), 0)
+    return table.rearm(sample, 0, 0)
 
 
 def test_written_between_firing_and_arming() -> None:
@@ -382,8 +385,8 @@ def test_written_between_firing_and_arming() -> None:
     table = ObserverTable()
     fh = table.open()
     at = Sample(1.0, Figures(0, 20, 0), exact=True)
-    between(table, fh, lambda: table.subscribe(fh, {USED: 30}, at))
-    assert table.distances(at, 0) == (10, 10, math.inf, math.inf)
+    distances = between(table, fh, lambda: table.subscribe(fh, {USED: 30}, at))
+    assert distances == (10, 10, math.inf, math.inf)
     table.advance(Sample(2.0, Figures(0, 5, 0), exact=True))
     assert table.poll(fh, NO_HANDLE) == (False, False)
     table.advance(Sample(3.0, Figures(0, 30, 0), exact=True))
@@ -391,12 +394,11 @@ def test_written_between_firing_and_arming() -> None:
 
 
 def test_closed_between_firing_and_arming() -> None:
-    """A threshold whose observer is gone is not armed for anybody."""
+    """A threshold whose observer is gone is not armed again."""
     table = ObserverTable()
     fh = table.open()
-    between(table, fh, lambda: table.close(fh))
+    assert between(table, fh, lambda: table.close(fh)).nearest == math.inf
     assert not table.watching
-    assert table.distances(Sample(1.0, Figures(0, 20, 0), exact=True), 0).nearest == math.inf
 
 
 def test_opened_while_others_are_notified() -> None:
@@ -413,8 +415,8 @@ def test_opened_while_others_are_notified() -> None:
         assert crossed[0][: crossed[1]] == array("Q", [7])
 
 
-def test_nothing_is_allocated_for_each_that_is_woken() -> None:
-    """10,000 observers, each with a level of its own, cost no more memory to find than one."""
+def test_nothing_is_allocated_for_each_notified_observer() -> None:
+    """To find 10,000 observers, each with a level of its own, takes no more memory than to find one."""
     taken = []
     for number in (1, 10_000):
         tracemalloc.start(1)
@@ -452,9 +454,27 @@ def test_distances(
     rising = [pages - there[USED] for index, pages in wanted if index == USED and pages > there[USED]]
     falling = [there[USED] + 1 - pages for index, pages in wanted if index == USED and pages <= there[USED]]
     other = [abs(pages - there[index]) + (there[index] >= pages) for index, pages in wanted if index != USED]
-    assert table.distances(sample, limit_pages) == (
+    assert table.rearm(sample, 0, limit_pages) == (
         min(rising, default=math.inf),
         min(rising, default=math.inf) - sample.pcp_pages,
         min(falling, default=math.inf) - (0 if sample.exact else limit_pages),
         min(other, default=math.inf),
     )
+
+
+def test_a_change_of_thresholds_is_reported() -> None:
+    """The table reports each write, and that the last threshold went, but no close that changes nothing."""
+    table, at = ObserverTable(), Sample(0.0, Figures(0, 0, 0), exact=True)
+    watching: list[bool] = []
+    table.on_thresholds_changed = lambda: watching.append(table.watching)
+    first, second, third = table.open(), table.open(), table.open()
+    assert watching == []
+    table.subscribe(first, {USED: 5}, at)
+    table.subscribe(second, {USED: 5}, at)
+    assert watching == [True, True]
+    table.close(third)
+    table.close(first)
+    assert watching == [True, True]
+    table.close(second)
+    table.subscribe(table.open(), {}, at)
+    assert watching == [True, True, False, False]

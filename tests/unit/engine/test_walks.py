@@ -10,11 +10,9 @@ import os
 import random
 
 import pytest
-from support.simulation import STEP_S, Curve, Simulated
+from support.bench import sampling
+from support.simulation import STEP_S, Curve, Simulation
 from support.strategies import WIDE
-
-from memnotify.engine.schedule import SamplingSchedule
-from memnotify.engine.table import ObserverTable
 
 WALKS = int(os.environ.get("MEMNOTIFY_WALKS", "10"))
 THRESHOLDS = 1000
@@ -59,19 +57,19 @@ def test_nothing_lost_invented_or_late(seed: int) -> None:
     """Each observer reads when it is woken; what it is told is what happened, in time."""
     chance = random.Random(seed)  # noqa: S311 - the same walk each time
     curve = walk(chance)
-    table = ObserverTable(len(WIDE._fields))
     figure = chance.choice(["used", "available"])
     told: dict[int, list[float]] = {}
 
     def wake(handles: list[int]) -> None:
         for fh in handles:
-            told[fh].append(sampler.clock())
+            told[fh].append(simulation.clock())
             table.acknowledge(fh)
             table.poll(fh, fh)
 
     counter = chance.choice([{}, {"least_pages": 50, "share": chance.choice([0.1, 1.0])}])
-    schedule = SamplingSchedule(UPDATE_S, 15.0, fill_rate_pages_s=RATE_PAGES_S)
-    sampler = Simulated(curve, table, schedule, wake, figure=figure, counter=counter)
+    parameters = sampling(UPDATE_S, fill_rate_pages_s=RATE_PAGES_S, update_space_kib=1)
+    simulation = Simulation(curve, parameters, wake, figure=figure, counter=counter)
+    table = simulation.table
     # In a few places, so that the nearest is far away now and then.
     places = [chance.randrange(1, SPAN_PAGES) for _ in range(chance.choice([1, 4, 100]))]
     wanted = [chance.choice(places) + chance.randrange(100) for _ in range(THRESHOLDS)]
@@ -80,15 +78,14 @@ def test_nothing_lost_invented_or_late(seed: int) -> None:
         fh = table.open()
         thresholds[fh] = pages
         told[fh] = []
-        table.subscribe(fh, {WIDE._fields.index(figure): pages}, sampler.current())
+        table.subscribe(fh, {WIDE._fields.index(figure): pages}, simulation.sampler.current())
         table.poll(fh, fh)
-    sampler.live()
-    sampler.stop()
+    simulation.run()
 
     truth = crossings(curve, wanted)
     for fh, pages in thresholds.items():
-        # Whoever was told an odd number of times believes to be on the other side than at the start. There
-        # and back within the bound may go unseen; what lasted longer must be known.
+        # After an odd number of events a client takes the figure to be on the other side than at the start. A
+        # crossing and its return within the bound may go unseen; one that lasted longer must be known.
         lasts_s = itertools.pairwise([*truth[pages], curve.end_s + BOUND_S])
         for crossed, (crossed_s, back_s) in enumerate(lasts_s, start=1):
             if back_s - crossed_s > BOUND_S:

@@ -69,7 +69,7 @@ Node 0, zone   Normal
   account: 4444
 """
 
-MeterOf = Callable[..., MemInfoReader]
+ReaderOf = Callable[..., MemInfoReader]
 
 
 def meminfo_text(**changed: int | None) -> str:
@@ -80,17 +80,25 @@ def meminfo_text(**changed: int | None) -> str:
 
 
 @pytest.fixture
-def meter_of(tmp_path: Path) -> Iterator[MeterOf]:
+def reader_of(tmp_path: Path) -> Iterator[ReaderOf]:
     """Return what makes a reader of two texts."""
     made = []
 
     def make(
-        meminfo_text: str, zoneinfo_text: str = ZONEINFO, *, further: dict[str, str] | None = None
+        meminfo_text: str,
+        zoneinfo_text: str = ZONEINFO,
+        *,
+        further: dict[str, str] | None = None,
+        pcp_is_free: bool = True,
     ) -> MemInfoReader:
         paths = (tmp_path / "meminfo", tmp_path / "zoneinfo")
         for path, text in zip(paths, (meminfo_text, zoneinfo_text), strict=True):
             path.write_text(text)
-        made.append(MemInfoReader(further=further, meminfo=str(paths[0]), zoneinfo=str(paths[1])))
+        made.append(
+            MemInfoReader(
+                pcp_is_free=pcp_is_free, further=further, meminfo=str(paths[0]), zoneinfo=str(paths[1])
+            )
+        )
         return made[-1]
 
     yield make
@@ -98,17 +106,23 @@ def meter_of(tmp_path: Path) -> Iterator[MeterOf]:
         reader.close()
 
 
-def test_the_formula(meter_of: MeterOf) -> None:
+def test_the_formula(reader_of: ReaderOf) -> None:
     """Each field counts as the contract says, and P only in the exact figures."""
-    reader = meter_of(meminfo_text())
+    reader = reader_of(meminfo_text())
     assert reader.read_plain() == FIGURES
     assert reader.read_exact() == (FIGURES._replace(used=FIGURES.used - PCP), PCP)
 
 
-def test_further_figures(meter_of: MeterOf, tmp_path: Path) -> None:
+def test_plain_figures_are_exact_without_pcp(reader_of: ReaderOf) -> None:
+    """With pcp_is_free off no page on the per-CPU lists is counted, and zoneinfo is not read."""
+    reader = reader_of(meminfo_text(), "no zoneinfo", pcp_is_free=False)
+    assert reader.read_exact() == (reader.read_plain(), 0)
+
+
+def test_further_figures(reader_of: ReaderOf, tmp_path: Path) -> None:
     """They come after the three, in their order, never negative, and are found again in other columns."""
     further = {"free": "MemFree", "more": "Dirty - SwapFree + Mlocked", "less": "Mlocked - Dirty"}
-    reader = meter_of(meminfo_text(), further=further)
+    reader = reader_of(meminfo_text(), further=further)
     expected = (*FIGURES, 2_000, 999_999 - 4_000 + 7, 0)
     plain = reader.read_plain()
     assert plain._asdict() == dict(zip((*NAMES, "free", "more", "less"), expected, strict=True))
@@ -120,14 +134,14 @@ def test_further_figures(meter_of: MeterOf, tmp_path: Path) -> None:
     assert [*reader.read_plain()][3:] == [2_000, 0, 2]
 
 
-def test_a_field_that_this_kernel_lacks(meter_of: MeterOf, tmp_path: Path) -> None:
+def test_a_field_that_this_kernel_lacks(reader_of: ReaderOf, tmp_path: Path) -> None:
     """It is named, and what to do; one that vanishes later is no 0 that clients would take for an event."""
     further = {"dirty": "Dirty", "taken": "Zswap - Zswapped"}
     with pytest.raises(
         MemInfoError, match=r"^/proc/meminfo must have Zswap, Zswapped once, and .*\(--figures\)$"
     ):
-        meter_of(meminfo_text(), further=further).read_plain()
-    reader = meter_of(meminfo_text(), further={"dirty": "Dirty"})
+        reader_of(meminfo_text(), further=further).read_plain()
+    reader = reader_of(meminfo_text(), further={"dirty": "Dirty"})
     assert [*reader.read_plain()][3:] == [999_999]
     (tmp_path / "meminfo").write_text(meminfo_text(Dirty=None))
     with pytest.raises(MemInfoError, match="must have Dirty once"):
@@ -151,26 +165,26 @@ def test_a_field_that_this_kernel_lacks(meter_of: MeterOf, tmp_path: Path) -> No
         *((name, Figures(0, 0, 0)) for name in ("MemAvailable", "Inactive", "Active(anon)", "KReclaimable")),
     ],
 )
-def test_what_a_page_more_of_a_field_changes(meter_of: MeterOf, field: str, change: Figures) -> None:
+def test_what_a_page_more_of_a_field_changes(reader_of: ReaderOf, field: str, change: Figures) -> None:
     """One page more of one field moves the figures as its sign in the formula says, or not at all."""
-    figures = meter_of(meminfo_text(**{field: FIELDS[field] + 1})).read_plain()
+    figures = reader_of(meminfo_text(**{field: FIELDS[field] + 1})).read_plain()
     assert Figures(*(now - then for now, then in zip(figures, FIGURES, strict=True))) == change
 
 
-def test_used_is_never_negative(meter_of: MeterOf) -> None:
+def test_used_is_never_negative(reader_of: ReaderOf) -> None:
     """Free memory may exceed total for a moment: the fields are not counted in one instant."""
-    reader = meter_of(meminfo_text(MemFree=20_000))
+    reader = reader_of(meminfo_text(MemFree=20_000))
     assert reader.read_plain().used == 0
-    nearly = meter_of(meminfo_text(MemFree=FIELDS["MemFree"] + FIGURES.used - 1))
+    nearly = reader_of(meminfo_text(MemFree=FIELDS["MemFree"] + FIGURES.used - 1))
     assert (nearly.read_plain().used, nearly.read_exact()[0].used) == (1, 0)
 
 
 @pytest.mark.parametrize(
     "field", [name for name in FIELDS if name not in {"MemAvailable", "Inactive", "Dirty", "KReclaimable"}]
 )
-def test_a_missing_field(meter_of: MeterOf, field: str) -> None:
+def test_a_missing_field(reader_of: ReaderOf, field: str) -> None:
     """The error names what is wanted and shows what the file said; two fields nobody needs may miss."""
-    reader = meter_of(meminfo_text(**{field: None}))
+    reader = reader_of(meminfo_text(**{field: None}))
     if field.startswith("Active("):
         assert reader.read_plain() == FIGURES
         return
@@ -190,17 +204,17 @@ def test_a_file_that_does_not_open_leaks_none(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("old", [False, True])
 @pytest.mark.parametrize(("cpus", "nodes"), [(1, 1), (2, 1), (3, 2), (256, 8)])
-def test_zoneinfo(meter_of: MeterOf, cpus: int, nodes: int, *, old: bool) -> None:
+def test_zoneinfo(reader_of: ReaderOf, cpus: int, nodes: int, *, old: bool) -> None:
     """Every pageset's count is summed, and every pageset's limit, on machines and kernels of all kinds."""
     machine = zoneinfo(cpus, nodes, old=old)
-    reader = meter_of(meminfo_text(MemTotal=1 << 34), machine.text)
+    reader = reader_of(meminfo_text(MemTotal=1 << 34), machine.text)
     assert reader.read_exact()[1] == machine.pcp_pages
     assert reader.pcp_limit_pages == machine.limits + machine.pagesets * meminfo._BEYOND_LIMIT_PAGES
 
 
-def test_the_limit_stays(meter_of: MeterOf, tmp_path: Path) -> None:
+def test_the_limit_stays(reader_of: ReaderOf, tmp_path: Path) -> None:
     """The lists may fill again when the kernel has forbidden them for a moment; what they hold, they can."""
-    reader = meter_of(meminfo_text(), zoneinfo(2).text)
+    reader = reader_of(meminfo_text(), zoneinfo(2).text)
     assert reader.pcp_limit_pages == 0
     reader.read_exact()
     known = reader.pcp_limit_pages
@@ -212,25 +226,25 @@ def test_the_limit_stays(meter_of: MeterOf, tmp_path: Path) -> None:
     assert reader.pcp_limit_pages == known + PCP - 300
 
 
-def test_no_pagesets(meter_of: MeterOf) -> None:
+def test_no_pagesets(reader_of: ReaderOf) -> None:
     """A file in which nothing is found is not taken for empty lists."""
     with pytest.raises(MemInfoError, match=r"(?s)no pagesets.*pages free"):
-        meter_of(meminfo_text(), "Node 0, zone Normal\n  pages free 7\n").read_exact()
+        reader_of(meminfo_text(), "Node 0, zone Normal\n  pages free 7\n").read_exact()
 
 
-def test_a_number_across_two_reads(meter_of: MeterOf) -> None:
+def test_a_number_across_two_reads(reader_of: ReaderOf) -> None:
     """All of a large file is read, and a count that a read ends in the middle of is one number still."""
     chunk = 1 << 16
     machine = zoneinfo(256)
     middle = machine.text.rindex("count:", 0, chunk - 20) + len("count:    1")
     text = "#" * (chunk - middle - 1) + "\n" + machine.text
     assert text[chunk - 1 : chunk + 1].isdigit()
-    assert meter_of(meminfo_text(), text)._pcp_pages() == machine.pcp_pages
+    assert reader_of(meminfo_text(), text)._pcp_pages() == machine.pcp_pages
 
 
-def test_the_reads_of_one_file_are_not_mixed(meter_of: MeterOf, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reads_of_one_file_are_not_mixed(reader_of: ReaderOf, monkeypatch: pytest.MonkeyPatch) -> None:
     """No second thread begins while one is between two reads: the kernel would tear the first one's text."""
-    reader = meter_of(meminfo_text(), zoneinfo(256).text)
+    reader = reader_of(meminfo_text(), zoneinfo(256).text)
     readers: list[threading.Thread] = []
     begun = threading.Event()
     second = threading.Thread(target=reader.read_exact)
@@ -343,9 +357,9 @@ def test_the_columns_give_what_the_lines_say(texts: list[bytes], select_extra_fi
         os.close(fd)
 
 
-def test_the_columns_are_kept(meter_of: MeterOf, tmp_path: Path) -> None:
+def test_the_columns_are_kept(reader_of: ReaderOf, tmp_path: Path) -> None:
     """They are looked for anew when a value has outgrown its own, and only then."""
-    reader = meter_of(meminfo_text())
+    reader = reader_of(meminfo_text())
     reader.read_plain()
     columns = reader._columns
     (tmp_path / "meminfo").write_text(meminfo_text(MemFree=1, Active=2_500_000 - 1))
@@ -358,7 +372,7 @@ def test_the_columns_are_kept(meter_of: MeterOf, tmp_path: Path) -> None:
     ("field", "next_line"), [("MemFree", "MemAvailable"), ("Active", "Inactive"), ("Shmem", "KReclaimable")]
 )
 def test_a_value_that_grows_where_the_next_line_shrinks(
-    meter_of: MeterOf, tmp_path: Path, field: str, next_line: str
+    reader_of: ReaderOf, tmp_path: Path, field: str, next_line: str
 ) -> None:
     """It is not cut, though every label stands where it stood."""
     narrow, wide = 24_999_999, 25_000_000
@@ -366,15 +380,15 @@ def test_a_value_that_grows_where_the_next_line_shrinks(
         meminfo_text(**{field: narrow, next_line: wide}),
         meminfo_text(**{field: wide, next_line: narrow}),
     )
-    reader = meter_of(texts[0])
+    reader = reader_of(texts[0])
     for text in texts:
         (tmp_path / "meminfo").write_text(text)
         assert reader.read_plain() == per_line(text.encode())
 
 
-def test_other_lines_in_the_same_columns(meter_of: MeterOf, tmp_path: Path) -> None:
+def test_other_lines_in_the_same_columns(reader_of: ReaderOf, tmp_path: Path) -> None:
     """They are told by their labels, and a label by the line that it begins."""
-    reader = meter_of(meminfo_text())
+    reader = reader_of(meminfo_text())
     reader.read_plain()
     lines = meminfo_text().splitlines(keepends=True)
     buffers, cached = ([line.split(":")[0] for line in lines].index(name) for name in ("Buffers", "Cached"))
@@ -387,10 +401,10 @@ def test_other_lines_in_the_same_columns(meter_of: MeterOf, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("field", ["MemTotal", "Cached", "SReclaimable"])
-def test_a_field_that_is_there_twice(meter_of: MeterOf, field: str) -> None:
+def test_a_field_that_is_there_twice(reader_of: ReaderOf, field: str) -> None:
     """Nobody knows which of the two is meant."""
     with pytest.raises(MemInfoError, match=f"(?s)once.*{field}: .*{field}: "):
-        meter_of(f"{meminfo_text()}{field}:         1 kB\n").read_plain()
+        reader_of(f"{meminfo_text()}{field}:         1 kB\n").read_plain()
 
 
 def test_the_line() -> None:
@@ -399,9 +413,9 @@ def test_the_line() -> None:
     assert NAMES == ("total", "used", "active")
 
 
-def test_the_files_are_read_anew(meter_of: MeterOf, tmp_path: Path) -> None:
+def test_the_files_are_read_anew(reader_of: ReaderOf, tmp_path: Path) -> None:
     """Every reading starts at the beginning of the kept-open files."""
-    reader = meter_of(meminfo_text())
+    reader = reader_of(meminfo_text())
     assert reader.read_exact() == reader.read_exact()
     (tmp_path / "meminfo").write_text(meminfo_text(Active=601))
     (tmp_path / "zoneinfo").write_text(ZONEINFO.replace("300", "301"))

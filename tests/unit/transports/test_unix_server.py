@@ -20,13 +20,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support.fakes import FakeClock, FakeMeter
+from support.bench import Bench, sampling
+from support.fakes import FakeClock, FakeReader
 from support.waiting import DEADLINE_S, eventually
 
-from memnotify.engine.device import Device
-from memnotify.engine.sampler import Sampler
-from memnotify.engine.schedule import SamplingSchedule
-from memnotify.engine.table import ObserverTable
+from memnotify.engine.sampler import Timing
 from memnotify.transports import unix_server
 from memnotify.transports.unix_server import SILENCE_S, SocketServer
 
@@ -65,17 +63,14 @@ class Client:
         return count[0]
 
 
-class Bench:
+class ServerBench(Bench[FakeReader]):
     """A server and what it serves. ``memory`` moves it; ``client`` connects."""
 
     def __init__(
         self, path: Path, clock: Callable[[], float] = time.monotonic, *, start: bool = True
     ) -> None:
+        super().__init__(FakeReader(), sampling(0.000001, 3600), notify=self._notify, timing=Timing())
         self.path = path
-        self.reader = FakeMeter()
-        self.table = ObserverTable()
-        self.sampler = Sampler(self.table, self.reader, SamplingSchedule(0.000001, 3600), self._notify)
-        self.device = Device(self.table, self.sampler)
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.listener.bind(str(path))
         self.listener.listen(128)
@@ -92,7 +87,7 @@ class Bench:
     def memory(self, used: int) -> None:
         """Change the memory, and let the sampler see it."""
         self.reader.use(used)
-        self.sampler.look()
+        self.sampler.sample()
 
     def client(self, text: bytes = b"") -> Client:
         """Return a client whose observer is there, and which has written ``text`` and been understood."""
@@ -123,16 +118,16 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Iterator[Bench]:
+def bench(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Iterator[ServerBench]:
     """Return a bench, and clear it away."""
-    bench = Bench(tmp_path / "socket")
+    bench = ServerBench(tmp_path / "socket")
     yield bench
     bench.close()
     assert bench.failures == []
     assert not any(record.exc_info for record in caplog.get_records("call"))
 
 
-def pages(bench: Bench) -> list[list[int]]:
+def pages(bench: ServerBench) -> list[list[int]]:
     """Return the thresholds of each observer."""
     return [[wanted.pages for wanted in one.thresholds] for one in bench.table._observers.values()]
 
@@ -140,7 +135,7 @@ def pages(bench: Bench) -> list[list[int]]:
 # An event
 
 
-def test_a_line_for_each_crossing(bench: Bench) -> None:
+def test_a_line_for_each_crossing(bench: ServerBench) -> None:
     """A crossing, up or down, is one line of the figures; nothing else is."""
     client = bench.client(b"used 500\n")
     for used in (600, 100, 900, 499):
@@ -152,7 +147,7 @@ def test_a_line_for_each_crossing(bench: Bench) -> None:
     assert client.unread == 0
 
 
-def test_one_who_has_not_read_is_not_woken_again(bench: Bench) -> None:
+def test_a_client_that_has_not_read_is_not_woken_again(bench: ServerBench) -> None:
     """It has one line however much crosses, and once it has read that, one more with the figures of now."""
     slow, quick = bench.client(b"used 500\n"), bench.client(b"used 500\n")
     bench.memory(600)
@@ -173,7 +168,7 @@ def test_one_who_has_not_read_is_not_woken_again(bench: Bench) -> None:
     assert quick.unread == slow.unread == 0
 
 
-def test_a_peek_is_no_read(bench: Bench) -> None:
+def test_a_peek_is_no_read(bench: ServerBench) -> None:
     """What was only looked at is still to be read."""
     client, other = bench.client(b"used 500\n"), bench.client(b"used 500\n")
     for used in (600, 100):
@@ -185,7 +180,7 @@ def test_a_peek_is_no_read(bench: Bench) -> None:
     assert length == len(b"total 10000 used 600 active 50\n")
 
 
-def test_a_write_acknowledges(bench: Bench) -> None:
+def test_a_write_acknowledges(bench: ServerBench) -> None:
     """As on the device: what crossed before is not told any more, unless it is on its way already."""
     client, other = bench.client(b"used 500\n"), bench.client(b"used 500\n")
     bench.memory(600)
@@ -201,7 +196,7 @@ def test_a_write_acknowledges(bench: Bench) -> None:
     assert other.unread == 0
 
 
-def test_a_write_acknowledges_what_waits_behind_a_refusal(bench: Bench) -> None:
+def test_a_write_acknowledges_what_waits_behind_a_refusal(bench: ServerBench) -> None:
     """The line that was to follow the refusal is of the old thresholds."""
     client, other = bench.client(b"used 500\n"), bench.client(b"used 500\n")
     connection = next(iter(bench.server._connections.values()))
@@ -220,7 +215,7 @@ def test_a_write_acknowledges_what_waits_behind_a_refusal(bench: Bench) -> None:
     assert client.unread == 0
 
 
-def test_no_crossing_is_lost_to_a_reader(bench: Bench) -> None:
+def test_no_crossing_is_lost_to_a_reader(bench: ServerBench) -> None:
     """Whenever a client reads, the last line it gets says on which side memory has come to rest."""
     client = bench.client(b"used 500\n")
     seen = [100]
@@ -288,7 +283,7 @@ def test_a_read_is_known_when_the_kernel_tells() -> None:
         [b"used 7\n" * 1000 + b"used 500\n"],
     ],
 )
-def test_where_a_write_ends(bench: Bench, pieces: list[bytes]) -> None:
+def test_where_a_write_ends(bench: ServerBench, pieces: list[bytes]) -> None:
     """At a newline or NUL, or when nothing more comes; pieces are put together, empty lines are none."""
     client = bench.client()
     for piece in pieces:
@@ -304,7 +299,7 @@ def test_where_a_write_ends(bench: Bench, pieces: list[bytes]) -> None:
 def test_how_long_silence_is(tmp_path: Path) -> None:
     """It begins anew with each piece, for each client alone; nobody waits for it whose end is known."""
     clock = FakeClock()
-    bench = Bench(tmp_path / "socket", clock, start=False)
+    bench = ServerBench(tmp_path / "socket", clock, start=False)
     slow, ended, silent = (Client(bench.path) for _ in range(3))
     bench.clients += [slow, ended, silent]
     for client in bench.clients:
@@ -326,7 +321,7 @@ def test_how_long_silence_is(tmp_path: Path) -> None:
     bench.close()
 
 
-def test_a_client_that_has_written_all(bench: Bench) -> None:
+def test_a_client_that_has_written_all(bench: ServerBench) -> None:
     """Shutting its side down ends a write at once; it goes on to get its lines."""
     client = bench.client()
     client.socket.send(b"used 7\n" * 1000 + b"used 500".rjust(4096))
@@ -337,7 +332,7 @@ def test_a_client_that_has_written_all(bench: Bench) -> None:
         assert client.used() == used
 
 
-def test_two_writes_with_a_pause_between_them(bench: Bench) -> None:
+def test_two_writes_with_a_pause_between_them(bench: ServerBench) -> None:
     """Silence ends a write, so that the next one is not taken for its end."""
     client = bench.client(b"used 500")
     bench.write(client, b"used 400")
@@ -346,7 +341,7 @@ def test_two_writes_with_a_pause_between_them(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\0", b""])
-def test_a_refused_write(bench: Bench, end: bytes) -> None:
+def test_a_refused_write(bench: ServerBench, end: bytes) -> None:
     """The reason is a line; thresholds and connection stay."""
     client = bench.client(b"used 500\n")
     client.socket.send(b"used 600 usd 5" + end)
@@ -360,12 +355,12 @@ def test_a_refused_write(bench: Bench, end: bytes) -> None:
 
 @pytest.mark.parametrize("text", [b"used 5 ", b""])
 @pytest.mark.parametrize("size", [4097, 8192, 100_000])
-def test_a_write_that_is_too_long(bench: Bench, size: int, text: bytes) -> None:
+def test_a_write_that_is_too_long(bench: ServerBench, size: int, text: bytes) -> None:
     """It is refused once, all of it is dropped, and what follows is a write of its own."""
     client = bench.client(b"used 500\n")
     # Blanks alone are no write at all, unless something follows that would be lost.
     client.socket.sendall(text.ljust(size, b"x" if text else b" ") + b"\nused 400\n")
-    assert b"at most 4096" in client.read()
+    assert b"more than 4096" in client.read()
     eventually(lambda: pages(bench) == [[400]], "the next write is understood")
     bench.memory(600)
     assert client.used() == 600
@@ -373,7 +368,7 @@ def test_a_write_that_is_too_long(bench: Bench, size: int, text: bytes) -> None:
     assert b"'usd'" in client.read()
 
 
-def test_refusals_to_one_who_does_not_read(bench: Bench) -> None:
+def test_refusals_to_a_client_that_does_not_read(bench: ServerBench) -> None:
     """They do not pile up: of those behind an unread line the last one is told."""
     client, other = bench.client(), bench.client(b"used 500\n")
     client.socket.send(b"first 1\n")
@@ -393,7 +388,7 @@ def test_refusals_to_one_who_does_not_read(bench: Bench) -> None:
 
 
 def test_figures_that_cannot_be_read(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    bench: ServerBench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The daemon's own trouble is logged and told; an event that could not be is told later."""
     monkeypatch.setattr(unix_server, "_AGAIN_S", 0.05)
@@ -420,7 +415,7 @@ def test_figures_that_cannot_be_read(
 # Clients among others
 
 
-def test_one_who_is_stuck_delays_nobody(bench: Bench) -> None:
+def test_a_stuck_client_delays_no_other_client(bench: ServerBench) -> None:
     """Neither does one who writes all the time and never reads."""
     stuck = bench.client(b"used 500\n")
     stuck.socket.settimeout(None)
@@ -446,7 +441,7 @@ def test_one_who_is_stuck_delays_nobody(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("unread", [False, True])
-def test_a_client_that_goes(bench: Bench, *, unread: bool) -> None:
+def test_a_client_that_goes(bench: ServerBench, *, unread: bool) -> None:
     """Its observer goes with it, whether it had something to read or not."""
     client, other = bench.client(b"used 500\n"), bench.client(b"used 500\n")
     before = len(os.listdir("/proc/self/fd"))
@@ -463,7 +458,7 @@ def test_a_client_that_goes(bench: Bench, *, unread: bool) -> None:
 
 
 def test_no_descriptors(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    bench: ServerBench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Who cannot be served waits, without a busy loop, and is served when there is room again."""
     monkeypatch.setattr(unix_server, "_AGAIN_S", 0.05)
@@ -493,7 +488,7 @@ def test_no_descriptors(
     waiting.close()
 
 
-def test_who_it_is(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_names_the_peer(bench: ServerBench, caplog: pytest.LogCaptureFixture) -> None:
     """The log tells at debug level which process an observer is."""
     with caplog.at_level(logging.DEBUG):
         bench.client()
@@ -502,7 +497,7 @@ def test_who_it_is(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_defect_is_told(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    bench: ServerBench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Should the thread end by itself, the daemon learns of it."""
 
@@ -518,7 +513,7 @@ def test_a_defect_is_told(
     caplog.clear()
 
 
-def test_woken_for_one_who_has_gone(bench: Bench) -> None:
+def test_woken_for_a_client_that_has_gone(bench: ServerBench) -> None:
     """A wake-up that comes after the end of its connection wakes nobody."""
     client = bench.client(b"used 500\n")
     bench.server.wake([999 << 1 | 1])
@@ -528,7 +523,7 @@ def test_woken_for_one_who_has_gone(bench: Bench) -> None:
 
 def test_wake_after_stop(tmp_path: Path) -> None:
     """The sampler may end later than the server."""
-    bench = Bench(tmp_path / "socket")
+    bench = ServerBench(tmp_path / "socket")
     client = bench.client(b"used 500\n")
     bench.server.stop()
     bench.server.wake([3])
