@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> int:
         fd = os.open(DEVICE, os.O_RDWR)
     except OSError:
         fd = -1
-    print(f"{program} -- test for system-wide memory notification/reader {DEVICE}")
+    print(f"{program} -- test for system-wide memory notification/meter {DEVICE}")
     if thresholds == "--help":
         print(f"usage: {program} [threshold(s)_in_pages]")
         print(f"example of threshold(s) available in {DEVICE}")

@@ -51,7 +51,7 @@ def parse(text: bytes, names: Sequence[str]) -> dict[int, Level]:
     Raises ValueError, with what was not understood, and then nothing of the write holds.
     """
     if len(text) > WRITE_MAX:
-        raise _refused(text, f"it has {len(text)} bytes, more than {WRITE_MAX}")
+        raise _refused(text, f"it has {len(text)} bytes, at most {WRITE_MAX} are accepted")
     text = text.rstrip(b"\0").strip()
     levels: dict[int, Level] = {}
     position = pairs = 0

@@ -64,7 +64,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         type=seconds,
         metavar="S",
         default=0.0,
-        help="leave at least S seconds between two starts (default: 0)",
+        help="leave at least S seconds between two starts (default: no limit)",
     )
     parser.add_argument(
         "--count", type=count, metavar="N", default=0, help="end after N runs; 0: never (default: 0)"

@@ -20,7 +20,7 @@ epoll = select.epoll()
 for fd in fds:
     os.write(fd, threshold.encode())
     epoll.register(fd, select.EPOLLIN | select.EPOLLET)
-counts = collections.TracepointCounter()
+counts = collections.Counter()
 figures = []
 print("subscribed", flush=True)
 for line in sys.stdin:
@@ -42,13 +42,13 @@ def _start(daemon: Daemon, threshold: int) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-def _say(process: subprocess.Popen[str], line: str) -> None:
+def _send(process: subprocess.Popen[str], line: str) -> None:
     assert process.stdin is not None
     process.stdin.write(line)
     process.stdin.flush()
 
 
-def _hear(process: subprocess.Popen[str]) -> str:
+def _receive(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     return process.stdout.readline()
 
@@ -58,13 +58,13 @@ def test_each_client_is_woken_once_for_each_crossing(daemon: Daemon, hog: Hog) -
         threshold = used_pages(device.fileno()) + 2 * step_pages()
     processes = [_start(daemon, threshold) for _ in range(PROCESSES)]
     for process in processes:
-        assert _hear(process) == "subscribed\n"
+        assert _receive(process) == "subscribed\n"
     for pages in (4 * step_pages(), 0, 4 * step_pages(), 0):
         hog.hold(pages)
         for process in processes:
-            _say(process, "\n")
+            _send(process, "\n")
         for process in processes:
-            counts, late, least, most = json.loads(_hear(process))
+            counts, late, least, most = json.loads(_receive(process))
             assert counts == [1] * CLIENTS_EACH
             assert late == 0
             assert (least >= threshold) if pages else (most < threshold)

@@ -24,7 +24,7 @@ def served() -> Iterator[Daemon]:
 def _says(program: list[str], *, thresholds: str | None = None) -> str:
     """Return a pattern for the whole output of a successful run."""
     lines = [
-        f"{re.escape(program[-1])} -- test for system-wide memory notification/reader /dev/memnotify",
+        f"{re.escape(program[-1])} -- test for system-wide memory notification/meter /dev/memnotify",
         r"device /dev/memnotify opened successfuly with fd = 3",
         rf"read from /dev/memnotify [0-9]+ bytes: '{LINE}'",
     ]

@@ -32,7 +32,7 @@ def hanging(call):
     return called
 
 Device.write = hanging(Device.write)
-MemInfoReader.plain = hanging(MemInfoReader.plain)
+MemInfoReader.read_plain = hanging(MemInfoReader.read_plain)
 SocketServer._turn = hanging(SocketServer._turn)
 sys.exit(main(sys.argv[3:]))
 """

@@ -25,7 +25,7 @@ AS_NOBODY = (
     # Everything is imported before the rights are dropped: Python itself may lie where only root may read.
     f"""
 import contextlib, difflib, io, os, sys, tomllib
-import memnotify.daemon, memnotify.transports.choice
+import memnotify.daemon, memnotify.transports.selection
 from memnotify.cli import main
 with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
     main(["--version"])

@@ -123,7 +123,7 @@ def test_a_refusal_says_what_to_do(device: Memnotify) -> None:
         "used 5 used 6": "another threshold already",
         "used 5.5": "write pages",
         "used 9223372036854775808": "more than 9223372036854775807",
-        "x" * 5000: "more than 4096",
+        "x" * 5000: "at most 4096",
         "\ud800": "not text",
     }.items():
         with pytest.raises(ThresholdError, match=hint) as refused:
