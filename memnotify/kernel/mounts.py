@@ -1,21 +1,46 @@
 # SPDX-License-Identifier: MIT
-"""What is mounted where, by the kernel's table: to ask the file itself may wait for whoever serves it."""
+"""The kernel's table of mounts. A stat of the mounted file could wait for the daemon that serves it."""
 
 import os
 import re
+from typing import NamedTuple
 
 FUSE_FILE = "fuse.memnotify"
 """The type of a device that is served as a FUSE file."""
 
 
-def mounts_at(path: str, table: str = "/proc/self/mountinfo") -> list[str]:
-    """Return the types of what is mounted at ``path``, the topmost last."""
+class Mount(NamedTuple):
+    """One line of mountinfo."""
+
+    type: str
+    options: dict[str, str]
+    """The file system's own options, such as user_id and allow_other for FUSE; the value may be empty."""
+
+
+def canonical_path(path: str) -> str:
+    """Return the absolute path with its directories resolved, as mountinfo has it.
+
+    The last component stays: a link there must not lead elsewhere.
+    """
+    directory, name = os.path.split(os.path.abspath(path))
+    return os.path.join(os.path.realpath(directory), name)
+
+
+def read_mounts(path: str, table: str = "/proc/self/mountinfo") -> list[Mount]:
+    """Return what is mounted at ``path``, the topmost mount last. Raises OSError."""
     found = []
-    # Bytes: a path may have any but the blank, tab, newline and backslash, which stand in octal (proc(5)).
+    # Bytes: proc(5) escapes only blank, tab, newline and backslash in a path, in octal.
     with open(table, "rb") as mounts:
         for line in mounts:
             fields, _, rest = line.partition(b" - ")
             place = re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), fields.split(b" ")[4])
             if place == os.fsencode(path):
-                found.append(os.fsdecode(rest.split(b" ")[0]))
+                words = os.fsdecode(rest).split()
+                pairs = (option.partition("=") for option in words[-1].split(","))
+                found.append(Mount(words[0], {name: value for name, _, value in pairs}))
     return found
+
+
+def mounts_at(path: str, table: str = "/proc/self/mountinfo") -> list[str]:
+    """Return the types of what is mounted at ``path``, the topmost last. Raises OSError."""
+    return [mount.type for mount in read_mounts(path, table)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""``memnotify doctor`` against a served device, in good health and not."""
+"""``memnotify doctor`` with a served device, healthy or not."""
 
 import json
 import re
@@ -17,13 +17,13 @@ from memnotify.cli.doctor.checks import CHECKS, FAILED, NOT_APPLICABLE, OK, WARN
 
 
 def _doctor(*arguments: str, name: str = "memnotify-test") -> tuple[int, dict[str, dict[str, str]]]:
-    """Return its exit code, and what each check found."""
+    """Return the exit code and the finding of each check."""
     command = [sys.executable, "-m", "memnotify", "doctor", "--name", name, "--json", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.stderr == ""
-    told = json.loads(done.stdout)
-    assert told["healthy"] == (done.returncode == 0)
-    checks = {check["name"]: check for check in told["checks"]}
+    result = json.loads(done.stdout)
+    assert result["healthy"] == (done.returncode == 0)
+    checks = {check["name"]: check for check in result["checks"]}
     assert list(checks) == list(CHECKS)
     return done.returncode, checks
 
@@ -41,7 +41,7 @@ def test_a_served_device_is_healthy(arguments: tuple[str, ...]) -> None:
         if TRANSPORT == "cuse":
             assert "CUSE device" in checks["node"]["found"]
             assert checks["cuse"]["state"] == OK
-            # Nothing has changed the mode that the kernel gave it.
+            # Without a udev rule the node keeps the mode that the kernel gave it.
             assert "0600 root:root" in checks["permissions"]["found"]
             assert checks["permissions"]["state"] == WARNING
         else:
@@ -49,12 +49,12 @@ def test_a_served_device_is_healthy(arguments: tuple[str, ...]) -> None:
             assert checks["permissions"]["state"] == OK
         assert "the daemon" in checks["pressure"]["found"]
         assert "the daemon" in checks["tracepoints"]["found"]
-        # It leaves no observer behind.
+        # No observer of doctor remains.
         assert _doctor("--timeout", "60")[0] == 0
-        eventually(lambda: daemon.wakes_within(0.2).keys() <= {str(daemon.pid)}, "it sleeps")
+        eventually(lambda: daemon.wakes_within(0.2).keys() <= {str(daemon.pid)}, "the daemon sleeps")
 
 
-def test_a_daemon_that_gave_root_up() -> None:
+def test_a_daemon_that_dropped_root() -> None:
     with Daemon("--user", "nobody") as daemon:
         code, checks = _doctor("--timeout", "60")
         assert code == 0, checks
@@ -76,13 +76,13 @@ def test_without_a_daemon() -> None:
     assert checks["round trip"]["state"] == NOT_APPLICABLE
 
 
-def test_a_stopped_daemon_hangs_nobody() -> None:
+def test_a_stopped_daemon_does_not_hang_doctor() -> None:
     with Daemon() as daemon:
         daemon.process.send_signal(signal.SIGSTOP)
         try:
             begin_s = time.monotonic()
             code, checks = _doctor("--timeout", "1")
-            # One answer is awaited; the rest of it is the start of Python, on whatever machine this is.
+            # Doctor waits for one answer; the rest is the start of Python, on a machine of any speed.
             assert time.monotonic() - begin_s < 30
         finally:
             daemon.process.send_signal(signal.SIGCONT)
@@ -93,7 +93,7 @@ def test_a_stopped_daemon_hangs_nobody() -> None:
         assert _doctor("--timeout", "60")[0] == 0
 
 
-def test_a_daemon_that_looks_too_rarely() -> None:
+def test_a_daemon_that_samples_too_rarely() -> None:
     rarely = ("--update-period", "3600000", "--max-update-period", "3600000", "--no-count-pages")
     with Daemon(*rarely, "--min-update-period", "3600000"):
         code, checks = _doctor("--timeout", "0.4")

@@ -1,16 +1,23 @@
 # SPDX-License-Identifier: MIT
-"""``memnotify doctor`` where what is at the path is a dead mount, or is no device at all."""
+"""``memnotify doctor`` where the path is a dead mount, a bare mount point or no device."""
 
+import contextlib
+import ctypes
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from support.daemon import Daemon
+from support.waiting import eventually
 
 from memnotify.cli import main
+from memnotify.cli.doctor.machine import Machine
 from memnotify.cli.doctor.probe import Step, attempt, round_trip
+
+_MNT_DETACH = 2  # linux/fs.h
 
 
 def _doctor(path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
@@ -35,7 +42,43 @@ def test_the_mount_of_a_daemon_that_was_killed(tmp_path: Path, capsys: pytest.Ca
     assert "nothing is mounted" in out
 
 
-def test_what_is_no_device_is_not_written_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_busy_mount_that_was_unmounted_lazily(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "device"
+    daemon = Daemon("--path", str(path), transport="fuse", name="memnotify-file")
+    client = os.open(path, os.O_RDONLY)
+    try:
+        # A daemon that notices the unmounting must not end before doctor has run.
+        daemon.process.send_signal(signal.SIGSTOP)
+        # umount(8) would ask the stopped daemon for the file's attributes.
+        assert ctypes.CDLL(None).umount2(os.fsencode(path), _MNT_DETACH) == 0
+        out = _doctor(path, capsys)[1]
+    finally:
+        daemon.end(signal.SIGKILL)
+        # FUSE reports the daemon's end here.
+        with contextlib.suppress(OSError):
+            os.close(client)
+    assert f"nothing is mounted, and process {daemon.pid} holds it" in out
+
+
+def test_a_client_in_poll(tmp_path: Path) -> None:
+    path = tmp_path / "device"
+    client = "import select, sys; file = open(sys.argv[1], 'rb'); select.select([], [], [file])"
+    with Daemon("--path", str(path), transport="fuse", name="memnotify-file"):
+        machine = Machine("memnotify", str(path), 60.0)
+        assert machine.pollers == []
+        with subprocess.Popen([sys.executable, "-c", client, str(path)]) as process:
+
+            def is_found() -> bool:
+                machine = Machine("memnotify", str(path), 60.0)
+                return machine.pollers == [process.pid]
+
+            try:
+                eventually(is_found, "the client sleeps in select")
+            finally:
+                process.kill()
+
+
+def test_doctor_writes_to_devices_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "text"
     path.write_text("do not lose me")
     code, out = _doctor(path, capsys)
@@ -44,7 +87,7 @@ def test_what_is_no_device_is_not_written_to(tmp_path: Path, capsys: pytest.Capt
     assert path.read_text() == "do not lose me"
 
 
-def test_the_round_trip_tells_a_file_from_a_device(tmp_path: Path) -> None:
+def test_round_trip_rejects_a_file(tmp_path: Path) -> None:
     file = tmp_path / "text"
     file.write_text("no line")
     steps: list[str] = []
@@ -56,12 +99,12 @@ def test_the_round_trip_tells_a_file_from_a_device(tmp_path: Path) -> None:
     found, advice = round_trip(str(file), str(meminfo), 1.0, steps.append)
     assert (steps[-1], found, bool(advice)) == (
         "poll",
-        "poll reports an event where nothing is watched",
+        "poll reports an event without a threshold",
         True,
     )
 
 
-def test_an_attempt_is_given_up() -> None:
+def test_an_attempt_that_hangs_is_abandoned() -> None:
     def sleep(step: Step) -> None:
         step("sleep")
         signal.pause()

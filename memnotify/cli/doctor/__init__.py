@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""``memnotify doctor``: whether everything is as it should be, and what to do where it is not."""
+"""``memnotify doctor``: check all that the device depends on, with advice for each fault."""
 
 import argparse
 import json
@@ -12,23 +12,22 @@ from memnotify.cli.doctor.checks import FAILED, NOT_APPLICABLE, examine
 from memnotify.cli.doctor.machine import Machine
 
 _DESCRIPTION = """\
-Look at everything that the device depends on, from the kernel to the daemon, and use it once
-as a client does. Each check is ok, a warning, failed, or not applicable here; warnings and
-failures say what to do next. Run it as root to see all; what another user may not look at is
-a warning.
+Check everything that the device depends on, from the kernel to the daemon, and use it once
+as a client. Each check is ok, a warning, failed, or not applicable here; warnings and failures
+say what to do next. Run it as root to see all; a check that lacks permission is a warning.
 
 The last check, 'round trip', opens the device, reads it (and compares the figures with
-/proc/meminfo), writes thresholds, and one that must be refused, and polls: nothing may be ready
-at first. Then it watches 'used' where it is, and takes 4 MiB for a moment, so that it moves:
-the poll must become ready, and no longer be so once that is acknowledged. This is done by a
-process of its own, as a daemon that is stopped hangs whoever asks it; it is given up after
---timeout, and ends when the daemon goes on.
+/proc/meminfo), writes thresholds, and one that must be refused, and polls: no event may be
+pending at first. Then it sets thresholds at 'used' and allocates 4 MiB for a moment: the poll
+must become ready, and must stop being ready after the acknowledgement. A child process does
+this, because a stopped daemon hangs its clients; it is abandoned after --timeout, and ends when
+the daemon continues.
 
 --json prints {"version", "path", "healthy", "checks": [{"name", "state", "found", "advice"}]};
-names, states and keys stay as they are, the texts may change.
+names, states and keys are stable, the texts may change.
 """
 _EPILOG = """\
-exit codes: 0 no check failed; 1 one has; 2 wrong arguments
+exit codes: 0 no check failed; 1 a check failed; 2 wrong arguments
 """
 
 
@@ -53,7 +52,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 
 
 def run(options: argparse.Namespace) -> int:
-    """Do all checks and print what they found; return the exit code."""
+    """Run all checks, print their findings and return the exit code."""
     machine = Machine(options.name, options.path, options.timeout)
     states: Counter[str] = Counter()
     checks = []

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""The machine as ``memnotify doctor`` sees it: files, the device, who serves it, the unit."""
+"""The machine as ``memnotify doctor`` sees it: files, the device, its daemon and clients, the unit."""
 
 import contextlib
 import errno
 import fnmatch
 import os
+import re
 import stat
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -12,19 +13,22 @@ from functools import cached_property
 from typing import NamedTuple
 
 from memnotify.cli.doctor.probe import Attempt, Step, attempt
-from memnotify.kernel.mounts import FUSE_FILE, mounts_at
+from memnotify.kernel.mounts import FUSE_FILE, Mount, canonical_path, read_mounts
 
 UNIT = "memnotify.service"
 _SYSTEMCTL_S = 5.0
-# What stays root beside a daemon that does not, with the same command line (memnotify/daemon/cleanup.py).
+# Where poll(2) and select(2) sleep (fs/select.c); the compiler may inline poll_schedule_timeout.
+_POLL_WCHANS = ("poll_schedule_timeout", "do_sys_poll", "do_poll", "do_select", "core_sys_select")
+# The process that keeps root's rights beside a daemon with --user, with the same command line
+# (memnotify/daemon/cleanup.py).
 _REMOVER = "memnotify-rm"
 
 
 class Node(NamedTuple):
-    """What is at the device's path."""
+    """The file at the device's path."""
 
     error: int
-    """The errno if it cannot be looked at, or opened where it is a mount; 0 if it can."""
+    """The errno if lstat fails, or open where it is a mount; else 0."""
     mode: int = 0
     uid: int = 0
     gid: int = 0
@@ -41,39 +45,38 @@ class Server(NamedTuple):
     status: Mapping[str, str]
     """/proc/PID/status"""
     fds: Sequence[str] | None
-    """What its descriptors are; None if this user may not see them."""
+    """The targets of its descriptors; None if this user may not see them."""
     words: Sequence[str] = ()
     """Its command line."""
 
 
 class Machine:
-    """What the checks look at. ``root`` stands before every path of the system: a directory, in tests."""
+    """The subject of the checks. Tests pass a directory as ``root``, which precedes every system path."""
 
     def __init__(self, name: str, path: str | None, timeout_s: float, root: str = "") -> None:
         self.name = name
         self.is_default = path in (None, f"/dev/{name}")
-        directory, file = os.path.split(os.path.abspath(path or f"/dev/{name}"))
-        self.path = os.path.join(os.path.realpath(directory), file)
+        self.path = canonical_path(path or f"/dev/{name}")
         self.timeout_s = timeout_s
         self._root = root
         self.unseen = False
-        """Whether a process that may be the server could not be looked into."""
+        """Whether this user may not see the descriptors of some process, which may be the server."""
 
     def place(self, path: str) -> str:
-        """Return where a path of the system is."""
+        """Return the location of a system path."""
         return self._root + path
 
     def exists(self, path: str) -> bool:
-        """Return whether there is something."""
+        """Return True if the path exists."""
         return os.path.exists(self.place(path))
 
     def text(self, path: str) -> str:
-        """Return what a file says. Raises OSError."""
+        """Return the text of a file. Raises OSError."""
         with open(self.place(path), encoding="utf-8", errors="replace") as file:
             return file.read()
 
     def files(self, directories: Sequence[str], pattern: str) -> list[str]:
-        """Return the files of configuration directories, by name; of two with the same name the first."""
+        """Return the files of configuration directories by name; of two with one name the first."""
         found: dict[str, str] = {}
         for directory in directories:
             with contextlib.suppress(FileNotFoundError):
@@ -81,35 +84,46 @@ class Machine:
                     found.setdefault(name, f"{directory}/{name}")
         return [found[name] for name in sorted(found)]
 
-    @cached_property
-    def is_mount(self) -> bool:
-        """Whether a device is mounted at the path, its daemon alive or not."""
-        return mounts_at(self.path, self.place("/proc/self/mountinfo"))[-1:] == [FUSE_FILE]
+    def mount(self, path: str) -> Mount | None:
+        """Return the topmost mount at a path, None if there is none."""
+        mounts = read_mounts(path, self.place("/proc/self/mountinfo"))
+        return mounts[-1] if mounts else None
 
     @cached_property
-    def looked(self) -> Attempt:
-        """The attempt to look at the path, in another process, as that may ask the daemon."""
-        return attempt(self._look, self.timeout_s)
+    def device_mount(self) -> Mount | None:
+        """The mount of a device at the path, whether its daemon lives or not."""
+        mount = self.mount(self.path)
+        return mount if mount and mount.type == FUSE_FILE else None
+
+    @property
+    def is_mount(self) -> bool:
+        """Whether a device is mounted at the path, whether its daemon lives or not."""
+        return self.device_mount is not None
+
+    @cached_property
+    def inspection(self) -> Attempt:
+        """The attempt to inspect the path, in a child process because the daemon may have to answer."""
+        return attempt(self._inspect, self.timeout_s)
 
     @property
     def node(self) -> Node | None:
-        """What is at the path; None if that could not be found out in time."""
-        return None if self.looked.result is None else Node(*self.looked.result)
+        """The file at the path; None if the daemon did not answer in time."""
+        return None if self.inspection.result is None else Node(*self.inspection.result)
 
     @property
     def is_device(self) -> bool:
-        """Whether it may be used as the device: nothing else is to be written to."""
+        """Whether the file is a device. Any other file must not be written to."""
         return (
             self.node is not None and not self.node.error and (self.is_mount or stat.S_ISCHR(self.node.mode))
         )
 
-    def _look(self, step: Step) -> Node:
+    def _inspect(self, step: Step) -> Node:
         path = self.place(self.path)
         try:
             step("stat")
             status = os.lstat(path)
             if self.is_mount:
-                # The kernel answers stat from its cache, whether or not somebody is there to be asked.
+                # The kernel answers stat from its cache, even if the daemon has ended.
                 step("open")
                 with contextlib.suppress(PermissionError):
                     os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
@@ -119,39 +133,104 @@ class Machine:
         device = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
         return Node(0, status.st_mode, status.st_uid, status.st_gid, device, usable)
 
+    @property
+    def _pids(self) -> list[int]:
+        return sorted(int(name) for name in os.listdir(self.place("/proc")) if name.isdigit())
+
     @cached_property
     def servers(self) -> list[Server]:
-        """The processes that serve the device: as a rule there is one."""
-        wanted = {"/dev/fuse", self.path} if self.is_mount else {"/dev/cuse"}
-        told: list[Server] = []
+        """The processes that serve the device, usually one."""
+        named: list[Server] = []
         holding: list[Server] = []
         guessed: list[Server] = []
-        for pid in sorted(int(name) for name in os.listdir(self.place("/proc")) if name.isdigit()):
-            # Any of them may end in the meantime.
+        for pid in self._pids:
+            # Each process may end in the meantime.
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                fds = self._fds(f"/proc/{pid}/fd")
-                if fds is not None and not wanted <= set(fds):
-                    continue
-                words = self.text(f"/proc/{pid}/cmdline").split("\0")
-                is_told = self._is_told(words)
-                if fds is None and not is_told:
-                    self.unseen = True
-                    continue
-                lines = self.text(f"/proc/{pid}/status").splitlines()
-                status = dict(line.split(":\t", 1) for line in lines)
-                # Without --name its configuration may give it this one.
-                others = not self.is_mount and "serve" in words and option(words, "--name") and not is_told
-                if status.get("Name") == _REMOVER or others:
-                    continue
-                server = Server(pid, status, fds, words)
-                (guessed if fds is None else told if is_told else holding).append(server)
-        # Several may hold /dev/cuse, each for a name of its own: where there is no such device none is ours.
-        device = self.path.removeprefix("/dev/").replace("/", "!")
-        may_hold = self.is_mount or self.node is None or self.exists(f"/sys/class/cuse/{device}/dev")
-        found = told or (holding if may_hold else []) or guessed
-        # A container may have a mount at the same path. A unit may have mounts of its own, and serve here.
+                server = self._server(pid)
+                if server is not None:
+                    is_named = self._names_device(server.words)
+                    (guessed if server.fds is None else named if is_named else holding).append(server)
+        # Several may hold /dev/cuse, each for its own name: without such a device none serves this one.
+        may_hold = self.is_mount or self.node is None or self.exists(f"{self.sysfs_directory}/dev")
+        found = named or (holding if may_hold else []) or guessed
+        # A container may have a mount at the same path; a unit in a mount namespace of its own serves here.
         ours = self._namespace("self")
         return [server for server in found if self._namespace(server.pid) == ours] or found
+
+    def _server(self, pid: int) -> Server | None:
+        """Return the process if it may serve the device, else None."""
+        wanted = {"/dev/fuse", self.path} if self.is_mount else {"/dev/cuse"}
+        fds = self._fds(f"/proc/{pid}/fd")
+        if fds is not None and not wanted <= set(fds):
+            return None
+        words = self.text(f"/proc/{pid}/cmdline").split("\0")
+        is_named = self._names_device(words)
+        if fds is None and not is_named:
+            self.unseen = True
+            return None
+        lines = self.text(f"/proc/{pid}/status").splitlines()
+        status = dict(line.split(":\t", 1) for line in lines)
+        # Without --name, the daemon's configuration may name this device.
+        is_other = not self.is_mount and "serve" in words and option(words, "--name") and not is_named
+        return None if status.get("Name") == _REMOVER or is_other else Server(pid, status, fds, words)
+
+    @property
+    def sysfs_directory(self) -> str:
+        """The directory of the CUSE device in sysfs, which writes '!' for a slash in a name."""
+        return f"/sys/class/cuse/{self.path.removeprefix('/dev/').replace('/', '!')}"
+
+    @cached_property
+    def holders(self) -> list[int]:
+        """The processes that have the file at the path open, of those whose descriptors this user may see."""
+        found = []
+        for pid in self._pids:
+            # Each process may end in the meantime.
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                if self.path in (self._fds(f"/proc/{pid}/fd") or ()):
+                    found.append(pid)
+        return found
+
+    @property
+    def pollers(self) -> list[int]:
+        """The clients with a thread that sleeps in poll(2) or select(2)."""
+        found = []
+        # A daemon has the mount point of its own FUSE file open.
+        servers = {server.pid for server in self.servers}
+        for pid in (pid for pid in self.holders if pid not in servers):
+            # epoll_wait(2) sleeps in ep_poll: its wake-up by the freezer asks no daemon.
+            with contextlib.suppress(OSError):
+                tasks = os.listdir(self.place(f"/proc/{pid}/task"))
+                places = [self.text(f"/proc/{pid}/task/{task}/wchan") for task in tasks]
+                if any(place.startswith(_POLL_WCHANS) for place in places):
+                    found.append(pid)
+        return found
+
+    @property
+    def memory_limit_bytes(self) -> int | None:
+        """The lowest memory.max on the way from the daemon's cgroup (v2), or this process's, to the root."""
+        limits = []
+        with contextlib.suppress(FileNotFoundError):
+            pid = self.servers[0].pid if self.servers else "self"
+            group = re.search(r"^0::(/.*)$", self.text(f"/proc/{pid}/cgroup"), re.MULTILINE)
+            path = group[1] if group else ""
+            while path:
+                with contextlib.suppress(FileNotFoundError):
+                    limits.append(self.text(f"/sys/fs/cgroup{path}/memory.max").strip())
+                path = os.path.dirname(path) if path != "/" else ""
+        return min((int(limit) for limit in limits if limit.isdigit()), default=None)
+
+    def installations(self) -> list[str]:
+        """Return the distinct ``memnotify`` programs on PATH, in its order."""
+        found: dict[str, str] = {}
+        for directory in filter(os.path.isabs, os.environ.get("PATH", os.defpath).split(os.pathsep)):
+            program = os.path.join(directory, "memnotify")
+            if os.path.isfile(self.place(program)) and os.access(self.place(program), os.X_OK):
+                found.setdefault(self.resolve(program), program)
+        return list(found.values())
+
+    def resolve(self, path: str) -> str:
+        """Return the path without links, to compare two paths."""
+        return os.path.realpath(self.place(path))
 
     def _namespace(self, pid: int | str) -> str:
         with contextlib.suppress(OSError):
@@ -168,24 +247,24 @@ class Machine:
             return None
         return found
 
-    def _is_told(self, words: Sequence[str]) -> bool:
-        """Return whether a command line is that of a process that serves the device."""
+    def _names_device(self, words: Sequence[str]) -> bool:
+        """Return True if a command line serves this device."""
         before = words[: words.index("serve")] if "serve" in words else ()
         if "memnotify" not in map(os.path.basename, before):
             return False
         path, name = option(words, "--path"), option(words, "--name")
         if not path and not name and option(words, "--config"):
-            return False  # that file says
+            return False  # the configuration names it
         return os.path.abspath(path or f"/dev/{name or 'memnotify'}") == self.path
 
     @cached_property
     def unit(self) -> Mapping[str, str] | None:
-        """What systemd says of the unit; None where it does not run. Raises OSError."""
+        """The unit's properties; None where systemd does not run. Raises OSError."""
         if not self.exists("/run/systemd/system"):
             return None
-        properties = "LoadState,UnitFileState,ActiveState,SubState,MainPID,Result"
+        properties = "LoadState,UnitFileState,ActiveState,SubState,MainPID,Result,ExecStart"
         try:
-            done = subprocess.run(  # noqa: S603 - no word of it is a user's
+            done = subprocess.run(  # noqa: S603 - no argument comes from a user
                 ["systemctl", "show", UNIT, f"--property={properties}"],  # noqa: S607 - as a user would
                 capture_output=True,
                 text=True,
@@ -200,7 +279,7 @@ class Machine:
 
 
 def option(words: Sequence[str], name: str) -> str:
-    """Return the value of an option on a command line, or nothing."""
+    """Return the value of an option on a command line, empty if it is absent."""
     for word, following in zip(words, [*words[1:], ""], strict=True):
         if word == name:
             return following

@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Using the device for a trial, in a child process: a daemon that is stopped hangs whoever asks it.
+"""A trial use of the device, in a child process: a daemon that is stopped hangs each client.
 
-Such a process cannot even be killed if the daemon has taken its request, so the one that waits for it
-gives it up.
+If the daemon has taken the child's request, the child cannot even be killed, so the parent abandons it.
 """
 
 import contextlib
-import errno
 import json
 import mmap
 import os
@@ -17,16 +15,18 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from memnotify.client import PAGE_SIZE, Figures, ThresholdError, device_error
+from memnotify.client import PAGE_SIZE, Figures, ThresholdError
+
+# Private: the probe writes thresholds of its own and needs no event loop, but the errors' advice.
 from memnotify.client._device_file import DeviceFile
 
-# More than anything else is likely to give back in the same quarter of a second.
+# More than other processes are likely to free within the same quarter of a second.
 _TAKEN_BYTES = 4 << 20
-# To die takes no time; a process that has not is one that cannot.
+# A killed process ends at once, except where it waits for the daemon uninterruptibly.
 _KILL_S = 1.0
-# How far a figure may be from this process's own reading, as a share of total: memory moves in between.
+# How far a figure may differ from this process's own reading, as a share of total: memory moves in between.
 _NEAR = 0.1
-_DEFECT = "is it served by memnotify, and by this version?"
+_DEFECT = "check that memnotify serves it, in this version"
 _KIB = re.compile(r"^(\w+): +([0-9]+) kB$", re.MULTILINE)
 
 Step = Callable[[str], None]
@@ -36,35 +36,36 @@ class Attempt(NamedTuple):
     """How far a child process came."""
 
     step: str
-    """What it began last."""
+    """The last step that it began."""
     result: Any
-    """What its function returned; None if it did not."""
+    """The result of its function; None if it did not return."""
     left_pid: int
-    """The process, if it hangs and could not be killed; it ends when the daemon answers. Else 0."""
+    """The child, if it hangs and cannot be killed: it ends when the daemon answers. Else 0."""
 
 
 def attempt(work: Callable[[Step], Any], timeout_s: float) -> Attempt:
-    """Run ``work`` in a child process that may take ``timeout_s`` for each step that it tells.
+    """Run ``work`` in a child process that may take ``timeout_s`` for each step that it reports.
 
-    What it returns must be JSON. Single-threaded callers only, as it forks.
+    The result must be JSON. The caller must be single-threaded, because of the fork.
+    Raises RuntimeError if ``work`` raises, ChildProcessError if the child is killed.
     """
-    heard, told = os.pipe()
+    read_fd, write_fd = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
-            _work(work, heard, told)
+            _work(work, read_fd, write_fd)
         finally:
             os._exit(1)
-    os.close(told)
+    os.close(write_fd)
     step, result, text = "", None, b""
     poller = select.poll()
-    poller.register(heard, select.POLLIN)
+    poller.register(read_fd, select.POLLIN)
     try:
         while poller.poll(timeout_s * 1000):
-            more = os.read(heard, 65536)
+            more = os.read(read_fd, 65536)
             if not more:
                 if result is None:
-                    raise ChildProcessError(f"the process that asks it was ended in step {step!r}")
+                    raise ChildProcessError(f"the process that uses the device was ended in step {step!r}")
                 break
             text += more
             *lines, text = text.split(b"\n")
@@ -76,29 +77,29 @@ def attempt(work: Callable[[Step], Any], timeout_s: float) -> Attempt:
                 else:
                     raise RuntimeError(f"in step {step!r}: {value}")
     finally:
-        os.close(heard)
+        os.close(read_fd)
         left = not _killed(pid)
     return Attempt(step, result, pid if left else 0)
 
 
-def _work(work: Callable[[Step], Any], heard: int, told: int) -> None:
-    os.close(heard)
-    # Were they kept by a process that hangs, whoever reads what the parent prints would wait for it too.
+def _work(work: Callable[[Step], Any], read_fd: int, write_fd: int) -> None:
+    os.close(read_fd)
+    # A child that hangs must not hold the parent's output: a reader at its other end would wait too.
     null = os.open(os.devnull, os.O_RDWR)
     for fd in range(3):
         os.dup2(null, fd)
 
-    def tell(kind: str, value: Any) -> None:
-        os.write(told, json.dumps([kind, value]).encode() + b"\n")
+    def send(kind: str, value: Any) -> None:
+        os.write(write_fd, json.dumps([kind, value]).encode() + b"\n")
 
     try:
-        tell("result", work(lambda step: tell("step", step)))
-    except Exception as error:  # noqa: BLE001 - a defect, raised again where it can be seen
-        tell("defect", repr(error))
+        send("result", work(lambda step: send("step", step)))
+    except Exception as error:  # noqa: BLE001 - a defect, raised again by the parent
+        send("defect", repr(error))
 
 
 def _killed(pid: int) -> bool:
-    """Kill the child, which as a rule has ended; return whether it is gone."""
+    """Kill the child, which has usually ended; return True if it is gone."""
     os.kill(pid, signal.SIGKILL)
     end = os.pidfd_open(pid)
     try:
@@ -111,7 +112,7 @@ def _killed(pid: int) -> bool:
 
 
 class UnexpectedError(Exception):
-    """The device does not do what it should: what it does, and what to do next."""
+    """The device behaves wrongly: the text says how, ``advice`` what to do next."""
 
     def __init__(self, found: str, advice: str) -> None:
         super().__init__(found)
@@ -119,12 +120,12 @@ class UnexpectedError(Exception):
 
 
 def round_trip(path: str, meminfo: str, timeout_s: float, step: Step) -> tuple[str, str]:
-    """Use the device as a client does; return what was found, and advice if that is not as it should be.
+    """Use the device as a client does; return what was found, and advice if something is wrong.
 
-    Proves that the daemon answers open, read, write, poll and close, with figures that are this machine's,
-    that it refuses what is no threshold, and that it looks at memory by itself and wakes who waits for it.
-    Two observers have their thresholds where ``used`` is and one page above: if it moves by a page, either
-    way, one of them crosses. It does move: memory is taken, and given back.
+    Show that the daemon answers open, read, write, poll and close with this machine's figures, refuses a
+    write that is no threshold, samples by itself and wakes a waiting client. Two observers have their
+    thresholds at ``used`` and one page above. Memory is allocated and freed, so ``used`` moves by at least
+    a page and one of the two crosses.
     """
     try:
         step("open")
@@ -134,28 +135,33 @@ def round_trip(path: str, meminfo: str, timeout_s: float, step: Step) -> tuple[s
             _check_figures(figures, meminfo)
             step("poll")
             if _ready((falls,), 0):
-                raise UnexpectedError("poll reports an event where nothing is watched", _DEFECT)
+                raise UnexpectedError("poll reports an event without a threshold", _DEFECT)
             step("write")
             falls.write(b"used 100%")
             _check_refusal(falls)
             event_ms = 1000 * _event_s(falls, rises, timeout_s, step)
             step("acknowledge")
-            for link in (falls, rises):
-                link.write(b"used 0")
+            for device_file in (falls, rises):
+                device_file.write(b"used 0")
             if _ready((falls, rises), 0):
-                raise UnexpectedError("an event stays after it was acknowledged", _DEFECT)
+                raise UnexpectedError("an event stays after its acknowledgement", _DEFECT)
             step("close")
     except UnexpectedError as unexpected:
         return str(unexpected), unexpected.advice
     except OSError as error:
         found, _, advice = (error.strerror or str(error)).partition("; ")
-        return found, advice or "look into the daemon's log"
+        return found, advice or "read the daemon's log"
     return f"read, write, a refused write, poll: used {figures.used}, an event after {event_ms:.0f} ms", ""
 
 
-def _check_figures(figures: Figures, meminfo: str) -> None:
+def read_kib(meminfo: str) -> dict[str, int]:
+    """Return the fields of /proc/meminfo that are in KiB. Raises OSError."""
     with open(meminfo, encoding="utf-8") as file:
-        pages = {name: int(kib) * 1024 // PAGE_SIZE for name, kib in _KIB.findall(file.read())}
+        return {name: int(kib) for name, kib in _KIB.findall(file.read())}
+
+
+def _check_figures(figures: Figures, meminfo: str) -> None:
+    pages = {name: kib * 1024 // PAGE_SIZE for name, kib in read_kib(meminfo).items()}
     total = pages["MemTotal"] + pages["SwapTotal"]
     near = int(total * _NEAR)
     most = total - pages["MemFree"] - pages["SwapFree"] + near
@@ -165,24 +171,24 @@ def _check_figures(figures: Figures, meminfo: str) -> None:
         or abs(figures.active - pages["Active"]) > near
     ):
         raise UnexpectedError(
-            f"the figures ({figures}) are not those of {meminfo} (total {total}, used at most {most},"
+            f"the figures ({figures}) differ from {meminfo} (total {total}, used at most {most},"
             f" active about {pages['Active']})",
-            "is the daemon, or this, in a container with figures of its own? Compare with 'memnotify read'",
+            "a container may have a /proc/meminfo of its own: run the daemon and doctor in the same one",
         )
 
 
-def _check_refusal(link: DeviceFile) -> None:
+def _check_refusal(device_file: DeviceFile) -> None:
     try:
-        link.write(b"used nothing")
+        device_file.write(b"used nothing")
     except ThresholdError:
         return
-    raise UnexpectedError("a write that is no threshold is not refused", _DEFECT)
+    raise UnexpectedError("the device accepts a write that is no threshold", _DEFECT)
 
 
 def _event_s(falls: DeviceFile, rises: DeviceFile, timeout_s: float, step: Step) -> float:
-    """Return how many seconds it took until memory that moved made a poll ready."""
+    """Return the seconds from moving memory until a poll was ready."""
     begin_s = time.monotonic()
-    # Anew a few times, as memory may have moved, and have been seen to, before both were subscribed.
+    # Repeat: memory may have moved, and been sampled, between the read and the second write.
     for _ in range(4):
         step("wait for an event")
         used = falls.read().used
@@ -193,15 +199,15 @@ def _event_s(falls: DeviceFile, rises: DeviceFile, timeout_s: float, step: Step)
                 return time.monotonic() - begin_s
     raise UnexpectedError(
         f"no event within {timeout_s:g} s, although memory moved",
-        "if its update_period is longer, use --timeout; else look into its log, and start it again",
+        "if update_period is longer, use a longer --timeout; else read the daemon's log and restart it",
     )
 
 
-def _ready(links: tuple[DeviceFile, ...], timeout_s: float) -> bool:
+def _ready(device_files: tuple[DeviceFile, ...], timeout_s: float) -> bool:
     poller = select.poll()
-    for link in links:
-        poller.register(link, select.POLLIN)
+    for device_file in device_files:
+        poller.register(device_file, select.POLLIN)
     events = poller.poll(timeout_s * 1000)
     if any(event & select.POLLERR for _, event in events):
-        raise device_error(errno.ENOTCONN, links[0].path)
+        raise UnexpectedError("POLLERR", "its daemon has ended: start 'memnotify serve' again")
     return bool(events)

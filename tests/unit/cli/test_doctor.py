@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What doctor's checks say of machines that are directories; tests/clients and tests/mount have real ones."""
+"""Doctor's checks on machines that are directories; tests/clients and tests/mount have real ones."""
 
 import errno
 import grp
@@ -22,7 +22,11 @@ from memnotify.cli.doctor.machine import Machine, Node, Server
 from memnotify.cli.doctor.probe import Attempt
 
 RELEASE = os.uname().release
-MOUNT = "78 49 0:47 / /dev/memnotify rw - fuse.memnotify memnotify rw\n"
+MOUNT = (
+    "78 49 0:47 / /dev/memnotify rw - fuse.memnotify memnotify"
+    " rw,user_id=0,group_id=0,default_permissions,allow_other\n"
+)
+STALLS = "some avg10=0.00 avg60=0.00 avg300=0.00 total=0\n"
 DEVICE = Node(0, stat.S_IFCHR | 0o666, 0, 0, "252:0", usable=True)
 STATUS = {
     "State": "S (sleeping)",
@@ -42,7 +46,7 @@ SHOWN = {
 
 
 class Made(Machine):
-    """A machine in a directory: what is not made there is not there, and nothing is mounted."""
+    """A machine in a directory: only files that a test makes exist, and nothing is mounted."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__("memnotify", None, 5.0, str(directory))
@@ -56,11 +60,11 @@ class Made(Machine):
         file.write_text(text)
 
     def has(self, node: Node | None) -> None:
-        """Let this be what is found at the path; None where there is no answer."""
-        self.looked = Attempt("open", node, 0)
+        """Set the file at the path; None if the daemon does not answer."""
+        self.inspection = Attempt("open", node, 0)
 
     def run(self, pid: int, *fds: str, command: str = "memnotify serve", **status: str) -> None:
-        """Let a process run that has these descriptors open."""
+        """Add a process that has these descriptors open."""
         self.make(f"/proc/{pid}/cmdline", command.replace(" ", "\0") + "\0")
         self.make(
             f"/proc/{pid}/status", "".join(f"{key}:\t{text}\n" for key, text in (STATUS | status).items())
@@ -72,15 +76,15 @@ class Made(Machine):
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Made:
-    """Return a machine without anything."""
+    """Return an empty machine."""
     return Made(tmp_path)
 
 
-def said(machine: Machine, name: str, state: str) -> str:
-    """Do a check, which must end so; return what it says."""
+def report(machine: Machine, name: str, state: str) -> str:
+    """Run a check, which must end in this state; return its finding and advice."""
     finding = CHECKS[name](machine)
     assert finding.state == state, finding
-    # Who is told of a trouble is told what to do, and nobody else.
+    # A warning and a failure have advice, other findings have none.
     assert bool(finding.advice) == (state in (WARNING, FAILED))
     return f"{finding.found} -> {finding.advice}"
 
@@ -89,46 +93,46 @@ def said(machine: Machine, name: str, state: str) -> str:
 
 
 def test_program(machine: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "can be loaded" in said(machine, "program", OK)
+    assert "can be loaded" in report(machine, "program", OK)
     monkeypatch.setitem(sys.modules, "memnotify.transports", None)
-    assert "apt install libfuse3" in said(machine, "program", FAILED)
+    assert "apt install libfuse3" in report(machine, "program", FAILED)
 
 
 def test_cuse_and_its_module(machine: Made) -> None:
-    assert f"{RELEASE} has no CUSE" in said(machine, "cuse", WARNING)
-    said(machine, "module", NOT_APPLICABLE)
+    assert f"{RELEASE} has no CUSE" in report(machine, "cuse", WARNING)
+    report(machine, "module", NOT_APPLICABLE)
     machine.make(
         f"/lib/modules/{RELEASE}/modules.dep", "kernel/fs/fuse/cuse.ko.xz: kernel/fs/fuse/fuse.ko.xz\n"
     )
-    assert "as a module" in said(machine, "cuse", OK)
-    assert "fuse/cuse.ko.xz" in said(machine, "module", WARNING)
-    assert "/etc/modules-load.d" in said(machine, "module", WARNING)
+    assert "as a module" in report(machine, "cuse", OK)
+    assert "fuse/cuse.ko.xz" in report(machine, "module", WARNING)
+    assert "/etc/modules-load.d" in report(machine, "module", WARNING)
     machine.make("/usr/local/lib/modules-load.d/memnotify.conf", "cuse\n")
-    assert "/etc/modules-load.d" not in said(machine, "module", WARNING)
+    assert "/etc/modules-load.d" not in report(machine, "module", WARNING)
     (machine.directory / "usr/local/lib/modules-load.d/memnotify.conf").unlink()
     machine.make("/usr/lib/modules-load.d/memnotify.conf", "# for memnotify\ncuse\n")
-    assert "/etc/modules-load.d" not in said(machine, "module", WARNING)
+    assert "/etc/modules-load.d" not in report(machine, "module", WARNING)
     machine.make("/sys/class/cuse/version")
-    assert "/dev/cuse is not there" in said(machine, "module", FAILED)
+    assert "/dev/cuse does not exist" in report(machine, "module", FAILED)
     machine.make("/dev/cuse")
-    assert "/usr/lib/modules-load.d/memnotify.conf" in said(machine, "module", OK)
+    assert "/usr/lib/modules-load.d/memnotify.conf" in report(machine, "module", OK)
     # An empty file of the same name in /etc takes its place.
     machine.make("/etc/modules-load.d/memnotify.conf")
-    assert "at boot" not in said(machine, "module", OK)
+    assert "at boot" not in report(machine, "module", OK)
 
 
 def test_cuse_that_is_built_in(machine: Made) -> None:
     machine.make("/sys/class/cuse/version")
-    said(machine, "cuse", OK)
-    assert "built in" in said(machine, "module", NOT_APPLICABLE)
+    report(machine, "cuse", OK)
+    assert "built in" in report(machine, "module", NOT_APPLICABLE)
 
 
 def test_fuse(machine: Made) -> None:
-    assert "modprobe fuse" in said(machine, "fuse", FAILED)
+    assert "modprobe fuse" in report(machine, "fuse", FAILED)
     machine.make("/dev/cuse")
-    said(machine, "fuse", WARNING)
+    report(machine, "fuse", WARNING)
     machine.make("/dev/fuse")
-    said(machine, "fuse", OK)
+    report(machine, "fuse", OK)
 
 
 @pytest.mark.parametrize(
@@ -142,30 +146,115 @@ def test_fuse(machine: Made) -> None:
         ),
     ],
 )
-def test_what_wakes_the_daemon(machine: Made, name: str, files: list[str], fd: str) -> None:
-    assert "CONFIG_" in said(machine, name, WARNING)
+def test_wakeups_of_the_daemon(machine: Made, name: str, files: list[str], fd: str) -> None:
+    assert "CONFIG_" in report(machine, name, WARNING)
     for file in files:
-        machine.make(file)
+        machine.make(file, STALLS)
     machine.has(DEVICE)
-    assert "the kernel has" in said(machine, name, OK)
+    assert "the kernel has" in report(machine, name, OK)
     machine.servers = [Server(7, STATUS, ["/dev/cuse"])]
-    assert "does not use" in said(machine, name, WARNING)
+    assert "does not use" in report(machine, name, WARNING)
     machine.servers = [Server(7, STATUS, ["/dev/cuse", fd])]
-    assert "wake the daemon" in said(machine, name, OK)
+    assert "wake the daemon" in report(machine, name, OK)
     machine.servers = [Server(7, STATUS, None)]
-    assert "the kernel has" in said(machine, name, OK)
+    assert "the kernel has" in report(machine, name, OK)
+
+
+def test_masked_pressure_file(machine: Made) -> None:
+    machine.make("/proc/pressure/memory")
+    assert "masked by another file" in report(machine, "pressure", WARNING)
+    machine.make("/proc/pressure/memory", STALLS)
+    report(machine, "pressure", OK)
+
+
+def test_meminfo_of_a_container(machine: Made) -> None:
+    assert "is the machine's" in report(machine, "meminfo", OK)
+    machine.make("/proc/self/cgroup", "0::/a/b\n")
+    machine.make("/sys/fs/cgroup/a/memory.max", f"{64 << 20}\n")
+    machine.make("/sys/fs/cgroup/a/b/memory.max", "max\n")
+    assert "limited to 64 MiB" in report(machine, "meminfo", OK)
+    machine.make("/proc/self/mountinfo", "90 80 0:50 /proc/meminfo /proc/meminfo rw - fuse.lxcfs lxcfs rw\n")
+    assert "lxcfs makes it" in report(machine, "meminfo", WARNING)
+    machine.make("/proc/self/mountinfo", "90 80 0:50 /m /proc/meminfo rw - tmpfs tmpfs rw\n")
+    assert "of type tmpfs" in report(machine, "meminfo", WARNING)
+
+
+@pytest.mark.parametrize(
+    ("zram_kib", "disk_kib", "state", "found"),
+    [
+        (0, 0, OK, "no swap on zram"),
+        (1000, 0, OK, "small"),
+        (8000, 0, WARNING, "'used 50%' -> set thresholds on 'available'"),
+        (8000, 24000, OK, "small"),
+    ],
+)
+def test_swap(machine: Made, *, zram_kib: int, disk_kib: int, state: str, found: str) -> None:
+    swaps = {"/dev/zram0": zram_kib, "/dev/vda2": disk_kib}
+    lines = "".join(f"{name} partition\t{kib}\t0\t100\n" for name, kib in swaps.items() if kib)
+    machine.make("/proc/swaps", f"Filename Type Size Used Priority\n{lines}")
+    machine.make("/proc/meminfo", f"MemTotal: 8000 kB\nSwapTotal: {zram_kib + disk_kib} kB\n")
+    assert found in report(machine, "swap", state)
+
+
+def test_installation(machine: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/usr/local/bin:/usr/bin:/bin")
+    report(machine, "installation", NOT_APPLICABLE)
+    machine.make("/usr/bin/memnotify")
+    (tmp_path / "usr/bin/memnotify").chmod(0o755)
+    # On a merged /usr this is one installation.
+    (tmp_path / "bin").symlink_to("usr/bin")
+    assert "/usr/bin/memnotify, the only one" in report(machine, "installation", OK)
+    machine.unit = {"ExecStart": "{ path=/bin/memnotify ; argv[]=/bin/memnotify serve ; }"}
+    report(machine, "installation", OK)
+    machine.unit = {"ExecStart": "{ path=/opt/memnotify ; argv[]=/opt/memnotify serve ; }"}
+    assert "starts /opt/memnotify, but PATH leads to /usr/bin" in report(machine, "installation", WARNING)
+    machine.make("/usr/local/bin/memnotify")
+    report(machine, "installation", WARNING)
+    (tmp_path / "usr/local/bin/memnotify").chmod(0o755)
+    shadows = "/usr/local/bin/memnotify shadows /usr/bin/memnotify"
+    assert shadows in report(machine, "installation", WARNING)
+
+
+def test_suspend(machine: Made) -> None:
+    machine.has(DEVICE)
+    report(machine, "suspend", NOT_APPLICABLE)
+    machine.make("/sys/power/state", "freeze mem\n")
+    report(machine, "suspend", OK)
+    for pid, place in ((5, "ep_poll"), (6, "poll_schedule_timeout.constprop.0"), (7, "do_sys_poll")):
+        machine.run(pid, "/dev/memnotify", command="client")
+        machine.make(f"/proc/{pid}/task/{pid}/wchan", "futex_wait_queue")
+        machine.make(f"/proc/{pid}/task/{pid}1/wchan", place)
+    machine.run(8, "/dev/other")
+    machine.make("/proc/8/task/8/wchan", "do_sys_poll")
+    del machine.servers, machine.holders
+    assert "process 6, 7 has the device open" in report(machine, "suspend", WARNING)
 
 
 # The device
 
 
+def test_process_that_holds_a_bare_mount_point(machine: Made) -> None:
+    machine.has(Node(0, stat.S_IFREG | 0o200))
+    machine.run(7, "/dev/fuse", "/dev/memnotify")
+    assert "process 7 holds it: was it unmounted? -> kill 7" in report(machine, "node", FAILED)
+
+
+def test_permissions_of_a_mount_for_one_user(machine: Made) -> None:
+    machine.has(Node(0, stat.S_IFREG | 0o666, 1, 1, usable=True))
+    machine.make("/proc/self/mountinfo", MOUNT)
+    assert "all users may use it" in report(machine, "permissions", OK)
+    del machine.device_mount
+    machine.make("/proc/self/mountinfo", MOUNT.replace(",allow_other", "").replace("user_id=0", "user_id=1"))
+    assert "only daemon may use it" in report(machine, "permissions", OK)
+
+
 def test_node_of_cuse(machine: Made) -> None:
     machine.has(DEVICE)
-    assert "no CUSE device" in said(machine, "node", FAILED)
+    assert "no CUSE device" in report(machine, "node", FAILED)
     machine.make("/sys/class/cuse/memnotify/dev", "252:0\n")
-    assert "CUSE device 252:0" in said(machine, "node", OK)
+    assert "CUSE device 252:0" in report(machine, "node", OK)
     machine.make("/sys/class/cuse/memnotify/dev", "251:0\n")
-    assert "device 252:0, and the one that is served is 251:0" in said(machine, "node", FAILED)
+    assert "device 252:0, but the daemon serves 251:0" in report(machine, "node", FAILED)
 
 
 @pytest.mark.parametrize(
@@ -180,59 +269,59 @@ def test_node_of_cuse(machine: Made) -> None:
         (Node(0, stat.S_IFSOCK | 0o777), "something else"),
     ],
 )
-def test_node_that_is_none(machine: Made, node: Node, found: str) -> None:
+def test_node_that_is_no_device(machine: Made, node: Node, found: str) -> None:
     machine.has(node)
-    assert found in said(machine, "node", FAILED)
-    said(machine, "permissions", NOT_APPLICABLE)
-    # Nothing may be written to it.
-    said(machine, "round trip", NOT_APPLICABLE)
+    assert found in report(machine, "node", FAILED)
+    report(machine, "permissions", NOT_APPLICABLE)
+    # Doctor must not write to it.
+    report(machine, "round trip", NOT_APPLICABLE)
 
 
 @pytest.mark.parametrize(
     ("number", "found"),
     [
         (errno.ENOTCONN, "umount -l /dev/memnotify"),
-        (errno.EACCES, "for himself alone"),
+        (errno.EACCES, "only root may use it"),
         (errno.EIO, "Input/output error"),
     ],
 )
 def test_node_of_a_mount(machine: Made, monkeypatch: pytest.MonkeyPatch, number: int, found: str) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    machine.make("/proc/self/mountinfo", MOUNT)
+    machine.make("/proc/self/mountinfo", MOUNT.replace(",allow_other", ""))
     machine.has(Node(0, stat.S_IFREG | 0o666, usable=True))
-    assert "FUSE file" in said(machine, "node", OK)
+    assert "FUSE file" in report(machine, "node", OK)
     machine.has(Node(number))
-    assert found in said(machine, "node", FAILED)
+    assert found in report(machine, "node", FAILED)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert "umount -l" not in said(machine, "node", FAILED)
+    assert "umount -l" not in report(machine, "node", FAILED)
 
 
 @pytest.mark.parametrize("name", ["node", "round trip"])
 def test_a_daemon_that_does_not_answer(machine: Made, name: str) -> None:
     machine.has(None)
-    assert "no answer to 'open' within 5 s -> restart" in said(machine, name, FAILED)
+    assert "no answer to 'open' within 5 s -> restart" in report(machine, name, FAILED)
     machine.run(7, "/dev/cuse", State="T (stopped)")
     del machine.servers
-    assert "kill -CONT 7" in said(machine, name, FAILED)
-    machine.looked = Attempt("open", None, 99)
-    assert "process 99 hangs" in said(machine, name, FAILED)
+    assert "kill -CONT 7" in report(machine, name, FAILED)
+    machine.inspection = Attempt("open", None, 99)
+    assert "process 99 hangs" in report(machine, name, FAILED)
 
 
 @pytest.mark.parametrize(
     ("mode", "usable", "state", "found"),
     [
-        (0o666, True, OK, "0666 root:daemon: everybody"),
+        (0o666, True, OK, "0666 root:daemon: all users"),
         (0o660, True, OK, "0660 root:daemon: the group daemon"),
-        (0o600, True, WARNING, "nobody but root"),
+        (0o600, True, WARNING, "only root"),
         (0o600, False, FAILED, "udev rule"),
         (0o660, False, FAILED, "usermod -aG daemon"),
     ],
 )
 def test_permissions(machine: Made, *, mode: int, usable: bool, state: str, found: str) -> None:
     machine.has(Node(0, stat.S_IFCHR | mode, 0, grp.getgrnam("daemon").gr_gid, "252:0", usable))
-    assert found in said(machine, "permissions", state)
+    assert found in report(machine, "permissions", state)
     if not usable:
-        assert "may not use it" in said(machine, "round trip", NOT_APPLICABLE)
+        assert "may not use it" in report(machine, "round trip", NOT_APPLICABLE)
 
 
 OURS = 'SUBSYSTEM=="cuse", KERNEL=="memnotify", MODE="0666"'
@@ -252,14 +341,14 @@ OURS = 'SUBSYSTEM=="cuse", KERNEL=="memnotify", MODE="0666"'
         ({"/etc/udev/rules.d/50-m.rules": OURS.replace("0666", "666")}, OK, "and the device has it"),
         ({"/etc/udev/rules.d/50-m.rules": 'ACTION!="remove", ' + OURS}, OK, "and the device has it"),
         ({"/etc/udev/rules.d/50-m.rules": 'KERNEL!="other", ' + OURS}, OK, "and the device has it"),
-        # Of others, or of nobody
+        # For other devices, or a comment
         ({"/etc/udev/rules.d/50-m.rules": OURS.replace("cuse", "usb|net")}, WARNING, "no rule"),
-        ({"/etc/udev/rules.d/50-m.rules": f"# {OURS}"}, WARNING, "no rule is for /dev/memnotify"),
+        ({"/etc/udev/rules.d/50-m.rules": f"# {OURS}"}, WARNING, "no rule matches /dev/memnotify"),
         ({"/etc/udev/rules.d/50-m.rules": OURS.replace("memnotify", "other")}, WARNING, "no rule"),
         ({"/etc/udev/rules.d/50-m.rules": OURS.replace("==", "!=", 1)}, WARNING, "no rule"),
         ({"/etc/udev/rules.d/50-m.rules": 'ACTION=="remove", ' + OURS}, WARNING, "no rule"),
         ({"/etc/udev/rules.d/50-m.rules": 'KERNEL=="mem*", MODE="0600"'}, WARNING, "no rule"),
-        # The last one wins, and /etc before /usr/lib where the names are the same
+        # The last file wins; of two with one name, that in /etc.
         (
             {
                 "/usr/lib/udev/rules.d/99-memnotify.rules": OURS,
@@ -286,18 +375,18 @@ OURS = 'SUBSYSTEM=="cuse", KERNEL=="memnotify", MODE="0666"'
 )
 def test_udev_rule(machine: Made, files: Mapping[str, str], state: str, found: str) -> None:
     machine.has(DEVICE)
-    said(machine, "udev rule", NOT_APPLICABLE)
+    report(machine, "udev rule", NOT_APPLICABLE)
     machine.make("/run/udev/control")
     for path, text in files.items():
         machine.make(path, text)
-    assert found in said(machine, "udev rule", state)
+    assert found in report(machine, "udev rule", state)
 
 
-def test_udev_has_no_say_in_a_mount(machine: Made) -> None:
+def test_udev_rule_does_not_apply_to_a_mount(machine: Made) -> None:
     machine.make("/run/udev/control")
     machine.make("/proc/self/mountinfo", MOUNT)
     machine.has(Node(0, stat.S_IFREG | 0o666, usable=True))
-    said(machine, "udev rule", NOT_APPLICABLE)
+    report(machine, "udev rule", NOT_APPLICABLE)
 
 
 # The daemon
@@ -306,24 +395,24 @@ def test_udev_has_no_say_in_a_mount(machine: Made) -> None:
 def test_config(machine: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "memnotify.toml"
     monkeypatch.setattr("memnotify.config.files.DEFAULT_FILE", str(file))
-    assert f"nothing in {file}: the defaults" in said(machine, "config", OK)
+    assert f"nothing in {file}: the defaults" in report(machine, "config", OK)
     file.write_text("fill_rate = 5\n")
-    assert f"{file}: good" in said(machine, "config", OK)
+    assert f"{file}: valid" in report(machine, "config", OK)
     file.write_text("# m\nfill_rat = 5\n")
-    assert f"{file}:2: unknown key" in said(machine, "config", FAILED)
+    assert f"{file}:2: unknown key" in report(machine, "config", FAILED)
     file.write_text('name = "other"\n')
-    assert "doctor --path /dev/other" in said(machine, "config", WARNING)
-    # A daemon that runs has told what it reads.
+    assert "doctor --path /dev/other" in report(machine, "config", WARNING)
+    # The command line of a running daemon names its file.
     machine.servers = [Server(7, STATUS, None, ["memnotify", "serve", "--config", str(tmp_path / "own")])]
-    assert "own: No such file" in said(machine, "config", FAILED)
+    assert "own: No such file" in report(machine, "config", FAILED)
     (tmp_path / "own").touch()
-    assert "own: the defaults" in said(machine, "config", OK)
-    # From its own directory on, if that may be seen.
+    assert "own: the defaults" in report(machine, "config", OK)
+    # A relative path starts at the working directory of the daemon, if this user may see that.
     machine.servers = [Server(7, STATUS, None, ["memnotify", "serve", "--config", "own"])]
-    assert "may not see" in said(machine, "config", WARNING)
+    assert "may not see" in report(machine, "config", WARNING)
     machine.run(7)
     (machine.directory / "proc/7/cwd").symlink_to(tmp_path)
-    assert "own: the defaults" in said(machine, "config", OK)
+    assert "own: the defaults" in report(machine, "config", OK)
 
 
 @pytest.mark.parametrize(
@@ -338,7 +427,7 @@ def test_config(machine: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         ({"ActiveState": "reloading", "SubState": "reload"}, OK, "reloading"),
         ({"ActiveState": "inactive", "SubState": "dead"}, WARNING, "systemctl enable --now"),
         ({"UnitFileState": "disabled"}, WARNING, "at boot -> systemctl enable"),
-        ({"MainPID": "8"}, WARNING, "process 7 serves the device, and not its process 8"),
+        ({"MainPID": "8"}, WARNING, "process 7 serves the device, not its process 8"),
     ],
 )
 def test_unit(
@@ -350,18 +439,18 @@ def test_unit(
     state: str,
     found: str,
 ) -> None:
-    said(machine, "unit", NOT_APPLICABLE)
+    report(machine, "unit", NOT_APPLICABLE)
     del machine.unit
     machine.make("/run/systemd/system/x")
     lines = "".join(f"{key}={value}\n" for key, value in (SHOWN | changed).items())
     _command(tmp_path, monkeypatch, "systemctl", f"cat <<'END'\n{lines}END")
     machine.servers = [Server(7, STATUS, None)]
-    assert found in said(machine, "unit", state)
+    assert found in report(machine, "unit", state)
 
 
 def test_unit_of_another_device(tmp_path: Path) -> None:
-    said(Machine("other", None, 5.0, str(tmp_path)), "unit", NOT_APPLICABLE)
-    said(Machine("memnotify", "/tmp/other", 5.0, str(tmp_path)), "unit", NOT_APPLICABLE)  # noqa: S108 - never opened
+    report(Machine("other", None, 5.0, str(tmp_path)), "unit", NOT_APPLICABLE)
+    report(Machine("memnotify", "/tmp/other", 5.0, str(tmp_path)), "unit", NOT_APPLICABLE)  # noqa: S108 - never opened
 
 
 def test_systemctl_that_fails(machine: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -389,24 +478,24 @@ def test_daemon(machine: Made) -> None:
     machine.run(5, "/dev/null", command="memnotify wait used")
     machine.run(6, "/dev/cuse", command="memnotify serve --name other")
     machine.run(7, "/dev/cuse", command="a device of another kind")
-    assert "nobody serves" in said(machine, "daemon", FAILED)
+    assert "no process serves" in report(machine, "daemon", FAILED)
     machine.has(DEVICE)
     del machine.servers
-    assert "container" in said(machine, "daemon", WARNING), "a node that was left behind"
+    assert "container" in report(machine, "daemon", WARNING), "a node that was left behind"
     machine.make("/sys/class/cuse/memnotify/dev", "252:0\n")
     del machine.servers
-    assert "process 7 serves it" in said(machine, "daemon", OK)
+    assert "process 7 serves it" in report(machine, "daemon", OK)
     del machine.servers
-    # What the command line does not say stands in a configuration.
+    # Without a name on the command line, the configuration has it.
     machine.run(8, "/dev/null", "/dev/cuse")
     machine.run(9, "/dev/cuse", Name="memnotify-rm")
-    assert "process 8 serves it" in said(machine, "daemon", OK)
+    assert "process 8 serves it" in report(machine, "daemon", OK)
     del machine.servers
     machine.run(10, "/dev/cuse", command="memnotify serve --path=/dev/memnotify", State="T (stopped)")
-    assert "process 8, or one of 10, serves it" in said(machine, "daemon", OK)
+    assert "process 8, or one of 10, serves it" in report(machine, "daemon", OK)
 
 
-def test_daemon_whose_name_only_its_file_knows(machine: Made) -> None:
+def test_daemon_with_the_name_in_its_configuration(machine: Made) -> None:
     machine.has(DEVICE)
     machine.path = "/dev/foo"
     machine.make("/sys/class/cuse/foo/dev", "252:0\n")
@@ -418,15 +507,15 @@ def test_daemon_whose_name_only_its_file_knows(machine: Made) -> None:
     assert [server.pid for server in machine.servers] == [7], "the other one may be anything"
 
 
-def test_daemon_that_is_not_there(machine: Made) -> None:
+def test_missing_daemon(machine: Made) -> None:
     machine.has(Node(errno.ENOENT))
-    assert "nobody serves" in said(machine, "daemon", FAILED)
-    said(machine, "privileges", NOT_APPLICABLE)
-    said(machine, "locked memory", NOT_APPLICABLE)
+    assert "no process serves" in report(machine, "daemon", FAILED)
+    report(machine, "privileges", NOT_APPLICABLE)
+    report(machine, "locked memory", NOT_APPLICABLE)
     machine.has(DEVICE)
-    assert "container" in said(machine, "daemon", WARNING)
+    assert "container" in report(machine, "daemon", WARNING)
     machine.unseen = True
-    assert "as root" in said(machine, "daemon", WARNING)
+    assert "as root" in report(machine, "daemon", WARNING)
 
 
 def test_daemon_of_a_mount(machine: Made) -> None:
@@ -443,7 +532,7 @@ def test_daemon_of_a_mount_that_a_container_has_too(machine: Made) -> None:
         machine.run(pid, "/dev/fuse", "/dev/memnotify")
         (machine.directory / f"proc/{pid}/ns").mkdir()
         (machine.directory / f"proc/{pid}/ns/mnt").symlink_to(namespace)
-    # None of them is known to be ours: then each may be.
+    # If no process is in this mount namespace, each may be the server.
     (machine.directory / "proc/self/ns").mkdir()
     (machine.directory / "proc/self/ns/mnt").symlink_to("mnt:[3]")
     assert [server.pid for server in machine.servers] == [6, 7]
@@ -453,9 +542,7 @@ def test_daemon_of_a_mount_that_a_container_has_too(machine: Made) -> None:
     assert [server.pid for server in machine.servers] == [7]
 
 
-def test_daemon_of_which_only_the_command_line_is_seen(
-    machine: Made, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_daemon_with_hidden_descriptors(machine: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     def forbid(path: str) -> list[str]:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
 
@@ -486,17 +573,17 @@ def test_daemon_of_which_only_the_command_line_is_seen(
         ("locked memory", {"VmLck": "       0 kB"}, WARNING, "RLIMIT_MEMLOCK"),
     ],
 )
-def test_what_the_daemon_is(
+def test_state_of_the_daemon(
     machine: Made, name: str, status: Mapping[str, str], state: str, found: str
 ) -> None:
     machine.run(7, "/dev/cuse", **status)
-    assert found in said(machine, name, state)
+    assert found in report(machine, name, state)
 
 
-# All of it
+# All checks
 
 
-def test_a_check_that_may_not_look_says_so(machine: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_without_permission(machine: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     def forbidden(_: Machine) -> Finding:
         raise PermissionError(errno.EACCES, "Permission denied", "/etc/secret")
 
@@ -505,8 +592,8 @@ def test_a_check_that_may_not_look_says_so(machine: Made, monkeypatch: pytest.Mo
     assert dict(examine(machine)) == {
         "secret": Finding(
             WARNING,
-            "cannot be looked at: [Errno 13] Permission denied: '/etc/secret'",
-            "run it as root to look at that",
+            "cannot be checked: [Errno 13] Permission denied: '/etc/secret'",
+            "run it as root to see that",
         )
     }
 
@@ -528,9 +615,9 @@ def test_json_and_table(
     assert main(["doctor", "--json", "--path", "/nowhere/memnotify"]) == code
     out = capsys.readouterr().out
     assert out.count("\n") == 1
-    told = json.loads(out)
-    assert told.pop("version")
-    assert told == {
+    result = json.loads(out)
+    assert result.pop("version")
+    assert result == {
         "path": "/nowhere/memnotify",
         "healthy": code == 0,
         "checks": [
@@ -548,7 +635,7 @@ def test_json_and_table(
 def test_an_ordinary_user_has_no_traceback(tmp_path: Path) -> None:
     if os.geteuid() != 0:
         unavailable("to become another user the tests must run as root")
-    # What is imported, and what is run, may lie where only root may look.
+    # Import as root: the modules and the interpreter may lie in directories of root alone.
     code = (
         "import contextlib, io, os, sys; from memnotify.cli import main\n"
         "with contextlib.redirect_stdout(io.StringIO()): main(sys.argv[1:])\n"
