@@ -1,4 +1,4 @@
 # SPDX-License-Identifier: MIT
-"""memnotify: /dev/memnotify made in userspace, a memory reader that programs can poll."""
+"""memnotify: /dev/memnotify made in userspace, a memory meter that programs can poll."""
 
 __version__ = "0.1.0"

@@ -20,7 +20,7 @@ COMMANDS = ("serve", "check-config", "read", "wait", "run", "watch", "env", "low
 """The names of the commands, in the order of --help."""
 
 _DESCRIPTION = """\
-A memory reader that programs can poll: /dev/memnotify in userspace.
+A memory meter that programs can poll: /dev/memnotify in userspace.
 
   memnotify serve              serve /dev/memnotify, in the foreground
   memnotify check-config       check its configuration, and print it
