@@ -170,7 +170,7 @@ def test_settings_out_of_bounds(arguments: list[str], message: str, caplog: pyte
                 "JSON",
                 '"healthy"',
                 "0 no check",
-                "1 one has",
+                "1 a check failed",
             ],
         ),
         (["read"], ["pages", "percent", "JSON", "/dev/memnotify", "0 figures", "2 no device"]),
