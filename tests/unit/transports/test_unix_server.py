@@ -360,7 +360,7 @@ def test_a_write_that_is_too_long(bench: ServerBench, size: int, text: bytes) ->
     client = bench.client(b"used 500\n")
     # Blanks alone are no write at all, unless something follows that would be lost.
     client.socket.sendall(text.ljust(size, b"x" if text else b" ") + b"\nused 400\n")
-    assert b"more than 4096" in client.read()
+    assert b"at most 4096" in client.read()
     eventually(lambda: pages(bench) == [[400]], "the next write is understood")
     bench.memory(600)
     assert client.used() == 600
