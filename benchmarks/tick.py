@@ -2,7 +2,6 @@
 """What one sample costs the sampler, by the number of thresholds, none of which is crossed."""
 
 import gc
-import os
 import statistics
 import sys
 import time
@@ -65,7 +64,7 @@ def _sample(count: int, reader: MemInfoReader) -> Callable[[], object]:
     for number in range(count):
         place = number // 2 / max(1, count // 2)
         pages = 1 + place * below if number % 2 else above + place * (total - above)
-        device.write(device.open(os.O_RDWR), b"used %d" % pages)
+        device.write(device.open(), b"used %d" % pages)
     return bench.sampler.sample
 
 

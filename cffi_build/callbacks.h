@@ -2,10 +2,10 @@
 /* What the shim calls, one for each request. Each returns its answer, or a negative errno; the shim replies. */
 
 /* The new open file's number. */
-int64_t shim_on_open(void *session, int flags);
+int64_t shim_on_open(void *session);
 
-/* The number of bytes in shim_reply's buffer; what is beyond `size` or the buffer is cut. */
-int64_t shim_on_read(void *session, uint64_t fh, size_t size);
+/* The number of bytes in shim_reply's buffer. The shim sends no more than the client asked for. */
+int64_t shim_on_read(void *session, uint64_t fh);
 
 /* The number of bytes taken. */
 int64_t shim_on_write(void *session, uint64_t fh, const char *data, size_t size);

@@ -70,7 +70,7 @@ static void released(struct shim *shim, uint64_t fh)
 static void answer_open(fuse_req_t request, struct fuse_file_info *file)
 {
 	struct shim *shim = shim_of(request);
-	int64_t fh = shim_on_open(shim->session, file->flags);
+	int64_t fh = shim_on_open(shim->session);
 
 	if (fh < 0) {
 		fuse_reply_err(request, (int)-fh);
@@ -92,7 +92,7 @@ static size_t least(size_t one, size_t other)
 static void answer_read(fuse_req_t request, size_t size, struct fuse_file_info *file)
 {
 	struct shim *shim = shim_of(request);
-	int64_t count = shim_on_read(shim->session, file->fh, size);
+	int64_t count = shim_on_read(shim->session, file->fh);
 
 	if (count < 0)
 		fuse_reply_err(request, (int)-count);

@@ -48,14 +48,12 @@ class Device:
         self._sample: Sample | None = None
         self._line = b""
 
-    def open(self, flags: int) -> int:
-        """Return the fh of a new observer. Every access mode will do, whatever ``flags`` says."""
-        del flags
+    def open(self) -> int:
+        """Return the fh of a new observer."""
         return self._table.open()
 
-    def read(self, fh: int, size: int) -> bytes:
-        """Acknowledge, and return the current figures' line, of which the client gets ``size`` bytes."""
-        del size
+    def read(self, fh: int) -> bytes:
+        """Acknowledge, and return the current figures' line."""
         try:
             # First, so that a crossing in the figures' own moment is pending and not cleared.
             self._table.acknowledge(fh)

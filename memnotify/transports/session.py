@@ -29,11 +29,11 @@ class Operations(Protocol):
     method may wait: its client could not even be killed before the reply.
     """
 
-    def open(self, flags: int, /) -> int:
+    def open(self) -> int:
         """Return the new open file's number, fh: positive and not in use."""
 
-    def read(self, fh: int, size: int, /) -> bytes:
-        """Return the bytes to read; what is beyond ``size`` is cut off."""
+    def read(self, fh: int, /) -> bytes:
+        """Return the bytes to read; a client with a shorter buffer gets the first of them."""
 
     def write(self, fh: int, data: bytes, /) -> int:
         """Return how many bytes were taken."""
@@ -172,14 +172,14 @@ def _callback(function: Callable[..., int]) -> Callable[..., int]:
 
 
 @_callback
-def _on_open(session: Any, flags: int) -> int:
-    return _from_handle(session).operations.open(flags)  # type: ignore[no-any-return]  # cffi's
+def _on_open(session: Any) -> int:
+    return _from_handle(session).operations.open()  # type: ignore[no-any-return]  # cffi's
 
 
 @_callback
-def _on_read(session: Any, fh: int, size: int) -> int:
+def _on_read(session: Any, fh: int) -> int:
     self = _from_handle(session)
-    data = self.operations.read(fh, size)
+    data = self.operations.read(fh)
     if data is not self.replied:
         self.reply(data)
     return len(data)

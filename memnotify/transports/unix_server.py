@@ -42,7 +42,6 @@ SILENCE_S = 0.1
 """What is written without an end is taken as whole when nothing has followed for so long."""
 
 _END = re.compile(rb"[\n\0]")
-_LINE_MAX = 4096
 # What cannot be done for want of memory or of descriptors is tried again after so long.
 _AGAIN_S = 1.0
 # So many of a client's writes are done at once, the others after a pause: one who writes all the time leaves
@@ -194,7 +193,7 @@ class SocketServer:
             self._accept_later(error)
             return
         connected.settimeout(0)
-        connection = _Connection(connected, self._device.open(os.O_RDWR))
+        connection = _Connection(connected, self._device.open())
         self._connections[connected.fileno()] = self._by_fh[connection.fh] = connection
         try:
             # What is ready already is reported too, so its writes are not missed.
@@ -297,7 +296,7 @@ class SocketServer:
             if connection.refusal:
                 line = connection.refusal
             elif connection.event:
-                line = self._device.read(connection.fh, _LINE_MAX)
+                line = self._device.read(connection.fh)
             else:
                 return
             connection.socket.send(line)

@@ -127,9 +127,9 @@ def test_adding_one_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     with MemInfoReader(pcp_is_free=False, meminfo=f"/proc/self/fd/{fd}", further=made_of) as reader:
         bench = Bench(reader, table=ObserverTable(len(NAMES) + len(made_of)))
         device = bench.device
-        fh = device.open(os.O_RDWR)
+        fh = device.open()
         pages = (160 - 80 + 8) * 1024 // os.sysconf("SC_PAGESIZE")
-        assert device.read(fh, 4096).endswith(b" promised %d free 100\n" % pages)
+        assert device.read(fh).endswith(b" promised %d free 100\n" % pages)
         assert device.write(fh, b"promised %d" % (pages + 1))
         device.poll(fh, select.POLLIN, 77)
         for kib, handles in ((160, []), (164, [77])):

@@ -30,7 +30,7 @@ class DeviceBench(Bench[FakeReader]):
 
     def __init__(self, parameters: SamplingParameters | None = None, *, timing: Timing | None = None) -> None:
         super().__init__(FakeReader(), parameters, timing=timing)
-        self.fh = self.device.open(0)
+        self.fh = self.device.open()
 
     def memory(self, used: int) -> None:
         """Change the memory, and let the sampler see it a second later."""
@@ -62,22 +62,22 @@ def bench() -> Iterator[DeviceBench]:
 def test_read_gives_the_line(bench: DeviceBench) -> None:
     """Every read gives the whole line, as current as update_period says."""
     line = b"total 10000 used 100 active 50\n"
-    assert bench.device.read(bench.fh, 4096) == line
+    assert bench.device.read(bench.fh) == line
     bench.reader.use(101, active=51)
-    assert bench.device.read(bench.fh, 4096) == line
+    assert bench.device.read(bench.fh) == line
     bench.clock.tick(PERIOD_S + 0.001)
-    assert bench.device.read(bench.fh, 4096) == b"total 10000 used 101 active 51\n"
-    assert bench.device.read(bench.device.open(0), 4096) == b"total 10000 used 101 active 51\n"
+    assert bench.device.read(bench.fh) == b"total 10000 used 101 active 51\n"
+    assert bench.device.read(bench.device.open()) == b"total 10000 used 101 active 51\n"
 
 
 @pytest.mark.parametrize("acknowledge", [b"read", b"used 500", b"", b"active 7"])
 def test_read_and_write_acknowledge(bench: DeviceBench, acknowledge: bytes) -> None:
     """Either of them clears a pending event, of its own file only."""
-    other = bench.device.open(0)
+    other = bench.device.open()
     bench.device.write(other, b"used 300")
     bench.event()
     if acknowledge == b"read":
-        bench.device.read(bench.fh, 1)
+        bench.device.read(bench.fh)
     else:
         assert bench.device.write(bench.fh, acknowledge) == len(acknowledge)
     assert not bench.pending
@@ -94,7 +94,7 @@ def test_a_crossing_during_a_read_stays_pending(bench: DeviceBench) -> None:
         bench.sampler.sample()
 
     bench.reader.before = [crossing]
-    bench.device.read(bench.fh, 4096)
+    bench.device.read(bench.fh)
     assert bench.pending
 
 
@@ -132,7 +132,7 @@ def test_a_refused_write_changes_nothing(bench: DeviceBench, text: bytes) -> Non
         bench.device.write(bench.fh, text)
     assert refusal.value.errno == errno.EINVAL
     assert bench.pending
-    bench.device.read(bench.fh, 4096)
+    bench.device.read(bench.fh)
     bench.memory(100)
     assert bench.pending
 
@@ -211,7 +211,7 @@ def test_poll_keeps_one_handle(bench: DeviceBench) -> None:
     bench.memory(100)
     bench.memory(600)
     assert bench.notified == [7]
-    bench.device.read(bench.fh, 4096)
+    bench.device.read(bench.fh)
     bench.memory(100)
     assert bench.notified == [7, 9]
     assert bench.device.release(bench.fh) == NO_HANDLE
@@ -230,7 +230,7 @@ def test_release_gives_the_handle_back(bench: DeviceBench) -> None:
 @pytest.mark.parametrize(
     "operation",
     [
-        lambda device, fh: device.read(fh, 4096),
+        lambda device, fh: device.read(fh),
         lambda device, fh: device.write(fh, b"used 5"),
         lambda device, fh: device.poll(fh, IN, 7),
         lambda device, fh: device.poll(fh, PRI, NO_HANDLE),
