@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Builds memnotify._shim, the one compiled module, against the libfuse3 that pkg-config finds."""
+"""Build memnotify._shim, the only compiled module, against the libfuse3 that pkg-config finds."""
 
 import os
 import shlex
@@ -15,7 +15,7 @@ REMEDY = "On Debian and Ubuntu: apt install gcc libc6-dev pkg-config libfuse3-de
 
 
 def pkg_config(*question: str) -> list[str]:
-    """Return pkg-config's answer about fuse3; end with what to install if there is none."""
+    """Return pkg-config's answer about fuse3; if there is none, exit with what to install."""
     try:
         answer = subprocess.run(
             ["pkg-config", *question, "fuse3"], check=True, capture_output=True, text=True
@@ -28,19 +28,18 @@ def pkg_config(*question: str) -> list[str]:
 
 
 def declarations(name: str) -> str:
-    """Return a header's declarations without its comments, as cffi wants them."""
+    """Return the text of a header; cffi parses it with its comments."""
     return (HERE / name).read_text()
 
 
-def compiler() -> str:
-    """Return the C compiler's command; end with what to install if there is none."""
+def require_compiler() -> None:
+    """Exit with what to install if there is no C compiler."""
     command = shlex.split(os.environ.get("CC", "gcc"))[0]
     if shutil.which(command) is None:
         sys.exit(f"memnotify: the C compiler {command} is not installed. {REMEDY}")
-    return command
 
 
-compiler()
+require_compiler()
 ffibuilder = FFI()
 ffibuilder.cdef(declarations("shim.h"))
 ffibuilder.cdef(declarations("system.h"))

@@ -29,7 +29,6 @@
 
 #include "callbacks.h"
 
-#define KEEP_HANDLE (INT64_C(1) << 32)
 /* Nobody but this process changes the attributes, so the kernel need not ask again for a day. */
 #define ATTRIBUTES_VALID_S 86400.0
 
@@ -115,13 +114,13 @@ static void answer_poll(fuse_req_t request, struct fuse_file_info *file, struct 
 	int64_t answer =
 		shim_on_poll(shim_of(request)->session, file->fh, file->poll_events, (uintptr_t)handle);
 
-	/* Only now: once replied to, the handle may be in another thread's hands. */
-	if (handle != NULL && (answer < 0 || !(answer & KEEP_HANDLE)))
+	/* By the answer alone: a kept handle may have been used and freed by another thread already. */
+	if (handle != NULL && answer <= UINT32_MAX)
 		fuse_pollhandle_destroy(handle);
 	if (answer < 0)
 		fuse_reply_err(request, (int)-answer);
 	else
-		fuse_reply_poll(request, (unsigned)(answer & ~KEEP_HANDLE));
+		fuse_reply_poll(request, (unsigned)(answer & UINT32_MAX));
 }
 
 static void answer_release(fuse_req_t request, struct fuse_file_info *file)

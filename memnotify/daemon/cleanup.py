@@ -5,7 +5,7 @@ import logging
 import os
 import signal
 from collections.abc import Collection
-from typing import NoReturn, Protocol
+from typing import NoReturn
 
 from memnotify.daemon.privileges import limit_future_capabilities
 from memnotify.kernel.syscalls import (
@@ -15,6 +15,7 @@ from memnotify.kernel.syscalls import (
     keep_capabilities,
     process_status,
 )
+from memnotify.transports import Removal
 
 log = logging.getLogger(__name__)
 
@@ -22,17 +23,6 @@ log = logging.getLogger(__name__)
 _FDS = 1 << 30
 # To unmount, and to remove files from directories of any user.
 _TO_REMOVE = 1 << CAP_SYS_ADMIN | 1 << CAP_DAC_OVERRIDE
-
-
-class Removal(Protocol):
-    """Something to remove."""
-
-    @property
-    def fds(self) -> Collection[int]:
-        """The descriptors that ``remove`` uses."""
-
-    def remove(self) -> object:
-        """Remove it."""
 
 
 class CleanupProcess:

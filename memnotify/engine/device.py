@@ -18,7 +18,7 @@ from memnotify.logs import LIMITED
 log = logging.getLogger(__name__)
 
 KEEP_HANDLE = 1 << 32
-"""Set in the answer to a poll, above every revents bit, when the poll handle was kept."""
+"""Set in the answer to a poll, above every bit of the revents, if the poll handle was kept."""
 
 _WRITABLE = select.POLLOUT | select.POLLWRNORM
 _READABLE = select.POLLIN | select.POLLRDNORM

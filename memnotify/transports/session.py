@@ -39,18 +39,14 @@ class Operations(Protocol):
         """Return how many bytes were taken."""
 
     def poll(self, fh: int, events: int, handle: int, /) -> int:
-        """Return the revents. ENOSYS would switch poll off for every file of the connection.
+        """Return the revents, and any bit above 31 with them to keep ``handle``.
 
-        ``handle``, if not 0, wakes whoever waits on this open file, by Session.notify. To keep it,
-        return KEEP_HANDLE with the revents.
+        ``handle``, if not 0, wakes the clients that wait on this open file, by Session.notify. ENOSYS would
+        switch poll off for every file of the connection.
         """
 
     def release(self, fh: int, /) -> int:
         """Forget the open file and return the handle that it still kept, or 0."""
-
-
-KEEP_HANDLE = 1 << 32
-"""Bit above the revents in the answer to a poll: the handle is kept."""
 
 
 class Session:

@@ -19,7 +19,8 @@ from support import fake_kernel
 from support.fake_kernel import FakeKernel, connected, serving
 from support.waiting import DEADLINE_S, eventually
 
-from memnotify.transports.session import KEEP_HANDLE, Session
+from memnotify.engine.device import KEEP_HANDLE
+from memnotify.transports.session import Session
 
 IDLE = select.POLLOUT | select.POLLWRNORM
 
