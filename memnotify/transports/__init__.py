@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""Where the descriptor that speaks the FUSE protocol comes from."""
+"""Ways in which requests reach the device: a character device, a FUSE file, an AF_UNIX socket."""
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from memnotify.transports.session import Operations, Session
+if TYPE_CHECKING:
+    # It loads libfuse, which commands that need a path or an error of this package do without.
+    from memnotify.transports.session import Operations, Session
 
 
 class TransportError(Exception):
@@ -12,11 +14,11 @@ class TransportError(Exception):
 
 
 class TransportUnavailableError(TransportError):
-    """This machine, or this user, does not have this transport at all; another may do."""
+    """This machine, or this user, does not have this transport at all; another one may work."""
 
 
 class Removal(NamedTuple):
-    """What is still to be removed when this process, which may not do it any more, has ended."""
+    """What another process must remove once this one has ended, since this one gives up the right to it."""
 
     remove: Callable[[], object]
     fds: tuple[int, ...] = ()
@@ -31,17 +33,17 @@ class Transport(Protocol):
     kind: str
     """What it is, in a word for the log."""
 
-    def connect(self, operations: Operations) -> Session:
+    def connect(self, operations: "Operations") -> "Session":
         """Return an attached session. Raises TransportError."""
 
     def verify(self) -> None:
         """Make sure that clients reach this daemon at ``path``. Raises TransportError if not."""
 
     def settled(self) -> bool:
-        """Whether nobody will change any more who may open the device; to be asked until it is so."""
+        """Return True once the device has its final owner and mode; to be called until it does."""
 
     def hand_over(self) -> Removal | None:
-        """Leave it to others to remove what was created: ``close`` does not."""
+        """Return what another process must remove at the end: ``close`` does not remove it any more."""
 
     def close(self) -> None:
         """Remove what was created. The session, if any, is closed already."""

@@ -10,7 +10,7 @@ from functools import partial
 
 from memnotify.kernel.mounts import FUSE_FILE, mounts_at
 from memnotify.transports import Removal, TransportError, TransportUnavailableError
-from memnotify.transports.paths import directory_locked, refuse_foreign_directory
+from memnotify.transports.paths import canonical_path, directory_locked, refuse_untrusted_directory
 from memnotify.transports.session import Operations, Session
 
 log = logging.getLogger(__name__)
@@ -30,10 +30,9 @@ class FuseTransport:
     kind = "FUSE file"
 
     def __init__(self, path: str) -> None:
-        # Only the directory is resolved: a link at the last place is refused below.
-        directory, name = os.path.split(os.path.abspath(path))
-        self.path = os.path.join(os.path.realpath(directory), name)
-        refuse_foreign_directory(self.path)
+        # A link as its last part is refused below, by _claim.
+        self.path = canonical_path(path)
+        refuse_untrusted_directory(self.path)
         if not os.path.exists("/dev/fuse"):
             raise TransportUnavailableError("/dev/fuse does not exist: load the module with 'modprobe fuse'")
         with directory_locked(self.path):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The directory in which a device or a socket is made: who else may change it, and one of us at a time."""
+"""Paths of devices and sockets: their canonical form, and the directories that hold them."""
 
 import fcntl
 import logging
@@ -13,18 +13,27 @@ from memnotify.transports import TransportError
 
 log = logging.getLogger(__name__)
 
-# Whoever may read a directory may lock it, for ever: among ourselves it takes some ms.
+# Any process that may read a directory may lock it for as long as it likes; a daemon needs some ms.
 _LOCK_S = 3.0
-_LOCK_LOOK_S = 0.02
+_LOCK_RETRY_S = 0.02
+
+
+def canonical_path(path: str) -> str:
+    """Return ``path`` as an absolute path without links in its directory; its last part may be a link."""
+    directory, name = os.path.split(os.path.abspath(path))
+    return os.path.join(os.path.realpath(directory), name)
 
 
 @contextmanager
 def directory_locked(path: str) -> Iterator[None]:
-    """Keep others of us from mounting and unmounting in the same directory meanwhile."""
+    """Keep other daemons from mounting and unmounting in the directory of ``path`` meanwhile.
+
+    If another process holds the lock for too long, go on without it. Raises TransportError.
+    """
     try:
         directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
-        raise TransportError(f"cannot use {path}: its directory: {error.strerror}") from error
+        raise _cannot_use_directory(path, error) from error
     try:
         _lock(directory, path)
         yield
@@ -41,22 +50,29 @@ def _lock(directory: int, path: str) -> None:
             if time.monotonic() > due_s:
                 log.warning("%s: its directory is locked by another process: going on without a lock", path)
                 return
-            time.sleep(_LOCK_LOOK_S)
+            time.sleep(_LOCK_RETRY_S)
         else:
             return
 
 
-def refuse_foreign_directory(path: str) -> None:
-    """Raise TransportError if root is to serve where others could exchange what it mounts on or removes."""
+def refuse_untrusted_directory(path: str) -> None:
+    """Raise TransportError if this is root and another user could replace ``path`` or a directory above it.
+
+    By a link in its place, that user would make root mount on another file, or remove it.
+    """
     directory = path
     while os.geteuid() == 0 and directory != "/":
         directory = os.path.dirname(directory)
         try:
             status = os.stat(directory)
         except OSError as error:
-            raise TransportError(f"cannot use {path}: its directory: {error.strerror}") from error
+            raise _cannot_use_directory(path, error) from error
         if status.st_uid != 0 or (status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX):
             raise TransportError(
-                f"others than root can change {directory}: choose a place for {path} where they cannot,"
-                " or start as the directory's owner"
+                f"other users than root can change {directory}: choose a directory for {path} that only root"
+                " can change, or start as the directory's owner"
             )
+
+
+def _cannot_use_directory(path: str, error: OSError) -> TransportError:
+    return TransportError(f"cannot use {path}: its directory: {error.strerror}")

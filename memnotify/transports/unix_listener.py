@@ -8,7 +8,7 @@ import stat
 from functools import partial
 
 from memnotify.transports import Removal, TransportError
-from memnotify.transports.paths import directory_locked, refuse_foreign_directory
+from memnotify.transports.paths import canonical_path, directory_locked, refuse_untrusted_directory
 
 log = logging.getLogger(__name__)
 
@@ -22,9 +22,8 @@ class Listener:
     """
 
     def __init__(self, path: str, mode: int = 0o666) -> None:
-        directory, name = os.path.split(os.path.abspath(path))
-        self.path = os.path.join(os.path.realpath(directory), name)
-        refuse_foreign_directory(self.path)
+        self.path = canonical_path(path)
+        refuse_untrusted_directory(self.path)
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._made: os.stat_result | None = None
         try:

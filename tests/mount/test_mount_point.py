@@ -183,9 +183,13 @@ def test_root_serves_nothing_where_others_could_exchange_it(public_directory: Pa
     below = public_directory / "of root"
     below.mkdir()
     for place in (public_directory, below):
-        assert f"others than root can change {public_directory}" in _refused("--path", str(place / "device"))
+        assert f"other users than root can change {public_directory}" in _refused(
+            "--path", str(place / "device")
+        )
         own = str(place.parent / "device")
-        assert "others than root can change" in _refused("--path", own, "--socket", str(place / "socket"))
+        assert "other users than root can change" in _refused(
+            "--path", own, "--socket", str(place / "socket")
+        )
     assert list(below.iterdir()) == []
 
 
