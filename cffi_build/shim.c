@@ -454,28 +454,20 @@ uint64_t shim_caught(struct shim *shim)
 	return atomic_exchange(&caught_signals, 0);
 }
 
-size_t shim_notify(uint64_t *handles, size_t count)
+void shim_notify(const uint64_t *handles, size_t count)
 {
-	size_t kept = 0;
 	for (size_t i = 0; i < count; i++) {
-		if (handles[i] & 1) {
-			handles[kept++] = handles[i];
-			continue;
-		}
 		/* A closed file's handle is ignored by the kernel (fs/fuse/file.c:fuse_notify_poll_wakeup). */
 		struct fuse_pollhandle *handle = (struct fuse_pollhandle *)(uintptr_t)handles[i];
 		fuse_lowlevel_notify_poll(handle);
 		fuse_pollhandle_destroy(handle);
 	}
-	return kept;
 }
 
 void shim_free_handles(const uint64_t *handles, size_t count)
 {
-	for (size_t i = 0; i < count; i++) {
-		if (!(handles[i] & 1))
-			fuse_pollhandle_destroy((struct fuse_pollhandle *)(uintptr_t)handles[i]);
-	}
+	for (size_t i = 0; i < count; i++)
+		fuse_pollhandle_destroy((struct fuse_pollhandle *)(uintptr_t)handles[i]);
 }
 
 void shim_destroy(struct shim *shim)

@@ -29,9 +29,8 @@ int shim_catch(struct shim *shim, int signal_number);
 /* The signals caught since the last call, as bits (1 << signal number). */
 uint64_t shim_caught(struct shim *shim);
 
-/* Wake the waiters of each handle and free it; any thread. What is odd is no address, so not one of ours: it is
-   moved to the front, and the answer is how many of those there are. Or only free it; none is odd then. */
-size_t shim_notify(uint64_t *handles, size_t count);
+/* Wake the clients that wait by each handle and free it, or only free it. Any thread. */
+void shim_notify(const uint64_t *handles, size_t count);
 void shim_free_handles(const uint64_t *handles, size_t count);
 
 /* Unmount, if this connection mounted and the process is still the same user, close the descriptor and free everything. All handles must be freed before. */

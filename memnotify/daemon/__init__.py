@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import threading
-from array import array
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -66,12 +65,6 @@ def serve(
     further = select_extra_figures(settings.figures)
     table = ObserverTable(len(NAMES) + len(further))
     sockets: SocketServer | None = None
-
-    def notify(handles: "array[int]", count: int) -> None:
-        others = Session.notify(handles, count)
-        if sockets is not None and others:
-            sockets.wake(handles[:others])
-
     with ExitStack() as undo:
         last = undo.enter_context(ExitStack())
         undo.callback(transport.close)
@@ -80,7 +73,7 @@ def serve(
         sampler = Sampler(
             table,
             reader,
-            notify,
+            Session.notify,
             sampling_parameters(settings),
             sources=WakeSources(open_trigger(), _counters(settings)),
         )
@@ -91,7 +84,7 @@ def serve(
         undo.callback(session.close)
         undo.callback(lambda: Session.discard(table.close_all()))
         if listener is not None:
-            sockets = _socket_server(Device(table, sampler), listener.socket)
+            sockets = _socket_server(table, sampler, listener.socket)
             undo.callback(sockets.close)
         undo.callback(sampler.stop)
         if sockets is not None:
@@ -120,11 +113,11 @@ def _counters(settings: Settings) -> "tuple[PageCounter, PageCounter] | None":
     return open_page_counters(pcp_is_free=settings.pcp_is_free) if settings.count_pages else None
 
 
-def _socket_server(device: Device, listener: "socket.socket") -> "SocketServer":
+def _socket_server(table: ObserverTable, sampler: Sampler, listener: "socket.socket") -> "SocketServer":
     # Here, as the daemon keeps in memory what it imports, and most have no socket.
     from memnotify.transports.unix_server import SocketServer  # noqa: PLC0415
 
-    return SocketServer(device, listener)
+    return SocketServer(table, sampler, listener)
 
 
 def _live(

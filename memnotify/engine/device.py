@@ -10,7 +10,7 @@ import logging
 import select
 
 from memnotify.abi.thresholds import in_pages, parse
-from memnotify.engine.observer import NO_HANDLE
+from memnotify.engine.observer import NO_HANDLE, HandleBatch
 from memnotify.engine.sampler import Sampler
 from memnotify.engine.table import ObserverTable, Sample
 from memnotify.logs import LIMITED
@@ -31,6 +31,7 @@ _SELECT_WRITE = select.POLLNVAL | select.POLLOUT
 class Device:
     """The operations of one device on its table of observers.
 
+    ``batch`` is that of the thread in which the device runs; without one it is the table's own.
     Raises OSError: EINVAL for a write that is not understood, EBADF for a fh that is not open.
     """
 
@@ -39,9 +40,11 @@ class Device:
         table: ObserverTable,
         sampler: Sampler,
         *,
+        batch: HandleBatch | None = None,
         poll_acknowledges: bool = False,
     ) -> None:
         self._table = table
+        self._batch = batch
         self._sampler = sampler
         self.poll_acknowledges = poll_acknowledges
         """Whether a poll that reports an event clears it; may be changed between two requests."""
@@ -50,7 +53,7 @@ class Device:
 
     def open(self) -> int:
         """Return the fh of a new observer."""
-        return self._table.open()
+        return self._table.open(self._batch)
 
     def read(self, fh: int) -> bytes:
         """Acknowledge, and return the current figures' line."""

@@ -3,7 +3,8 @@
 
 import heapq
 import math
-from collections.abc import Iterator
+from array import array
+from collections.abc import Callable, Iterator
 
 NO_HANDLE = 0
 """No poll handle: nobody waits on this open file, or he was woken and has not asked again."""
@@ -13,12 +14,31 @@ NOT_ARMED = 1 << 64
 """The key of a threshold that is armed nowhere; no level is as high."""
 
 
+class HandleBatch:
+    """The handles of the observers that one thread serves, which are notified together.
+
+    The table fills ``handles`` with ``count`` of them when it advances. ``notify`` is called with both; if it
+    is None, the sampler's own is.
+    """
+
+    __slots__ = ("count", "handles", "notify", "observers", "space")
+
+    def __init__(self, notify: Callable[["array[int]", int], object] | None = None) -> None:
+        self.notify = notify
+        self.observers = 0
+        self.count = 0
+        # A place for every observer's handle, made when it opens and not when memory is short.
+        self.space = array("Q")
+        self.handles = self.space
+
+
 class Observer:
     """One open file: its thresholds, whether an event is pending, and the handle to wake it by."""
 
-    __slots__ = ("handle", "pending", "thresholds")
+    __slots__ = ("batch", "handle", "pending", "thresholds")
 
-    def __init__(self) -> None:
+    def __init__(self, batch: HandleBatch) -> None:
+        self.batch = batch
         self.handle = NO_HANDLE
         self.pending = False
         self.thresholds: tuple[Threshold, ...] = ()

@@ -165,9 +165,9 @@ class Sampler:
         # Too old if a client's reading has come in between.
         while (crossed := self._table.advance(sample)) is None:
             sample = self._read_exact()
-        handles, count = crossed
-        if count:
-            self._notify(handles, count)
+        for batch in crossed:
+            if batch.count:
+                (batch.notify or self._notify)(batch.handles, batch.count)
         granularity = self._schedule.parameters.granularity_pages(sample.figures.total)
         distances = self._table.rearm(sample, granularity, self._reader.pcp_limit_pages)
         self._interval = self._schedule.update(

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from memnotify.abi.figures import NAMES, USED, Figures
 from memnotify.abi.thresholds import Thresholds
-from memnotify.engine.observer import NO_HANDLE, NOT_ARMED, Observer, Threshold, ThresholdIndex
+from memnotify.engine.observer import NO_HANDLE, NOT_ARMED, HandleBatch, Observer, Threshold, ThresholdIndex
 
 
 class Sample(NamedTuple):
@@ -76,8 +76,7 @@ class ObserverTable:
         self._not_before_s = -math.inf
         self._thresholds = 0
         self._fired: Threshold | None = None
-        # A place for every observer's handle, made when an observer opens and not when memory is short.
-        self._woken = array("Q", [NO_HANDLE])
+        self._batches: tuple[HandleBatch, ...] = (HandleBatch(),)
 
     def __len__(self) -> int:
         """Return the number of observers."""
@@ -88,14 +87,26 @@ class ObserverTable:
         """Whether any observer has a threshold. Any thread, without the lock: it is one number."""
         return self._thresholds > 0
 
-    def open(self) -> int:
-        """Add an observer without thresholds and return its fh, which is never used again."""
+    def add_batch(self, notify: Callable[["array[int]", int], object]) -> HandleBatch:
+        """Return the batch of another thread that serves, to be notified after those before it."""
+        batch = HandleBatch(notify)
+        with self._lock:
+            self._batches = (*self._batches, batch)
+        return batch
+
+    def open(self, batch: HandleBatch | None = None) -> int:
+        """Add an observer without thresholds and return its fh, which is never used again.
+
+        ``batch`` is that of the thread that serves it; without one it is the table's own.
+        """
+        batch = batch or self._batches[0]
         with self._lock:
             self._opened += 1
-            self._observers[self._opened] = Observer()
-            if len(self._observers) > len(self._woken):
-                # Another array: the sampler may be notifying by this one.
-                self._woken = array("Q", bytes(8 * (len(self._observers) * 5 // 4 + 8)))
+            self._observers[self._opened] = Observer(batch)
+            batch.observers += 1
+            if batch.observers > len(batch.space):
+                # Another array: the sampler may be notifying by the old one.
+                batch.space = array("Q", bytes(8 * (batch.observers * 5 // 4 + 8)))
             fh = self._opened
         if self.changed is not None:
             self.changed()
@@ -105,6 +116,7 @@ class ObserverTable:
         """Forget an observer; its handle goes to the caller. Raises KeyError for an unknown fh."""
         with self._lock:
             observer = self._observers.pop(fh)
+            observer.batch.observers -= 1
             watching = self._thresholds > 0
             self._disarm(observer)
             parks = watching and not self._thresholds
@@ -179,8 +191,8 @@ class ObserverTable:
                 plain.used - pcp_limit_pages
             )
 
-    def advance(self, sample: Sample) -> "tuple[array[int], int] | None":
-        """Set pending whoever crossed, and hand their handles to the caller to be notified: array and count.
+    def advance(self, sample: Sample) -> tuple[HandleBatch, ...] | None:
+        """Set the event of each observer that crosses, and return the batches with the handles to notify.
 
         No threshold fires a second time before ``rearm``, which must follow. An observer whose event is
         pending already is not among the handles, as it was woken before. Nothing is allocated for each
@@ -196,7 +208,8 @@ class ObserverTable:
                 return None
             self._not_before_s = sample.taken_s
             self.latest = sample
-            woken, count = self._woken, 0
+            for batch in self._batches:
+                batch.handles, batch.count = batch.space, 0
             for value, *both in zip(sample.figures, self._up, self._down, strict=True):
                 for index in both:
                     for threshold in index.pop_reached(value):
@@ -206,10 +219,11 @@ class ObserverTable:
                         if not observer.pending:
                             observer.pending = True
                             if observer.handle != NO_HANDLE:
-                                woken[count] = observer.handle
-                                count += 1
+                                batch = observer.batch
+                                batch.handles[batch.count] = observer.handle
+                                batch.count += 1
                                 observer.handle = NO_HANDLE
-            return woken, count
+            return self._batches
 
     def rearm(self, sample: Sample, granularity_pages: int, pcp_limit_pages: int) -> Distances:
         """Arm each threshold that fired at ``sample`` for the other direction, damped by the granularity.

@@ -120,17 +120,13 @@ class Session:
         return (number for number in range(bits.bit_length()) if bits >> number & 1)
 
     @staticmethod
-    def notify(handles: "array[int]", count: int) -> int:
-        """Wake whoever waits by the first ``count`` handles, and free them. One call into C, no GIL.
-
-        Odd ones are no session's. They are moved to the front, and it returns how many they are.
-        """
-        buffer = ffi.from_buffer("uint64_t[]", handles, require_writable=True)
-        return lib.shim_notify(buffer, count)  # type: ignore[no-any-return]  # cffi's
+    def notify(handles: "array[int]", count: int) -> None:
+        """Wake the clients that wait by the first ``count`` handles, and free these. One C call, no GIL."""
+        lib.shim_notify(ffi.from_buffer("uint64_t[]", handles), count)
 
     @staticmethod
     def discard(handles: "array[int]") -> None:
-        """Free these handles, but for odd ones, and wake nobody."""
+        """Free these handles without waking any client."""
         lib.shim_free_handles(ffi.from_buffer("uint64_t[]", handles), len(handles))
 
     def close(self) -> None:

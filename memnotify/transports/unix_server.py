@@ -29,10 +29,12 @@ import threading
 import time
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from memnotify.abi.thresholds import WRITE_MAX
 from memnotify.engine.device import Device
+from memnotify.engine.sampler import Sampler
+from memnotify.engine.table import ObserverTable
 from memnotify.logs import LIMITED
 from memnotify.worker import start_thread
 
@@ -68,11 +70,6 @@ class _Connection:
         # An event was acknowledged to the table, and its line is not sent yet.
         self.event = False
 
-    @property
-    def handle(self) -> int:
-        """What the table wakes it by: odd, so no address of a poll handle of libfuse's."""
-        return self.fh << 1 | 1
-
 
 class SocketServer:
     """Serves a device on a listening socket. The device is its own; the table may be another's too.
@@ -85,9 +82,14 @@ class SocketServer:
     name = "sockets"
 
     def __init__(
-        self, device: Device, listener: socket.socket, *, clock: Callable[[], float] = time.monotonic
+        self,
+        table: ObserverTable,
+        sampler: Sampler,
+        listener: socket.socket,
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._device = device
+        self._device = Device(table, sampler, batch=table.add_batch(self.wake))
         self._listener = listener
         self._clock = clock
         self._woken: deque[int] = deque()
@@ -109,9 +111,9 @@ class SocketServer:
         self._epoll.register(self._wake_fd, select.EPOLLIN)
         self._epoll.register(listener, select.EPOLLIN)
 
-    def wake(self, handles: Iterable[int]) -> None:
-        """Take note of whose event is pending; from any thread. Others' handles are not to be among them."""
-        self._woken.extend(handles)
+    def wake(self, handles: "array[int]", count: int) -> None:
+        """Note that events are pending for the first ``count`` handles, which are fhs. Any thread."""
+        self._woken.extend(handles[:count])
         os.eventfd_write(self._wake_fd, 1)
 
     def check_alive(self) -> bool:
@@ -159,7 +161,7 @@ class SocketServer:
             else:
                 self._serve(self._connections[fd], events)
         while self._woken:
-            connection = self._by_fh.get(self._woken.popleft() >> 1)
+            connection = self._by_fh.get(self._woken.popleft())
             if connection is not None:
                 self._tell(connection)
         self._do_what_is_due()
@@ -291,7 +293,7 @@ class SocketServer:
             if _unread(connection.socket):
                 return
             # Always, as it leaves the handle for the next event; and before the event is acknowledged.
-            if self._device.poll(connection.fh, select.POLLIN, connection.handle) & select.POLLIN:
+            if self._device.poll(connection.fh, select.POLLIN, connection.fh) & select.POLLIN:
                 connection.event = True
             if connection.refusal:
                 line = connection.refusal

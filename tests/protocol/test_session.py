@@ -311,24 +311,6 @@ def test_notify() -> None:
         assert kernel.silent()
 
 
-def test_notify_gives_back_what_is_not_a_handle_of_its_own() -> None:
-    """What is odd is another's: it comes to the front, in order, and is neither sent nor freed."""
-    operations = Scripted()
-    operations.answers["poll"] = keep
-    with serving(operations) as (kernel, session):
-        fh = kernel.open()
-        for kh in (7, 8):
-            kernel.poll(fh, 0x19, kh=kh)
-        first, last = operations.handles
-        handles = array("Q", [3, first, 2**63 + 1, 5, last])
-        assert session.notify(handles, 5) == 3
-        assert handles[:3].tolist() == [3, 2**63 + 1, 5]
-        assert kernel.notified() == [7, 8]
-        assert session.notify(array("Q", [1, 5]), 1) == 1
-        session.discard(array("Q", [1, 5]))
-        assert kernel.silent()
-
-
 def test_notify_in_the_middle_of_a_poll() -> None:
     """A crossing may take the handle before the poll is answered: the wake-up then comes before the reply."""
     operations = Scripted()

@@ -3,8 +3,7 @@
 
 import math
 import tracemalloc
-from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -24,7 +23,7 @@ from support.model import ModelObserver
 from support.strategies import WIDE, granularities, small_figures, small_thresholds
 
 from memnotify.abi.figures import Figures
-from memnotify.engine.observer import NO_HANDLE, Observer, Threshold, ThresholdIndex
+from memnotify.engine.observer import NO_HANDLE, HandleBatch, Observer, Threshold, ThresholdIndex
 from memnotify.engine.table import Distances, ObserverTable, Sample
 
 USED = 1
@@ -129,7 +128,7 @@ class TableMachine(RuleBasedStateMachine):
             self.table.rearm(sample, granularity, 0)
             woken = {observer.see(figures, granularity) for observer in self.model.values()} - {NO_HANDLE}
             assert crossed is not None
-            assert sorted(crossed[0][: crossed[1]]) == sorted(woken)
+            assert sorted(_handles(crossed)) == sorted(woken)
             assert woken <= self.kept
             self.kept -= woken
             self.agree()
@@ -234,6 +233,28 @@ def test_an_unknown_fh(call: Callable[[ObserverTable, int], Any]) -> None:
     assert table.open() not in {closed, 0}
 
 
+def _handles(batches: Iterable[HandleBatch]) -> list[int]:
+    """Return the handles to notify, of all batches."""
+    return [handle for batch in batches for handle in batch.handles[: batch.count]]
+
+
+def test_each_thread_has_its_own_handles() -> None:
+    """Observers of two serving threads that cross at once are in two batches, each with its own notify."""
+    table = ObserverTable()
+    second = table.add_batch(lambda *_: None)
+    for handle, batch in ((7, None), (3, second), (9, None), (5, second)):
+        fh = table.open(batch)
+        table.subscribe(fh, {USED: 10}, Sample(0.0, Figures(0, 0, 0), exact=True))
+        table.poll(fh, handle)
+    crossed = table.advance(Sample(1.0, Figures(0, 20, 0), exact=True))
+    assert crossed is not None
+    assert [sorted(_handles([batch])) for batch in crossed] == [[7, 9], [3, 5]]
+    assert [batch.notify is None for batch in crossed] == [True, False]
+    crossed = table.advance(Sample(2.0, Figures(0, 30, 0), exact=True))
+    assert crossed is not None
+    assert _handles(crossed) == []
+
+
 def test_one_wake_up_for_many_thresholds() -> None:
     """An observer that crosses with all its thresholds at once is woken once."""
     table = ObserverTable()
@@ -242,7 +263,7 @@ def test_one_wake_up_for_many_thresholds() -> None:
     assert table.poll(fh, 77) == (False, True)
     crossed = table.advance(Sample(1.0, Figures(10, 10, 10), exact=True))
     assert crossed is not None
-    assert crossed[0][: crossed[1]] == array("Q", [77])
+    assert _handles(crossed) == [77]
 
 
 @given(
@@ -310,7 +331,7 @@ def test_when_the_per_cpu_lists_matter(
 def test_levels_do_not_pile_up(sign: int) -> None:
     """A client that writes new thresholds again and again makes the table no larger."""
     levels = ThresholdIndex(USED, sign)
-    staying, moving = Threshold(Observer(), 1), Threshold(Observer(), 1)
+    staying, moving = Threshold(Observer(HandleBatch()), 1), Threshold(Observer(HandleBatch()), 1)
     levels.arm(staying, 10**9)
     most = 0
     for key in range(100_000):
@@ -338,7 +359,7 @@ def test_levels_fire_in_order_and_whole(arming: list[tuple[int, bool]], values: 
     levels = ThresholdIndex(USED, 1)
     armed = set()
     for key, stays in arming:
-        threshold = Threshold(Observer(), key)
+        threshold = Threshold(Observer(HandleBatch()), key)
         levels.arm(threshold, key)
         if stays:
             armed.add(threshold)
@@ -409,10 +430,10 @@ def test_opened_while_others_are_notified() -> None:
     table.poll(fh, 7)
     crossed = table.advance(Sample(1.0, Figures(0, 20, 0), exact=True))
     assert crossed is not None
-    with memoryview(crossed[0]):  # as C has it: an array that is looked into cannot be made longer
+    with memoryview(crossed[0].handles):  # as C has it: an array that is looked into cannot be made longer
         for _ in range(1000):
             table.open()
-        assert crossed[0][: crossed[1]] == array("Q", [7])
+        assert _handles(crossed) == [7]
 
 
 def test_nothing_is_allocated_for_each_notified_observer() -> None:
@@ -432,7 +453,7 @@ def test_nothing_is_allocated_for_each_notified_observer() -> None:
         taken.append(tracemalloc.get_traced_memory()[1] - before)
         tracemalloc.stop()
         assert crossed is not None
-        assert sorted(crossed[0][: crossed[1]]) == list(range(1, number + 1))
+        assert sorted(_handles(crossed)) == list(range(1, number + 1))
     assert taken[1] <= taken[0] + 1000
 
 

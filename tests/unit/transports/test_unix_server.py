@@ -69,20 +69,16 @@ class ServerBench(Bench[FakeReader]):
     def __init__(
         self, path: Path, clock: Callable[[], float] = time.monotonic, *, start: bool = True
     ) -> None:
-        super().__init__(FakeReader(), sampling(0.000001, 3600), notify=self._notify, timing=Timing())
+        super().__init__(FakeReader(), sampling(0.000001, 3600), timing=Timing())
         self.path = path
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.listener.bind(str(path))
         self.listener.listen(128)
-        self.server = SocketServer(self.device, self.listener, clock=clock)
+        self.server = SocketServer(self.table, self.sampler, self.listener, clock=clock)
         self.failures: list[str] = []
         self.clients: list[Client] = []
         if start:
             self.server.start(lambda: self.failures.append("failed"))
-
-    def _notify(self, handles: "array[int]", count: int) -> None:
-        assert all(handle & 1 for handle in handles[:count])
-        self.server.wake(handles[:count])
 
     def memory(self, used: int) -> None:
         """Change the memory, and let the sampler see it."""
@@ -516,7 +512,7 @@ def test_a_defect_is_told(
 def test_woken_for_a_client_that_has_gone(bench: ServerBench) -> None:
     """A wake-up that comes after the end of its connection wakes nobody."""
     client = bench.client(b"used 500\n")
-    bench.server.wake([999 << 1 | 1])
+    bench.server.wake(array("Q", [999]), 1)
     bench.memory(600)
     assert client.used() == 600
 
@@ -526,7 +522,7 @@ def test_wake_after_stop(tmp_path: Path) -> None:
     bench = ServerBench(tmp_path / "socket")
     client = bench.client(b"used 500\n")
     bench.server.stop()
-    bench.server.wake([3])
+    bench.server.wake(array("Q", [1]), 1)
     assert client.socket.recv(1) == b""
     bench.close()
 
