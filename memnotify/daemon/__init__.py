@@ -26,6 +26,7 @@ from memnotify.kernel.psi import open_trigger
 from memnotify.kernel.syscalls import avoid_huge_pages, lock_memory, raise_fd_limit
 from memnotify.transports import Transport, TransportError
 from memnotify.transports.session import Session
+from memnotify.worker import Worker
 
 if TYPE_CHECKING:
     import socket
@@ -89,9 +90,7 @@ def serve(
         undo.callback(sampler.stop)
         if sockets is not None:
             undo.callback(sockets.stop)
-        threads: list[Worker | SocketServer] = (
-            [sampler.worker] if sockets is None else [sampler.worker, sockets]
-        )
+        threads = [sampler.worker] if sockets is None else [sampler.worker, sockets.worker]
 
         def settle_in() -> None:
             if not lock_memory(stays_root=user is None):
@@ -124,7 +123,7 @@ def _live(
     session: Session,
     transport: Transport,
     table: ObserverTable,
-    threads: "Sequence[Worker | SocketServer]",
+    threads: Sequence[Worker],
     *,
     settle_in: Callable[[], None],
     reload: ConfigReloader,

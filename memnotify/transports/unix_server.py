@@ -25,7 +25,6 @@ import select
 import socket
 import struct
 import termios
-import threading
 import time
 from array import array
 from collections import deque
@@ -36,7 +35,7 @@ from memnotify.engine.device import Device
 from memnotify.engine.sampler import Sampler
 from memnotify.engine.table import ObserverTable
 from memnotify.logs import LIMITED
-from memnotify.worker import start_thread
+from memnotify.worker import Worker
 
 log = logging.getLogger(__name__)
 
@@ -74,12 +73,10 @@ class _Connection:
 class SocketServer:
     """Serves a device on a listening socket. The device is its own; the table may be another's too.
 
-    Life: ``start``, ``stop``, ``close``. Threads: all runs in the server's own, but ``wake``, which the
-    sampler calls until ``close``. No client is waited for: a send happens when the client has read all
-    that was sent before, so it fits, and a client's writes are done a few at a time.
+    Life: ``worker.start``, ``stop``, ``close``. Threads: everything runs in the worker's, except ``wake``,
+    which the sampler calls until ``close``. The server waits for no client: it sends when the client has
+    read all that was sent before, so the line fits, and it does a few of a client's writes at a time.
     """
-
-    name = "sockets"
 
     def __init__(
         self,
@@ -89,11 +86,11 @@ class SocketServer:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.worker = Worker("sockets", self.turn)
         self._device = Device(table, sampler, batch=table.add_batch(self.wake))
         self._listener = listener
         self._clock = clock
         self._woken: deque[int] = deque()
-        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._connections: dict[int, _Connection] = {}
         self._by_fh: dict[int, _Connection] = {}
         # When what they have written ends, and when what is left of it is read. All of one kind wait equally
@@ -103,58 +100,36 @@ class SocketServer:
         self._untold: set[_Connection] = set()
         self._again_s = math.inf
         self._full = False
-        self._stopping = False
-        self._answered = False
-        self._thread: threading.Thread | None = None
         listener.settimeout(0)
         self._epoll = select.epoll()
-        self._epoll.register(self._wake_fd, select.EPOLLIN)
+        self._epoll.register(self.worker.wake_fd, select.EPOLLIN)
         self._epoll.register(listener, select.EPOLLIN)
 
     def wake(self, handles: "array[int]", count: int) -> None:
         """Note that events are pending for the first ``count`` handles, which are fhs. Any thread."""
         self._woken.extend(handles[:count])
-        os.eventfd_write(self._wake_fd, 1)
-
-    def check_alive(self) -> bool:
-        """Whether the thread has come round since the last call; ask it to do so again."""
-        answered, self._answered = self._answered, False
-        os.eventfd_write(self._wake_fd, 1)
-        return answered
-
-    def start(self, on_failure: Callable[[], None]) -> None:
-        """Start the thread; ``on_failure`` is called from it if it ends by an exception."""
-        self._thread = start_thread(self.name, self._loop, on_failure)
+        self.worker.wake()
 
     def stop(self) -> None:
-        """End the thread, then every connection and its observer. ``wake`` does nothing from then on."""
-        self._stopping = True
-        os.eventfd_write(self._wake_fd, 1)
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        """End the thread, then every connection and its observer. ``wake`` has no effect from then on."""
+        self.worker.stop()
         for connection in list(self._connections.values()):
             self._drop(connection)
 
     def close(self) -> None:
-        """Close what is left, once nobody calls ``wake`` any more."""
+        """Close the descriptors, once the sampler does not call ``wake`` any more."""
         self._epoll.close()
-        os.close(self._wake_fd)
+        self.worker.close()
 
-    def _loop(self) -> None:
-        while not self._stopping:
-            self._answered = True
-            self._turn()
-
-    def _turn(self) -> None:
-        """Wait for something to happen, and do what it asks for."""
+    def turn(self) -> None:
+        """Wait until a client or the sampler wants something, or something is due, and do it."""
         due_s = min(
             self._again_s, *(next(iter(due.values()), math.inf) for due in (self._unended, self._busy))
         )
         timeout_s = None if due_s == math.inf else max(0, due_s - self._clock())
         accept = False
         for fd, events in self._epoll.poll(timeout_s):
-            if fd == self._wake_fd:
+            if fd == self.worker.wake_fd:
                 os.eventfd_read(fd)
             elif fd == self._listener.fileno():
                 accept = True

@@ -33,7 +33,7 @@ def hanging(call):
 
 Device.write = hanging(Device.write)
 MemInfoReader.read_plain = hanging(MemInfoReader.read_plain)
-SocketServer._turn = hanging(SocketServer._turn)
+SocketServer.turn = hanging(SocketServer.turn)
 sys.exit(main(sys.argv[3:]))
 """
 WATCHDOG_S = 0.8

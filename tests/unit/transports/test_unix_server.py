@@ -78,7 +78,7 @@ class ServerBench(Bench[FakeReader]):
         self.failures: list[str] = []
         self.clients: list[Client] = []
         if start:
-            self.server.start(lambda: self.failures.append("failed"))
+            self.server.worker.start(lambda: self.failures.append("failed"))
 
     def memory(self, used: int) -> None:
         """Change the memory, and let the sampler see it."""
@@ -301,18 +301,18 @@ def test_how_long_silence_is(tmp_path: Path) -> None:
     for client in bench.clients:
         client.socket.send(b"used 5")
     for _ in range(4):  # as many to accept them, and one to receive from the last
-        bench.server._turn()
+        bench.server.turn()
     for _ in range(5):
         clock.tick(SILENCE_S * 0.9)
         for client in (slow, ended):
             client.socket.send(b"0")
-        bench.server._turn()
+        bench.server.turn()
     assert pages(bench) == [[], [], [5]]
     ended.socket.shutdown(socket.SHUT_WR)
-    bench.server._turn()
+    bench.server.turn()
     assert pages(bench) == [[], [500_000], [5]]
     clock.tick(SILENCE_S * 1.01)
-    bench.server._turn()
+    bench.server.turn()
     assert pages(bench) == [[500_000], [500_000], [5]]
     bench.close()
 
