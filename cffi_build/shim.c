@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -18,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -29,7 +31,9 @@
 
 #include "callbacks.h"
 
-/* Nobody but this process changes the attributes, so the kernel need not ask again for a day. */
+/* Ends a blocking read in the thread that serves. */
+#define INTERRUPT_SIGNAL SIGUSR1
+/* Only this process changes the attributes, so the kernel need not ask again for a day. */
 #define ATTRIBUTES_VALID_S 86400.0
 
 struct shim {
@@ -38,14 +42,12 @@ struct shim {
 	struct fuse_buf request;
 	bool is_cuse;
 	bool initialised;
-	uid_t owner; /* who mounted */
+	uid_t owner; /* the user that mounted */
+	atomic_bool interrupted;
+	atomic_int thread; /* that serves, or 0 */
 	struct stat attributes; /* of the file; the attributes of a device node are devtmpfs's */
 	char reply[SHIM_REPLY_MAX];
 };
-
-/* A signal handler is given nothing but the number, so these two belong to the process. */
-static atomic_int caught_fd = -1;
-static atomic_uint_least64_t caught_signals;
 
 static struct shim *shim_of(fuse_req_t request)
 {
@@ -78,7 +80,7 @@ static void answer_open(fuse_req_t request, struct fuse_file_info *file)
 	file->fh = (uint64_t)fh;
 	/* Without it the kernel cuts reads at the file's size, which is 0. */
 	file->direct_io = !shim->is_cuse;
-	/* The opener was killed while it waited: the kernel will send no release. */
+	/* ENOENT: the client was killed while it waited, and the kernel will send no release. */
 	if (fuse_reply_open(request, file) == -ENOENT)
 		released(shim, file->fh);
 }
@@ -203,7 +205,7 @@ static void file_getattr(fuse_req_t request, fuse_ino_t inode, struct fuse_file_
 	fuse_reply_attr(request, &shim_of(request)->attributes, ATTRIBUTES_VALID_S);
 }
 
-/* chmod and chown hold, as on a node; size and times are nobody's business, as on a node that is opened with O_TRUNC. */
+/* Honour chmod and chown. Ignore size and timestamps; a device node ignores O_TRUNC as well. */
 static void file_setattr(fuse_req_t request, fuse_ino_t inode, struct stat *wanted, int which,
 			 struct fuse_file_info *file)
 {
@@ -305,7 +307,7 @@ int shim_attach(struct shim *shim, const char *where)
 	shim->owner = geteuid();
 	if (fuse_session_mount(shim->fuse, where) != 0)
 		return -1;
-	/* A copy of the descriptor in a child would keep the device alive with nobody to answer. */
+	/* A copy of the descriptor in a child would keep the device alive, and its requests unanswered. */
 	return fcntl(fuse_session_fd(shim->fuse), F_SETFD, FD_CLOEXEC);
 }
 
@@ -317,14 +319,15 @@ static short pending_on(const struct shim *shim)
 	return fd.revents;
 }
 
-static void set_blocking(const struct shim *shim)
+static void set_blocking(const struct shim *shim, bool blocking)
 {
 	int fd = fuse_session_fd(shim->fuse);
+	int flags = fcntl(fd, F_GETFL);
 
-	fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK);
+	fcntl(fd, F_SETFL, blocking ? flags & ~O_NONBLOCK : flags | O_NONBLOCK);
 }
 
-/* The least body that libfuse will read behind the header: it trusts the kernel to have sent it. */
+/* Return the least body that libfuse reads behind the header without a check of its own. */
 static size_t least_body(const struct fuse_in_header *header)
 {
 	switch (header->opcode) {
@@ -371,15 +374,15 @@ static void refuse(const struct shim *shim)
 	struct fuse_out_header reply = { .len = sizeof(reply), .error = -EINVAL, .unique = header->unique };
 	ssize_t written = write(fuse_session_fd(shim->fuse), &reply, sizeof(reply));
 
-	(void)written; /* nobody else could be told */
+	(void)written; /* if the kernel takes no reply, nothing else can be done */
 }
 
-/* 1: a request was served, or a frame that was none was dropped. Otherwise as shim_serve. */
+/* Return 1 if a request was served or a frame that is no request was dropped, else as shim_serve. */
 static int serve_one(struct shim *shim)
 {
 	int received;
 
-	if (caught_signals)
+	if (shim->interrupted)
 		return -EINTR;
 	received = fuse_session_receive_buf(shim->fuse, &shim->request);
 	if (received > 0) {
@@ -391,11 +394,9 @@ static int serve_one(struct shim *shim)
 	}
 	switch (received) {
 	case -EINTR:
-		return 1;
+		return 1; /* a signal such as SIGCONT, or shim->interrupted is set */
 	case -EAGAIN:
-		/* The signal that made it so has been taken since. */
-		set_blocking(shim);
-		return 1;
+		return -EINTR;
 	case -EIO:
 		/* On a socket: less than a header, or nothing because the other end is closed. */
 		return !(pending_on(shim) & (POLLHUP | POLLERR));
@@ -417,41 +418,40 @@ int shim_handshake(struct shim *shim)
 	return pending_on(shim) & POLLERR ? -ECONNREFUSED : 0;
 }
 
+static void do_nothing(int signal_number)
+{
+	(void)signal_number;
+}
+
 int shim_serve(struct shim *shim)
 {
+	/* Without SA_RESTART, so that the signal ends a read. */
+	struct sigaction action = { .sa_handler = do_nothing };
+	sigset_t signals;
 	int result;
 
+	sigaction(INTERRUPT_SIGNAL, &action, NULL);
+	sigemptyset(&signals);
+	sigaddset(&signals, INTERRUPT_SIGNAL);
+	pthread_sigmask(SIG_UNBLOCK, &signals, NULL);
+	shim->thread = (int)syscall(SYS_gettid);
 	do
 		result = serve_one(shim);
 	while (result > 0);
+	shim->thread = 0;
+	/* In this order: an interruption in between makes the next read return EAGAIN. */
+	set_blocking(shim, true);
+	shim->interrupted = false;
 	return result;
 }
 
-/* A signal may come between the last look at caught_signals and the blocking read, where it would interrupt nothing.
- * A descriptor that has become non-blocking does not block later either. */
-static void on_signal(int signal_number)
+/* A signal alone could come just before the read blocks, where it would interrupt nothing. */
+void shim_interrupt(struct shim *shim)
 {
-	int error = errno;
-	int fd = caught_fd;
-
-	caught_signals |= UINT64_C(1) << signal_number;
-	fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
-	errno = error;
-}
-
-int shim_catch(struct shim *shim, int signal_number)
-{
-	struct sigaction action = { .sa_handler = on_signal };
-
-	caught_fd = fuse_session_fd(shim->fuse);
-	return sigaction(signal_number, &action, NULL);
-}
-
-uint64_t shim_caught(struct shim *shim)
-{
-	/* In this order: a signal in between is taken now, and one read more comes back with EAGAIN. */
-	set_blocking(shim);
-	return atomic_exchange(&caught_signals, 0);
+	shim->interrupted = true;
+	set_blocking(shim, false);
+	if (shim->thread)
+		syscall(SYS_tgkill, getpid(), shim->thread, INTERRUPT_SIGNAL);
 }
 
 void shim_notify(const uint64_t *handles, size_t count)
@@ -472,9 +472,7 @@ void shim_free_handles(const uint64_t *handles, size_t count)
 
 void shim_destroy(struct shim *shim)
 {
-	if (caught_fd == fuse_session_fd(shim->fuse))
-		caught_fd = -1;
-	/* Another user may not; what fusermount3 said of that would be the last line on stderr. */
+	/* Another user has no right to; fusermount3's complaint would be the last line on stderr. */
 	if (geteuid() == shim->owner)
 		fuse_session_unmount(shim->fuse);
 	fuse_session_destroy(shim->fuse);

@@ -11,16 +11,20 @@ log = logging.getLogger(__name__)
 
 
 class Worker:
-    """A thread that calls ``turn`` again and again until ``stop``.
+    """A thread that calls ``turn`` again and again until ``stop``, or until it returns False.
 
-    ``turn`` waits for what it serves and for ``wake_fd``, which it must read when it is ready.
+    ``turn`` waits for what it serves and for ``wake_fd``, which it must read when it is ready. If it cannot
+    wait for ``wake_fd``, ``interrupt`` must end its wait, or that of the next turn.
     Threads: ``wake`` and ``check_alive`` may be called from any thread until ``close``; ``start``, ``stop``
     and ``close`` belong to the thread that made the object. The thread takes no signals: these are the main
     thread's.
     """
 
-    def __init__(self, name: str, turn: Callable[[], object]) -> None:
+    def __init__(
+        self, name: str, turn: Callable[[], object], interrupt: Callable[[], object] | None = None
+    ) -> None:
         self.name = name
+        self._interrupt = interrupt
         self.wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         """Ready for POLLIN once ``wake``, ``check_alive`` or ``stop`` was called."""
         self._turn = turn
@@ -33,9 +37,10 @@ class Worker:
 
         def run() -> None:
             try:
-                while not self._stopping:
+                going_on = True
+                while going_on and not self._stopping:
                     self._turned = True
-                    self._turn()
+                    going_on = self._turn() is not False
             except Exception:
                 log.exception("the thread %s failed", self.name)
                 on_failure()
@@ -50,7 +55,10 @@ class Worker:
 
     def wake(self) -> None:
         """End the wait of the current turn, or of the next one."""
-        os.eventfd_write(self.wake_fd, 1)
+        if self._interrupt is None:
+            os.eventfd_write(self.wake_fd, 1)
+        else:
+            self._interrupt()
 
     def check_alive(self) -> bool:
         """Return True if a turn has begun since the last call; ask for another one."""
@@ -69,26 +77,3 @@ class Worker:
     def close(self) -> None:
         """Close ``wake_fd``, after ``stop``."""
         os.close(self.wake_fd)
-
-
-def start_thread(name: str, body: Callable[[], None], on_failure: Callable[[], None]) -> threading.Thread:
-    """Start a thread that runs ``body``, and return it. It takes no signals: they are the main thread's.
-
-    If ``body`` raises, the thread logs that, calls ``on_failure`` and ends.
-    """
-
-    def run() -> None:
-        try:
-            body()
-        except Exception:
-            log.exception("the thread %s failed", name)
-            on_failure()
-
-    thread = threading.Thread(target=run, name=name, daemon=True)
-    # A thread inherits the mask of the one that starts it.
-    mask = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
-    try:
-        thread.start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    return thread

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""The daemon: puts the rooms together and lives from the first request to the last signal."""
+"""The daemon: connects the parts and runs until a signal or the loss of the device ends it."""
 
 import gc
 import logging
+import math
 import os
 import signal
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from memnotify.engine.device import Device
 from memnotify.engine.sampler import Sampler, WakeSources
 from memnotify.engine.table import ObserverTable
 from memnotify.kernel.meminfo import MemInfoReader
-from memnotify.kernel.page_counters import PageCounter, open_page_counters
+from memnotify.kernel.page_counters import open_page_counters
 from memnotify.kernel.psi import open_trigger
 from memnotify.kernel.syscalls import avoid_huge_pages, lock_memory, raise_fd_limit
 from memnotify.transports import Transport, TransportError
@@ -29,17 +30,14 @@ from memnotify.transports.session import Session
 from memnotify.worker import Worker
 
 if TYPE_CHECKING:
-    import socket
-
     from memnotify.transports.unix_listener import Listener
-    from memnotify.transports.unix_server import SocketServer
-    from memnotify.worker import Worker
 
 log = logging.getLogger(__name__)
 
 _STOP = frozenset({signal.SIGTERM, signal.SIGINT})
-# nohup has its way.
+# Under nohup(1) it stays ignored.
 _HANGUP = frozenset(() if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else {signal.SIGHUP})
+_SIGNALS = _STOP | _HANGUP
 
 
 def serve(
@@ -52,151 +50,164 @@ def serve(
 ) -> bool:
     """Serve until a signal asks to stop (True), or until the device is lost (False).
 
-    The clients that connect to ``listener``, if there is one, are served as well. ``user`` is who root
-    becomes before anybody is served. On SIGHUP the settings that ``read`` returns hold, as far as they
-    can, see Reload; if it says that the terminal is gone it ends. Main thread only, and once in a process.
-    Closes ``transport``. Raises TransportError if the device cannot be registered, PrivilegesError if root
-    cannot be given up, MemInfoError or OSError if the kernel's memory files cannot be read.
+    The clients that connect to ``listener``, if there is one, are served as well. Root becomes ``user``
+    before any client is served. On SIGHUP the settings that ``read`` returns take effect as far as they can,
+    see ConfigReloader; the SIGHUP of a terminal that is gone ends the daemon. Closes ``transport``. Threads:
+    the main thread, once in a process. Raises TransportError if the device cannot be registered,
+    PrivilegesError if root cannot be given up, MemInfoError or OSError if memory's files cannot be read.
     """
-    # Until the session can take them and what was made is cleaned up after them.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP | _HANGUP)
+    # For good: the main thread waits for them once there is something to serve.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     avoid_huge_pages()
-    # A dozen counters and more for each CPU, a connection for each client of the socket: 1,024 do not last.
+    # Page counters take a dozen and more for each CPU, a client of the socket one: 1,024 are too few.
     raise_fd_limit()
-    further = select_extra_figures(settings.figures)
-    table = ObserverTable(len(NAMES) + len(further))
-    sockets: SocketServer | None = None
-    with ExitStack() as undo:
-        last = undo.enter_context(ExitStack())
-        undo.callback(transport.close)
-        reader = undo.enter_context(MemInfoReader(pcp_is_free=settings.pcp_is_free, further=further))
-        reader.read_exact()  # if it cannot be read, say so before anybody is served
-        sampler = Sampler(
-            table,
-            reader,
-            Session.notify,
-            sampling_parameters(settings),
-            sources=WakeSources(open_trigger(), _counters(settings)),
-        )
+    # Everything ends in reverse: the threads, the handles, the session, then what root left to remove.
+    with ExitStack() as cleanup:
+        after_all = cleanup.enter_context(ExitStack())
+        cleanup.callback(transport.close)
+        table, sampler = _table_and_sampler(settings, cleanup)
         device = Device(table, sampler, poll_acknowledges=settings.poll_acknowledges)
         session = transport.connect(device)
-        # From the last to the first: no socket's client asks for anything, nobody notifies any more, nobody
-        # holds a handle, the clients are let go.
-        undo.callback(session.close)
-        undo.callback(lambda: Session.discard(table.close_all()))
-        if listener is not None:
-            sockets = _socket_server(table, sampler, listener.socket)
-            undo.callback(sockets.close)
-        undo.callback(sampler.stop)
-        if sockets is not None:
-            undo.callback(sockets.stop)
-        threads = [sampler.worker] if sockets is None else [sampler.worker, sockets.worker]
-
-        def settle_in() -> None:
-            if not lock_memory(stays_root=user is None):
-                log.info("memory is not locked: that takes RLIMIT_MEMLOCK without a limit")
-            gc.collect()
-            gc.freeze()
-            if user is not None:
-                made: list[Transport | Listener] = [transport] if listener is None else [transport, listener]
-                removals = [removal for maker in made if (removal := maker.hand_over())]
-                if removals:
-                    last.callback(CleanupProcess(removals).close)
-                become(user)
-
-        reload = ConfigReloader(settings, read, sampler, device)
-        return _live(session, transport, table, threads, settle_in=settle_in, reload=reload)
+        cleanup.callback(session.close)
+        cleanup.callback(lambda: Session.discard(table.close_all()))
+        service = Service(session, transport)
+        workers = [*_engine_workers(table, sampler, listener, cleanup), service.worker]
+        cleanup.callback(service.worker.stop)
+        status = ServiceStatus(
+            SystemdNotifier(), service.what, table.__len__, settled=transport.settled, threads=workers
+        )
+        _register(session, transport)
+        # All that takes rights is done, the notifier's socket included, and there is no other thread yet.
+        _lock_memory(stays_root=user is None)
+        if user is not None:
+            _give_up_root(user, transport, listener, after_all)
+        cleanup.callback(status.end)
+        for worker in workers:
+            worker.start(service.fail)
+        return service.run(status, ConfigReloader(settings, read, sampler, device))
 
 
-def _counters(settings: Settings) -> "tuple[PageCounter, PageCounter] | None":
-    return open_page_counters(pcp_is_free=settings.pcp_is_free) if settings.count_pages else None
+def _table_and_sampler(settings: Settings, cleanup: ExitStack) -> tuple[ObserverTable, Sampler]:
+    """Return both; the caller must stop the sampler. Raises MemInfoError or OSError."""
+    further = select_extra_figures(settings.figures)
+    table = ObserverTable(len(NAMES) + len(further))
+    reader = cleanup.enter_context(MemInfoReader(pcp_is_free=settings.pcp_is_free, further=further))
+    reader.read_exact()  # if it cannot be read, say so before any client is served
+    counters = open_page_counters(pcp_is_free=settings.pcp_is_free) if settings.count_pages else None
+    sampler = Sampler(
+        table,
+        reader,
+        Session.notify,
+        sampling_parameters(settings),
+        sources=WakeSources(open_trigger(), counters),
+    )
+    return table, sampler
 
 
-def _socket_server(table: ObserverTable, sampler: Sampler, listener: "socket.socket") -> "SocketServer":
+def _engine_workers(
+    table: ObserverTable, sampler: Sampler, listener: "Listener | None", cleanup: ExitStack
+) -> list[Worker]:
+    """Return the sampler's thread and, if there is a ``listener``, the one that serves its clients."""
+    if listener is None:
+        cleanup.callback(sampler.stop)
+        return [sampler.worker]
     # Here, as the daemon keeps in memory what it imports, and most have no socket.
     from memnotify.transports.unix_server import SocketServer  # noqa: PLC0415
 
-    return SocketServer(table, sampler, listener)
+    server = SocketServer(table, sampler, listener.socket)
+    # The sampler notifies the server until it has stopped.
+    cleanup.callback(server.close)
+    cleanup.callback(sampler.stop)
+    cleanup.callback(server.stop)
+    return [sampler.worker, server.worker]
 
 
-def _live(
-    session: Session,
-    transport: Transport,
-    table: ObserverTable,
-    threads: Sequence[Worker],
-    *,
-    settle_in: Callable[[], None],
-    reload: ConfigReloader,
-) -> bool:
-    terminal = _has_terminal()
-    if not _registered(session, transport):
-        return True
-    main = threading.get_ident()
-    failed = threading.Event()
-
-    def fail() -> None:
-        failed.set()
-        signal.pthread_kill(main, signal.SIGTERM)
-
-    manager = SystemdNotifier()
-    # All else that takes rights is in hand, and there is no other thread yet.
-    settle_in()
-    for thread in threads:
-        thread.start(fail)
-    what = f"{transport.path}, a {transport.kind}"
-    service = ServiceStatus(manager, what, table.__len__, settled=transport.settled, threads=threads)
-    if manager.listens:
-        table.changed = service.changed
-    session.catch(*_HANGUP, signal.SIGALRM)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {*_HANGUP, signal.SIGALRM})
-    service.begin()
-    ended_by = _loop(session, service, reload, terminal=terminal)
-    table.changed = None
-    service.end()
-    if failed.is_set():
-        return False
-    if ended_by:
-        log.info("%s: ending", ", ".join(sorted(number.name for number in ended_by)))
-        return True
-    log.error("%s is gone: the connection was ended from outside (umount, or abort in sysfs)", transport.path)
-    return False
-
-
-def _registered(session: Session, transport: Transport) -> bool:
-    """Make the device; False if a signal has come meanwhile. Raises TransportError."""
-    session.catch(*_STOP)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP)
+def _register(session: Session, transport: Transport) -> None:
+    """Make the device. Raises TransportError."""
     try:
         session.handshake()
-    except InterruptedError:
-        return False
     except ConnectionRefusedError as error:
         raise TransportError(
             f"the kernel did not register {transport.path}: another process has just taken that name"
         ) from error
     transport.verify()
-    return True
 
 
-def _loop(
-    session: Session, service: ServiceStatus, reload: ConfigReloader, *, terminal: bool
-) -> Collection[signal.Signals]:
-    """Serve until signals have come that end it, and return them, or until the device is gone: none."""
-    while session.serve():
-        caught = {signal.Signals(number) for number in session.caught()}
-        if ends := caught & _STOP:
-            return ends
-        if signal.SIGHUP in caught:
-            if terminal and not _has_terminal():
-                return {signal.SIGHUP}
-            service.reload(reload.reload)
-        if signal.SIGALRM in caught:
-            service.alarm()
-    return ()
+def _lock_memory(*, stays_root: bool) -> None:
+    if not lock_memory(stays_root=stays_root):
+        log.info("memory is not locked: that takes RLIMIT_MEMLOCK without a limit")
+    gc.collect()
+    gc.freeze()
+
+
+def _give_up_root(
+    user: User, transport: Transport, listener: "Listener | None", after_all: ExitStack
+) -> None:
+    """Become ``user``, and leave to a process that stays root what only root may remove."""
+    creators: list[Transport | Listener] = [transport] if listener is None else [transport, listener]
+    removals = [removal for creator in creators if (removal := creator.hand_over())]
+    if removals:
+        after_all.callback(CleanupProcess(removals).close)
+    become(user)
+
+
+class Service:
+    """The running daemon: a thread that serves the session, and the main thread, which waits for signals."""
+
+    def __init__(self, session: Session, transport: Transport) -> None:
+        self.worker = Worker("session", self._turn, session.interrupt)
+        self.what = f"{transport.path}, a {transport.kind}"
+        self._session = session
+        self._path = transport.path
+        self._terminal = _has_terminal()
+        self._main = threading.get_ident()
+        self._failed = False
+
+    def fail(self) -> None:
+        """Let ``run`` return False. Any thread."""
+        self._failed = True
+        signal.pthread_kill(self._main, signal.SIGTERM)
+
+    def run(self, status: ServiceStatus, reloader: ConfigReloader) -> bool:
+        """Act on signals and on what is due until one ends the daemon (True) or a thread fails (False)."""
+        try:
+            return self._run(status, reloader)
+        finally:
+            # One that comes twice, or late, must not kill the process when the mask is restored.
+            for number in _SIGNALS:
+                signal.signal(number, signal.SIG_IGN)
+
+    def _run(self, status: ServiceStatus, reloader: ConfigReloader) -> bool:
+        status.do_due()
+        while True:
+            caught = _wait_for_signal(status.due_in_s)
+            if self._failed:
+                return False
+            if caught in _STOP or (caught == signal.SIGHUP and self._terminal and not _has_terminal()):
+                log.info("%s: ending", signal.Signals(caught).name)
+                return True
+            if caught == signal.SIGHUP:
+                status.reload(reloader.reload)
+            status.do_due()
+
+    def _turn(self) -> bool:
+        if self._session.serve():
+            return True
+        log.error("%s is gone: the connection was ended from outside (umount, or abort in sysfs)", self._path)
+        self.fail()
+        return False
+
+
+def _wait_for_signal(timeout_s: float) -> int:
+    """Return the next signal that is for the daemon, or 0 after ``timeout_s``."""
+    if math.isinf(timeout_s):
+        return signal.sigwaitinfo(_SIGNALS).si_signo
+    caught = signal.sigtimedwait(_SIGNALS, timeout_s)
+    return caught.si_signo if caught else 0
 
 
 def _has_terminal() -> bool:
-    """Whether there is a terminal in which this was started; a hang-up takes it away before the signal."""
+    """Return True if the terminal in which the daemon was started exists; it goes before its SIGHUP comes."""
     try:
         os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC))
     except OSError:

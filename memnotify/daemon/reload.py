@@ -27,8 +27,8 @@ def sampling_parameters(settings: Settings) -> SamplingParameters:
 class ConfigReloader:
     """Reads the configuration and hands on what has changed.
 
-    All or nothing: if anything in it is wrong, everything stays as it was. Threads: the thread that serves
-    ``device``, between two requests; the sampler takes its parameters over in its own thread.
+    All or nothing: if anything in it is wrong, everything stays as it was. Threads: the main
+    thread; the sampler takes its parameters over in its own.
     """
 
     def __init__(

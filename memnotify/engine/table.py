@@ -62,8 +62,6 @@ class ObserverTable:
     """
 
     def __init__(self, figures: int = len(NAMES)) -> None:
-        self.changed: Callable[[], object] | None = None
-        """Called when an observer has come or gone, by the serving thread, without the lock."""
         self.on_thresholds_changed: Callable[[], object] = _ignore
         """Called when thresholds were set or the last one went, by the serving thread, without the lock."""
         self._lock = Lock()
@@ -107,10 +105,7 @@ class ObserverTable:
             if batch.observers > len(batch.space):
                 # Another array: the sampler may be notifying by the old one.
                 batch.space = array("Q", bytes(8 * (batch.observers * 5 // 4 + 8)))
-            fh = self._opened
-        if self.changed is not None:
-            self.changed()
-        return fh
+            return self._opened
 
     def close(self, fh: int) -> int:
         """Forget an observer; its handle goes to the caller. Raises KeyError for an unknown fh."""
@@ -120,8 +115,6 @@ class ObserverTable:
             watching = self._thresholds > 0
             self._disarm(observer)
             parks = watching and not self._thresholds
-        if self.changed is not None:
-            self.changed()
         if parks:
             self.on_thresholds_changed()
         return observer.handle

@@ -1,22 +1,22 @@
 # SPDX-License-Identifier: MIT
 """A binding of CUSE and of one-file FUSE mounts: the request loop over one descriptor.
 
-It knows nothing of what the device is for: it hands requests to an Operations object and replies
-with what that returns. The only module that imports the compiled shim.
+It hands requests to an Operations object and replies with what that returns. It is the only module that
+imports the compiled shim.
 """
 
 import errno
 import logging
 import os
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 from memnotify._shim import ffi, lib
 from memnotify.logs import LIMITED
 
-# Each request pays for the look-up.
+# A global: each request would pay for the look-up of the attribute.
 _from_handle = ffi.from_handle
 
 log = logging.getLogger(__name__)
@@ -52,12 +52,12 @@ class Operations(Protocol):
 class Session:
     """One connection that speaks the FUSE protocol, over whatever descriptor it is attached to.
 
-    Life: ``attach``, ``handshake``, ``serve`` until it returns, ``close``. Threads: all in one, but
-    ``notify``, which any thread may call until ``close``.
+    Life: ``attach``, ``handshake``, ``serve`` until it returns, ``close``. Threads: ``notify`` and
+    ``interrupt`` may be called from any thread until ``close``; of the others one runs at a time.
     """
 
     def __init__(self, operations: Operations, new_shim: Callable[[Any], Any]) -> None:
-        """For the two constructors below."""
+        """Serve ``operations``; the two constructors below say how."""
         self.operations = operations
         # cffi's handle lives as long as this reference; C has only its address.
         self._userdata = ffi.new_handle(self)
@@ -66,7 +66,7 @@ class Session:
             raise OSError(errno.EINVAL, "libfuse3 refused the session, see its message above")
         self._reply = lib.shim_reply(self._shim)
         self.replied: bytes | None = None
-        """What stands in the shim's reply buffer: the same bytes again need not be copied."""
+        """The content of the shim's reply buffer: the same bytes again need not be copied."""
 
     @classmethod
     def cuse(cls, name: str, operations: Operations) -> Self:
@@ -90,13 +90,12 @@ class Session:
     def handshake(self) -> None:
         """Serve until the connection is initialised.
 
-        Raises ConnectionRefusedError if the kernel did not make the device, InterruptedError if a
-        signal was caught, OSError if the connection ended.
+        Raises ConnectionRefusedError if the kernel did not make the device, OSError if the connection ended.
         """
         self._check(lib.shim_handshake(self._shim))
 
     def serve(self) -> bool:
-        """Serve until a signal is caught (True) or the other side ends the connection (False).
+        """Serve until ``interrupt`` (True) or until the other side ends the connection (False).
 
         Raises OSError if the descriptor fails.
         """
@@ -105,19 +104,9 @@ class Session:
             self._check(result)
         return bool(result)
 
-    def catch(self, *signals: int) -> None:
-        """Let these signals end ``handshake`` and ``serve``; for one session in a process, once attached.
-
-        Python's own handlers would have to wait for the next request.
-        """
-        for number in signals:
-            if lib.shim_catch(self._shim, number) != 0:
-                raise OSError(errno.EINVAL, f"signal {number} cannot be caught")
-
-    def caught(self) -> Iterator[int]:
-        """Yield the signals caught since the last call, each once."""
-        bits = lib.shim_caught(self._shim)
-        return (number for number in range(bits.bit_length()) if bits >> number & 1)
+    def interrupt(self) -> None:
+        """Let ``serve`` return, or its next call if none is running. Any thread, until ``close``."""
+        lib.shim_interrupt(self._shim)
 
     @staticmethod
     def notify(handles: "array[int]", count: int) -> None:
@@ -139,7 +128,7 @@ class Session:
             self._shim = ffi.NULL
 
     def reply(self, data: bytes) -> None:
-        """Put the bytes that are read into the shim's buffer."""
+        """Copy the reply to a read into the shim's buffer."""
         ffi.memmove(self._reply, data, min(len(data), lib.SHIM_REPLY_MAX))
         self.replied = data
 

@@ -41,7 +41,7 @@ def _children(daemon: Daemon) -> list[int]:
 def test_every_thread_is_another_user_without_any_rights(tmp_path: Path) -> None:
     with Daemon(*USER, "--socket", str(tmp_path / "socket")) as daemon:
         threads = [*Path(f"/proc/{daemon.pid}/task").iterdir()]
-        assert len(threads) == 3
+        assert len(threads) == 4
         for thread in threads:
             status = _status(thread / "status")
             assert set(status["Uid"].split()) == {str(NOBODY.pw_uid)}

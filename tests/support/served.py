@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """A process of its own that serves the device on an inherited descriptor; its memory stands still.
 
-Run as ``python -m support.served FD``. What it has to say stands on stdout, a line each: "ready" before
-the handshake, the numbers of the signals each time they ended it or the serving, "gone" at the end.
+Run as ``python -m support.served FD``. It writes lines to stdout: "ready" before the handshake,
+"interrupted" each time that serving was interrupted, as on SIGTERM, and "gone" at the end.
 """
 
 import logging
@@ -23,8 +23,7 @@ from support.fakes import FakeReader
 from support.waiting import DEADLINE_S
 
 from memnotify.transports.session import Session
-
-CAUGHT = (signal.SIGTERM, signal.SIGINT)
+from memnotify.worker import Worker
 
 
 class Served:
@@ -89,28 +88,33 @@ class Served:
 
 def _main(fd: str) -> None:
     logging.basicConfig(level=logging.DEBUG)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGCHLD})
     bench = Bench(FakeReader(), notify=Session.notify)
     session = Session.cuse("fake", bench.device)
     session.attach(f"/dev/fd/{fd}")
-    session.catch(*CAUGHT)
     print("ready", flush=True)  # noqa: T201 - what the test reads
-    while _interrupted(session):
-        print(*session.caught(), flush=True)  # noqa: T201 - to the test
-        # A signal may come at any moment between two rounds of serving, or as one begins.
-        for _ in range(random.randrange(3000)):  # noqa: S311 - no secret
-            pass
+    session.handshake()
+
+    def turn() -> bool:
+        served = session.serve()
+        if served:
+            print("interrupted", flush=True)  # noqa: T201 - to the test
+            # An interruption may come at any moment between two calls of serve, or as one begins.
+            for _ in range(random.randrange(3000)):  # noqa: S311 - no secret
+                pass
+        else:
+            os.kill(os.getpid(), signal.SIGCHLD)
+        return served
+
+    worker = Worker("session", turn, session.interrupt)
+    worker.start(lambda: os.kill(os.getpid(), signal.SIGCHLD))
+    while signal.sigwait({signal.SIGTERM, signal.SIGCHLD}) == signal.SIGTERM:
+        session.interrupt()
     print("gone", flush=True)  # noqa: T201 - to the test
+    worker.stop()
     Session.discard(bench.table.close_all())
     session.close()
     bench.sampler.stop()
-
-
-def _interrupted(session: Session) -> bool:
-    try:
-        session.handshake()
-    except InterruptedError:
-        return True
-    return session.serve()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 """What a service manager is told, when, and what it costs where there is none."""
 
 import logging
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -45,24 +46,21 @@ class ServiceBench:
         self.thread = FakeThread()
         self.clients = 0
         self.settled = settled
-        self.timer_s = 0.0
-        self.manager = SystemdNotifier(environment)
+        self.notifier = SystemdNotifier(environment)
         self.service = ServiceStatus(
-            self.manager,
+            self.notifier,
             "/dev/fake, a device",
             lambda: self.clients,
             settled=lambda: self.settled,
             threads=[self.thread],
             clock=self.clock,
-            set_timer=lambda delay_s: setattr(self, "timer_s", delay_s),
         )
 
-    def ring(self) -> None:
-        """Let the time pass until the alarm, which comes."""
-        assert self.timer_s > 0
-        self.clock.tick(self.timer_s)
-        self.timer_s = 0.0
-        self.service.alarm()
+    def wait(self) -> None:
+        """Let the time pass until something is due, and let the service do it."""
+        assert self.service.due_in_s < math.inf
+        self.clock.tick(self.service.due_in_s)
+        self.service.do_due()
 
     def __enter__(self) -> Self:
         """Return the bench itself."""
@@ -77,7 +75,7 @@ class ServiceBench:
 def bench(systemd: FakeManager) -> Iterator[ServiceBench]:
     """Return a service that is ready, and has said so."""
     with ServiceBench(systemd.environment) as bench:
-        bench.service.begin()
+        bench.service.do_due()
         systemd.heard()
         yield bench
 
@@ -85,11 +83,10 @@ def bench(systemd: FakeManager) -> Iterator[ServiceBench]:
 def test_without_a_manager_nothing_is_done() -> None:
     fds = os.listdir("/proc/self/fd")
     bench = ServiceBench({"WATCHDOG_USEC": "1000000"})
-    bench.service.begin()
-    bench.service.changed()
+    bench.service.do_due()
+    assert not bench.notifier.listens
+    assert bench.service.due_in_s == math.inf
     bench.service.end()
-    assert not bench.manager.listens
-    assert bench.timer_s == 0
     assert bench.thread.asked == 0
     assert len(os.listdir("/proc/self/fd")) == len(fds)
 
@@ -122,13 +119,13 @@ def test_a_manager_that_does_not_read_is_not_waited_for(systemd: FakeManager) ->
     with ServiceBench(systemd.environment) as bench:
         systemd.fill()
         begun_s = time.monotonic()
-        bench.service.begin()
+        bench.service.do_due()
         assert time.monotonic() - begun_s < 1
-        assert bench.timer_s == 1
+        assert bench.service.due_in_s == 1
         systemd.heard()
-        bench.ring()
+        bench.wait()
         assert systemd.heard() == ["READY=1\nSTATUS=/dev/fake, a device, clients: 0"]
-        assert bench.timer_s == pytest.approx(9)
+        assert bench.service.due_in_s == pytest.approx(9)
 
 
 @pytest.mark.parametrize(
@@ -151,45 +148,44 @@ def test_the_watchdog_s_time(environment: dict[str, str], watchdog_s: float) -> 
 
 def test_without_a_watchdog_nothing_is_due() -> None:
     with FakeManager() as systemd, ServiceBench(systemd.environment) as bench:
-        bench.service.begin()
-        assert bench.timer_s == 0
+        bench.service.do_due()
+        assert bench.service.due_in_s == math.inf
         assert bench.thread.asked == 0
 
 
 def test_it_is_ready_when_it_is_settled(systemd: FakeManager, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     with ServiceBench(systemd.environment, settled=False) as bench:
-        bench.service.begin()
-        bench.ring()
+        bench.service.do_due()
+        bench.wait()
         bench.clients = 1
-        bench.service.changed()
-        bench.ring()
+        bench.wait()
         assert systemd.heard() == []
         assert "ready" not in caplog.text
         bench.settled = True
-        bench.ring()
+        bench.wait()
         assert systemd.heard() == ["READY=1\nSTATUS=/dev/fake, a device, clients: 1"]
         assert "ready: /dev/fake, a device" in caplog.text
-        assert bench.timer_s == 10
+        assert bench.service.due_in_s == 10
 
 
 def test_udev_is_not_waited_for_for_ever(systemd: FakeManager, caplog: pytest.LogCaptureFixture) -> None:
     with ServiceBench(systemd.environment, settled=False) as bench:
-        bench.service.begin()
+        bench.service.do_due()
         bench.clock.tick(SETTLE_MAX_S - 1)
-        bench.ring()
+        bench.wait()
         assert systemd.heard() == []
         bench.clock.tick(1)
-        bench.ring()
+        bench.wait()
         assert systemd.heard()[0].startswith("READY=1\n")
         assert "udev has not answered for 30 s" in caplog.text
 
 
 def test_the_watchdog_hears_of_it_twice_in_its_time(systemd: FakeManager, bench: ServiceBench) -> None:
     for _ in range(3):
-        bench.ring()
-        assert systemd.heard() == ["WATCHDOG=1"]
-        assert bench.timer_s == 10
+        bench.wait()
+        assert systemd.heard() == ["WATCHDOG=1\nSTATUS=/dev/fake, a device, clients: 0"]
+        assert bench.service.due_in_s == 10
 
 
 def test_a_thread_that_hangs_is_not_covered_up(
@@ -197,36 +193,14 @@ def test_a_thread_that_hangs_is_not_covered_up(
 ) -> None:
     bench.thread.alive = False
     for _ in range(3):
-        bench.ring()
-        assert bench.timer_s == 2.5
+        bench.wait()
+        assert bench.service.due_in_s == 2.5
     assert systemd.heard() == []
     assert caplog.text.count("thread fake") == 1
     bench.thread.alive = True
-    bench.ring()
-    assert systemd.heard() == ["WATCHDOG=1"]
+    bench.wait()
+    assert systemd.heard() == ["WATCHDOG=1\nSTATUS=/dev/fake, a device, clients: 0"]
     assert "alive again" in caplog.text
-
-
-def test_clients_that_come_and_go_are_reported_together(systemd: FakeManager, bench: ServiceBench) -> None:
-    for _ in range(5):
-        bench.clients += 1
-        bench.service.changed()
-        bench.clock.tick(0.1)
-        assert bench.timer_s == 1
-    bench.timer_s = 0.5
-    bench.ring()
-    assert systemd.heard() == ["STATUS=/dev/fake, a device, clients: 5"]
-    assert bench.timer_s == pytest.approx(9)
-
-
-def test_a_new_client_does_not_delay_the_watchdog(systemd: FakeManager, bench: ServiceBench) -> None:
-    bench.clock.tick(9.5)
-    bench.timer_s = 0.5
-    bench.service.changed()
-    assert bench.timer_s == 0.5
-    systemd.heard()
-    bench.ring()
-    assert systemd.heard() == ["WATCHDOG=1", "STATUS=/dev/fake, a device, clients: 0"]
 
 
 def test_a_reload(systemd: FakeManager, bench: ServiceBench) -> None:
@@ -246,14 +220,13 @@ def test_a_reload(systemd: FakeManager, bench: ServiceBench) -> None:
     assert before_us <= int(value) <= time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
     status = "STATUS=/dev/fake, a device, clients: 0; line 3: no such key"
     assert systemd.heard() == [f"READY=1\n{status}"]
-    bench.service.changed()
-    bench.ring()
-    assert systemd.heard() == [status]
+    bench.wait()
+    assert systemd.heard() == [f"WATCHDOG=1\n{status}"]
 
 
 def test_a_reload_before_it_is_ready_does_not_make_it_so(systemd: FakeManager) -> None:
     with ServiceBench(systemd.environment, settled=False) as bench:
-        bench.service.begin()
+        bench.service.do_due()
         bench.service.reload(lambda: "done")
         assert systemd.heard() == []
 
@@ -261,4 +234,3 @@ def test_a_reload_before_it_is_ready_does_not_make_it_so(systemd: FakeManager) -
 def test_the_end(systemd: FakeManager, bench: ServiceBench) -> None:
     bench.service.end()
     assert systemd.heard() == ["STOPPING=1"]
-    assert bench.timer_s == 0
