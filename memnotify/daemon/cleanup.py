@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A process that removes at the end what only root may remove."""
+"""A process that removes, at the end, what only root may remove."""
 
 import logging
 import os
@@ -19,21 +19,21 @@ from memnotify.transports import Removal
 
 log = logging.getLogger(__name__)
 
-# More than there can be (fs.nr_open).
+# Above every descriptor (fs.nr_open).
 _FDS = 1 << 30
 # To unmount, and to remove files from directories of any user.
 _TO_REMOVE = 1 << CAP_SYS_ADMIN | 1 << CAP_DAC_OVERRIDE
 
 
 class CleanupProcess:
-    """A process that stays root, waits until this one has ended, however it ends, and then removes things.
+    """A process that stays root, waits for the end of this one, however it comes, and then removes things.
 
-    It has at most two capabilities, none to gain and no descriptor but 0 to 2 and those that removing takes,
-    and no signal but SIGKILL reaches it. To be made while there is one thread, before ``become``.
+    It has at most two capabilities and can gain none. Its descriptors are 0 to 2 and those that the removals
+    use; SIGKILL is the only signal that reaches it. Make it while there is one thread, before ``become``.
     """
 
     def __init__(self, removals: Collection[Removal]) -> None:
-        # All that has ended this process, when there is no other writer left.
+        # Its end of file says that this process, the only writer, has ended.
         end, self._end = os.pipe2(os.O_CLOEXEC)
         mask = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
         try:
@@ -45,7 +45,7 @@ class CleanupProcess:
             os.close(end)
 
     def close(self) -> None:
-        """Let it remove, and wait until it has."""
+        """Let the process remove everything, and wait until it has ended."""
         os.close(self._end)
         _, status = os.waitpid(self._pid, 0)
         if status:
@@ -56,11 +56,11 @@ class CleanupProcess:
 
 
 def _remove_at(end: int, removals: Collection[Removal]) -> NoReturn:
-    """Be that process."""
+    """Run as the cleanup process."""
     status = 1
     try:
         keep = sorted({0, 1, 2, end}.union(*(removal.fds for removal in removals)))
-        # Above all the connection's own: as long as that is open somewhere, clients wait for an answer.
+        # Above all the connection's descriptor: as long as a copy is open, clients wait for an answer.
         for fd, following in zip(keep, [*keep[1:], _FDS], strict=True):
             os.closerange(fd + 1, following)
         # A service may have been given less, and root needs none in its own directories.

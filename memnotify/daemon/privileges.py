@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Least privilege: root, once it has what only root may have, becomes another user, for good.
-
-What only root may remove at the end is left to a process that waits for the end and can do nothing else.
-"""
+"""Least privilege: root becomes another user for good, once it holds everything that takes root."""
 
 import logging
 import os
@@ -35,7 +32,7 @@ class User(NamedTuple):
 
 
 def find_user(name: str) -> User | None:
-    """Return the user of that name, None if this process is run by it already. Raises PrivilegesError."""
+    """Return the user ``name``, or None if this process has that user already. Raises PrivilegesError."""
     try:
         entry = pwd.getpwnam(name)
     except KeyError:
@@ -57,8 +54,8 @@ def find_user(name: str) -> User | None:
 def become(user: User) -> None:
     """Become ``user`` for good, without any capability or group but its first.
 
-    Before there is a second thread, which would stay what it was. Raises PrivilegesError: whoever sees it
-    must not go on, as part of it may be done.
+    Call it before there is a second thread, which would keep its rights. Raises PrivilegesError: the caller
+    must exit then, since some of the rights may be gone.
     """
     before = process_status()
     if before["Threads"] != "1":
@@ -87,7 +84,7 @@ def become(user: User) -> None:
 
 
 def _verify(user: User) -> None:
-    """Look at what the kernel says of it, and try to go back. Raises PrivilegesError."""
+    """Check the result in /proc, and try to become root again. Raises PrivilegesError."""
     now = process_status()
     wanted = {"Uid": [str(user.uid)] * 4, "Gid": [str(user.gid)] * 4, "Groups": [], "NoNewPrivs": ["1"]}
     wrong = [f"{name} is {now[name]}" for name, words in wanted.items() if now[name].split() != words]
@@ -96,11 +93,11 @@ def _verify(user: User) -> None:
         os.setresuid(0, 0, 0)
         wrong.append("root can be had again")
     if wrong:
-        raise PrivilegesError(f"rights were not all given up, so nobody is served: {', '.join(wrong)}")
+        raise PrivilegesError(f"rights were not all given up, so no client is served: {', '.join(wrong)}")
 
 
 def limit_future_capabilities(kept: int) -> None:
-    """Limit future capabilities, too, if there is CAP_SETPCAP: without new privileges none can be gained."""
+    """Limit future capabilities as well, if there is CAP_SETPCAP; without it, no_new_privs has to do."""
     try:
         limit_capabilities(kept)
     except PermissionError:

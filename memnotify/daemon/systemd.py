@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What systemd is told of the daemon's state (sd_notify) and how often it wants to hear of it (watchdog)."""
+"""Notifications to the service manager (sd_notify), and the time of its watchdog."""
 
 import errno
 import logging
@@ -18,9 +18,9 @@ _NO_ROOM = (errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM)
 
 
 class SystemdNotifier:
-    """Whoever started this process and wants to be told its state by NOTIFY_SOCKET: systemd, or nobody.
+    """Sends notifications to the service manager that NOTIFY_SOCKET names, if there is one.
 
-    It is not waited for: what its socket has no room for is sent later.
+    It never waits: a notification for which the socket has no room is sent later.
     """
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
@@ -28,17 +28,17 @@ class SystemdNotifier:
         self._unsent: deque[bytes] = deque(maxlen=_UNSENT_MAX)
         self._refused = False
         self.watchdog_s = 0.0
-        """Within how much time it wants to hear WATCHDOG=1 again; 0 is never."""
+        """The time within which the service manager expects WATCHDOG=1 again; 0 if it does not."""
         address = _address(environment.get("NOTIFY_SOCKET", ""))
         if not address:
             return
-        # Here, as most daemons that are started by hand have nobody to tell: 0.4 MB.
+        # Here, as a daemon that is started by hand has no service manager: it saves 0.4 MB.
         import socket  # noqa: PLC0415
 
         notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         notify.settimeout(0)
         try:
-            # Now: another user, who this process may become, may not have access to it.
+            # Now: the user that this process becomes may have no access to it.
             notify.connect(address)
         except OSError as error:
             log.warning("NOTIFY_SOCKET cannot be written to: %s", error.strerror)
@@ -49,12 +49,12 @@ class SystemdNotifier:
 
     @property
     def listens(self) -> bool:
-        """Whether there is one."""
+        """Return True if there is a service manager."""
         return self._socket is not None
 
     @property
     def unsent(self) -> bool:
-        """Whether something is still to be sent."""
+        """Return True if a notification is still to be sent."""
         return bool(self._unsent)
 
     def tell(self, *assignments: str) -> None:
@@ -64,7 +64,7 @@ class SystemdNotifier:
             self.flush()
 
     def flush(self) -> None:
-        """Send what there was no room for."""
+        """Send the notifications for which there was no room."""
         while self._unsent and self._socket is not None:
             try:
                 self._socket.send(self._unsent[0])
@@ -77,7 +77,7 @@ class SystemdNotifier:
             self._unsent.popleft()
 
     def close(self) -> None:
-        """Tell it nothing any more."""
+        """Send nothing any more."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None

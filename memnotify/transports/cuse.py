@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A character device of our own, registered through /dev/cuse."""
+"""A character device that is registered through /dev/cuse."""
 
 import errno
 import logging
@@ -19,12 +19,10 @@ _NO_CUSE = (errno.ENOENT, errno.ENODEV, errno.ENXIO)
 
 
 class CuseTransport:
-    """The character device /dev/NAME, class ``cuse``, with a major number of the kernel's choice.
+    """The character device /dev/NAME, class ``cuse``, with a major number that the kernel chooses.
 
-    ``name`` is one that the configuration allows.
-
-    Raises TransportUnavailableError without CUSE or without the right to open /dev/cuse, else
-    TransportError.
+    ``name`` must be one that the configuration allows. Raises TransportUnavailableError without CUSE or
+    without the right to open /dev/cuse, else TransportError.
     """
 
     kind = "CUSE character device"
@@ -40,7 +38,7 @@ class CuseTransport:
                     " stop that one, or choose another --name"
                 )
             remove_leftover(self.path)
-            # The kernel would register the device all the same, and nobody could reach it.
+            # The kernel would register the device all the same, but no client could reach it.
             if os.path.lexists(self.path) and not os.path.exists(self._sysfs):
                 raise TransportError(
                     f"{self.path} exists and is no CUSE device: remove it, or choose another --name"
@@ -60,7 +58,7 @@ class CuseTransport:
     def verify(self) -> None:
         """Check that the node in /dev is the device of that name.
 
-        The handshake has shown that the device of that name is ours: names are unique in the kernel.
+        The handshake has shown that this daemon has the device of that name: names are unique in the kernel.
         """
         try:
             node = os.stat(self.path)
@@ -78,14 +76,14 @@ class CuseTransport:
             )
 
     def settled(self) -> bool:
-        """Whether udev has done with the node, which is born with mode 0600, what its rules say."""
+        """Return True if udev has applied its rules to the node, which begins with mode 0600."""
         if not os.path.exists(_UDEV):
             log.info("udev is not running: %s has the mode that the kernel gave it", self.path)
             return True
         return udev_is_done(self.path, _UDEV_RECORDS)
 
     def hand_over(self) -> Removal | None:
-        """Leave nothing to others: the kernel removes the node."""
+        """Return None: the kernel removes the node."""
         return None
 
     def close(self) -> None:
@@ -96,15 +94,15 @@ class CuseTransport:
 
 
 def udev_is_done(path: str, records: str) -> bool:
-    """Whether udev has given the node at ``path`` its mode, and run what its rules say."""
+    """Return True if udev has given the node at ``path`` its mode and run the commands of its rules."""
     try:
         node = os.stat(path)
         # Written when the node has its final mode (udev-event.c:udev_event_execute_rules), and by newer ones
         # once more when the rules' commands have run.
         record = f"{records}/c{os.major(node.st_rdev)}:{os.minor(node.st_rdev)}"
         with open(record, encoding="utf-8", errors="replace") as opened:
-            # The record of an earlier device of that number is older than the node, whose time udev sets when
-            # it sets the mode.
+            # The record of an earlier device of that number is older than the node: udev sets the node's time
+            # when it sets the mode.
             newer = os.fstat(opened.fileno()).st_mtime_ns >= node.st_mtime_ns
             return newer and "E:ID_PROCESSING=1" not in opened.read().splitlines()
     except OSError:
@@ -121,6 +119,6 @@ def _open_cuse() -> int:
         except OSError as error:
             if tried or error.errno not in _NO_CUSE or os.geteuid() != 0:
                 raise TransportUnavailableError(f"{CUSE}: {error.strerror}{tried}") from error
-        # Not subprocess: it costs the daemon half a megabyte for as long as it lives.
+        # The module subprocess would cost half a megabyte for the life of the daemon.
         status = os.spawnlp(os.P_WAIT, "modprobe", "modprobe", "--quiet", "cuse")  # noqa: S606
         tried = f"; modprobe cuse ended with {status}"

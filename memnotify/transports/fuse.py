@@ -15,8 +15,8 @@ from memnotify.transports.session import Operations, Session
 
 log = logging.getLogger(__name__)
 
-# A mount point of our own has this mode, by which a later run knows it, and which keeps others than root
-# from opening it, in the belief that it is the device, while nothing is mounted.
+# The mode of a mount point that the daemon made. A later run knows it by that; and while nothing is mounted
+# only root can open it, in the belief that it is the device.
 _MOUNT_POINT_MODE = 0o200
 
 
@@ -44,11 +44,11 @@ class FuseTransport:
         """Return a session on the mount."""
         options = "fsname=memnotify,subtype=memnotify,default_permissions"
         if os.geteuid() == 0:
-            # Others may use it. For a user's mount that takes user_allow_other in /etc/fuse.conf.
+            # For all users. A mount of another user would need user_allow_other in /etc/fuse.conf.
             options += ",allow_other"
         session = Session.file(operations, mode=0o666, mount_options=options)
         try:
-            # As short as can be: who opens the mount point before the mount has an empty file in hand.
+            # As short as possible: a client that opens the mount point before the mount has an empty file.
             with directory_locked(self.path):
                 self._mount_point, self._ours = _claim(self.path)
                 session.attach(self.path)
@@ -68,21 +68,21 @@ class FuseTransport:
         return session
 
     def verify(self) -> None:
-        """Check that the mount is there. By the table of mounts: a stat would wait for ourselves."""
+        """Check the table of mounts for the mount; a stat would wait for this very process."""
         if FUSE_FILE not in mounts_at(self.path):
             raise TransportError(f"nothing is mounted at {self.path}: was it unmounted at once?")
 
     def settled(self) -> bool:
-        """Return True: it is born with its mode."""
+        """Return True: the file has its mode from the beginning."""
         return True
 
     def hand_over(self) -> Removal | None:
-        """Leave mount and mount point to others. The mount point stays open, and so locked, here too."""
+        """Leave mount and mount point to another process. The mount point stays open here, and so locked."""
         mount_point, self._mount_point = self._mount_point, -1
         return Removal(partial(self._remove, mount_point), (mount_point,))
 
     def close(self) -> None:
-        """Remove the mount point if it is ours, and the mount if it is dead: libfuse leaves that one."""
+        """Remove the mount point if the daemon made it, and a dead mount, which libfuse leaves."""
         if self._mount_point >= 0:
             self._remove(self._mount_point)
             self._mount_point = -1
@@ -99,7 +99,7 @@ class FuseTransport:
 
 
 def remove_leftover(path: str) -> None:
-    """Remove a dead mount of ours at ``path``, and the mount point we had made for it."""
+    """Remove the mount of a dead daemon at ``path``, and the mount point that it made."""
     with directory_locked(path):
         _detach_dead(path)
         try:
@@ -114,18 +114,18 @@ def remove_leftover(path: str) -> None:
 
 
 def _detach_dead(path: str, level: int = logging.INFO) -> None:
-    """Unmount, as often as it is there, a mount whose daemon has died.
+    """Unmount every mount at ``path`` whose daemon has died.
 
-    Raises TransportError if there is any other.
+    Raises TransportError if another file system is mounted there.
     """
     while mounts := mounts_at(path):
         if mounts[-1] != FUSE_FILE:
             raise TransportError(f"a file system ({mounts[-1]}) is mounted at {path}: choose another --path")
         try:
-            # Not stat: the kernel would answer it from its cache. A living daemon answers open at once.
+            # The kernel would answer a stat from its cache. A living daemon answers an open at once.
             os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
         except FileNotFoundError:
-            return  # out of sight, below what was mounted over a directory of its path
+            return  # hidden: another mount covers a directory of its path
         except OSError as error:
             if error.errno not in (errno.ENOTCONN, errno.ECONNABORTED):
                 raise TransportError(f"{path} is mounted and does not answer ({error.strerror})") from error
@@ -141,7 +141,7 @@ def _detach_dead(path: str, level: int = logging.INFO) -> None:
 
 
 def _claim(path: str) -> tuple[int, bool]:
-    """Open and lock the mount point, created if there is none; return it and whether it is ours to remove."""
+    """Open and lock the mount point, made if there is none; return it and whether to remove it at the end."""
     try:
         if os.path.lexists(path):
             status = os.lstat(path)
@@ -149,8 +149,8 @@ def _claim(path: str) -> tuple[int, bool]:
             if not ours and (not stat.S_ISREG(status.st_mode) or status.st_size):
                 raise TransportError(f"{path} exists and is not an empty regular file: choose another --path")
             if os.geteuid() == 0 != status.st_uid:
-                # Its owner could put a link in its place, in a directory with the sticky bit too.
-                raise TransportError(f"{path} is not root's own: remove it, or choose another --path")
+                # Its owner could put a link in its place, even in a directory with the sticky bit.
+                raise TransportError(f"{path} does not belong to root: remove it, or choose another --path")
             fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         else:
             ours = True
@@ -159,7 +159,7 @@ def _claim(path: str) -> tuple[int, bool]:
         raise TransportError(f"cannot use {path} as a mount point: {error.strerror}") from error
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # On a mount that came in the meantime the lock would be the mounted file's.
+        # If something was mounted in the meantime, the lock is on the mounted file.
         if _mount_id(fd) != _mount_id_of_directory(path):
             raise BlockingIOError
         if ours:
@@ -188,7 +188,7 @@ def _unlink_same(path: str, fd: int) -> None:
 
 
 def _mount_id(fd: int) -> bytes:
-    """Return which mount a descriptor is on. st_dev does not tell: on overlayfs files have their own."""
+    """Return the mount of a descriptor; st_dev does not tell it, since overlayfs files have their own."""
     with open(f"/proc/self/fdinfo/{fd}", "rb") as info:
         (line,) = (line for line in info if line.startswith(b"mnt_id:"))
     return line

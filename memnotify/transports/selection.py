@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Which transport serves, and why."""
+"""The choice of the transport."""
 
 import logging
 
@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 def select_transport(kind: str, name: str, path: str | None) -> Transport:
     """Return the transport that ``kind`` asks for, at /dev/NAME unless a path is given.
 
-    ``auto`` takes CUSE if this process can have it, unless a path asks for a file. Raises TransportError.
+    ``auto`` takes CUSE if this process can use it, unless a path asks for a file. Raises TransportError.
     """
     node = f"/dev/{name}"
     if kind == "cuse" or (kind == "auto" and path in (None, node)):

@@ -29,7 +29,7 @@ class Listener:
         try:
             with directory_locked(self.path):
                 self._remove_dead()
-                # It is born with its mode: a link could take its place before that is changed. One thread.
+                # The mode is set at creation: before a chmod, a link could take its place. One thread runs.
                 before = os.umask(0o777 & ~mode)
                 try:
                     self.socket.bind(self.path)
@@ -45,12 +45,12 @@ class Listener:
             raise TransportError(f"cannot make the socket {path}: {error.strerror or error}") from error
 
     def hand_over(self) -> Removal | None:
-        """Leave it to others to remove the socket: ``close`` does not."""
+        """Leave the socket to another process to remove: ``close`` does not."""
         made, self._made = self._made, None
         return None if made is None else Removal(partial(self._remove, made))
 
     def close(self) -> None:
-        """Close the socket, and remove it if it is still the one at ``path``."""
+        """Close the socket, and remove it from ``path`` if it is still there."""
         self.socket.close()
         if self._made is not None:
             self._remove(self._made)
@@ -58,7 +58,7 @@ class Listener:
     def _remove(self, made: os.stat_result) -> None:
         try:
             now = os.lstat(self.path)
-            # A successor's may have the same inode number.
+            # The socket of a later daemon may have the same inode number.
             if os.path.samestat(now, made) and now.st_mtime_ns == made.st_mtime_ns:
                 os.unlink(self.path)
         except OSError as error:

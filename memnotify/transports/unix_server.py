@@ -1,17 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""The device on an AF_UNIX stream socket: an observer for each connection, and a thread for them all.
+"""The device on an AF_UNIX stream socket: an observer for each connection, one thread for all.
 
 A stream has neither writes nor a callback for reads, so:
 
-- what a client writes ends with a newline or a NUL; what does not, as it need not on the device, ends
-  when nothing has followed for SILENCE_S, or when the client shuts its side down. Nothing at all
-  between two ends is no write;
-- an event is a line, sent at once, of the figures then. It is acknowledged when the client has read
-  all of it, which the kernel tells: it frees what was sent. What crosses until then makes one more
-  line, sent after that, so a client never has two before it and never the old figures alone;
-- a write that is refused is told by a line that begins with ``error``. The observer keeps its
-  thresholds and the client its connection: sd-event would call its callback again and again, as fast
-  as it can, at the end of a stream.
+- a write ends with a newline or a NUL. Without one, which the device does not require, it ends when nothing
+  has followed for SILENCE_S, or when the client shuts its side down. Nothing between two ends is no write;
+- an event is a line of the current figures, sent at once. It is acknowledged when the client has read all of
+  it, which the kernel shows by freeing what was sent. Crossings until then make one more line, sent after
+  that: a client never has two lines to read, and never old figures alone;
+- a refused write is answered by a line that begins with ``error``. The observer keeps its thresholds and the
+  client its connection: at the end of a stream, sd-event would call its callback without a pause.
 """
 
 import errno
@@ -40,22 +38,22 @@ from memnotify.worker import Worker
 log = logging.getLogger(__name__)
 
 SILENCE_S = 0.1
-"""What is written without an end is taken as whole when nothing has followed for so long."""
+"""A write without an end is complete when nothing has followed for this long."""
 
 _END = re.compile(rb"[\n\0]")
-# What cannot be done for want of memory or of descriptors is tried again after so long.
+# The pause before another try if memory or descriptors are short.
 _AGAIN_S = 1.0
-# So many of a client's writes are done at once, the others after a pause: one who writes all the time leaves
-# most of it to others, and to the threads that want the interpreter's lock.
+# How many writes of a client are done at once; the others follow after a pause. A client that never stops
+# leaves most of the time to others, and to the threads that wait for the interpreter's lock.
 _WRITES_MAX = 16
 _PAUSE_S = 0.001
-# Edges: level-triggered, EPOLLOUT would be ready all the time. An edge of it comes whenever a client has read
-# what was sent (net/unix/af_unix.c:unix_write_space).
+# Edge-triggered, since EPOLLOUT is ready nearly always. An edge comes whenever a client has read a line
+# (net/unix/af_unix.c:unix_write_space).
 _EVENTS = select.EPOLLIN | select.EPOLLOUT | select.EPOLLET
 
 
 class _Connection:
-    """One client: its observer, what it has written without an end, and what it is yet to be told."""
+    """One client: its observer, what it has written without an end, and what is to be sent to it."""
 
     __slots__ = ("event", "fh", "overlong", "refusal", "socket", "text")
 
@@ -63,10 +61,10 @@ class _Connection:
         self.socket = connected
         self.fh = fh
         self.text = b""
-        # The write under way is too long, and has been refused: what is left of it is dropped.
+        # The current write is too long and has been refused; the rest of it is dropped.
         self.overlong = False
         self.refusal = b""
-        # An event was acknowledged to the table, and its line is not sent yet.
+        # An event was acknowledged in the table, and its line is not sent yet.
         self.event = False
 
 
@@ -93,11 +91,11 @@ class SocketServer:
         self._woken: deque[int] = deque()
         self._connections: dict[int, _Connection] = {}
         self._by_fh: dict[int, _Connection] = {}
-        # When what they have written ends, and when what is left of it is read. All of one kind wait equally
-        # long, so the first is the next.
+        # When a write without an end is complete, and when the rest of the writes is received. In each
+        # all wait equally long, so the first entry is the next one.
         self._unended: dict[_Connection, float] = {}
         self._busy: dict[_Connection, float] = {}
-        self._untold: set[_Connection] = set()
+        self._unsent: set[_Connection] = set()
         self._again_s = math.inf
         self._full = False
         listener.settimeout(0)
@@ -138,30 +136,30 @@ class SocketServer:
         while self._woken:
             connection = self._by_fh.get(self._woken.popleft())
             if connection is not None:
-                self._tell(connection)
+                self._send_line(connection)
         self._do_what_is_due()
         # Last, as it may take a descriptor that was closed in this turn and has events left in it.
         if accept:
             self._accept()
 
     def _do_what_is_due(self) -> None:
-        """Go on with what was left for later."""
+        """Complete the writes and send the lines that are due."""
         now_s = self._clock()
         for connection in _due(self._busy, now_s):
             del self._busy[connection]
             self._receive(connection)
-            self._tell(connection)
+            self._send_line(connection)
         for connection in _due(self._unended, now_s):
             self._end_write(connection)
         if now_s >= self._again_s:
             self._again_s = math.inf
             self._epoll.modify(self._listener, select.EPOLLIN)
-            for connection in [*self._untold]:
-                self._untold.remove(connection)
-                self._tell(connection)
+            for connection in [*self._unsent]:
+                self._unsent.remove(connection)
+                self._send_line(connection)
 
     def _accept(self) -> None:
-        """Take one client in; the next one with the next turn."""
+        """Accept one client; the next one follows in the next turn."""
         try:
             connected, _ = self._listener.accept()
         except (BlockingIOError, ConnectionError):
@@ -173,7 +171,7 @@ class SocketServer:
         connection = _Connection(connected, self._device.open())
         self._connections[connected.fileno()] = self._by_fh[connection.fh] = connection
         try:
-            # What is ready already is reported too, so its writes are not missed.
+            # Readiness from before is reported as well, so none of its writes is missed.
             self._epoll.register(connected, _EVENTS)
         except OSError as error:
             self._drop(connection)
@@ -195,16 +193,16 @@ class SocketServer:
         self._again_s = min(self._again_s, self._clock() + _AGAIN_S)
 
     def _serve(self, connection: _Connection, events: int) -> None:
-        """Do what a client asks for by writing, reading or going away."""
+        """Act on what a client has done: written, read or closed."""
         if events & (select.EPOLLHUP | select.EPOLLERR):
             self._drop(connection)
             return
         if events & select.EPOLLIN and connection not in self._busy:
             self._receive(connection)
-        self._tell(connection)
+        self._send_line(connection)
 
     def _receive(self, connection: _Connection) -> None:
-        """Take in what a client has written, up to a limit; the rest follows a little later."""
+        """Receive what a client has written, up to a limit; the rest follows after a pause."""
         more = True
         if not _END.search(connection.text):
             data = self._fetch(connection)
@@ -227,13 +225,13 @@ class SocketServer:
             self._unended.setdefault(connection, now_s + SILENCE_S)
 
     def _fetch(self, connection: _Connection) -> bytes | None:
-        """Return what a client has written meanwhile; None if it writes nothing any more."""
+        """Return what a client has written meanwhile, or None if it has shut its side down or is gone."""
         try:
             data = connection.socket.recv(WRITE_MAX)
         except BlockingIOError:
             return b""
         except OSError:
-            return None  # it is gone, and an event of its own will tell
+            return None  # the client is gone, which epoll reports as well
         if not data:
             self._end_write(connection)
             return None
@@ -242,14 +240,14 @@ class SocketServer:
         return data
 
     def _end_write(self, connection: _Connection) -> None:
-        """Take what a client has written until now as whole."""
+        """Complete the write that a client has left without an end."""
         self._unended.pop(connection, None)
         text, connection.text = connection.text, b""
         self._write(connection, text)
-        self._tell(connection)
+        self._send_line(connection)
 
     def _write(self, connection: _Connection, text: bytes) -> None:
-        """Do one write to the device; that it is refused is told once the client has read what is there."""
+        """Do one write to the device; note a refusal, to be sent once the client has read all before it."""
         overlong, connection.overlong = connection.overlong, False
         if overlong or (len(text) <= WRITE_MAX and not text.strip()):
             return
@@ -262,12 +260,12 @@ class SocketServer:
             log.exception("a write to the socket failed", extra=LIMITED)
             connection.refusal = b"error the daemon cannot read the figures, see its log\n"
 
-    def _tell(self, connection: _Connection) -> None:
-        """Send a client the line it is to have, if there is one and it has read the one before."""
+    def _send_line(self, connection: _Connection) -> None:
+        """Send a client its next line, if there is one and it has read the line before."""
         try:
             if _unread(connection.socket):
                 return
-            # Always, as it leaves the handle for the next event; and before the event is acknowledged.
+            # In any case: it leaves the handle for the next event. And before the event is acknowledged.
             if self._device.poll(connection.fh, select.POLLIN, connection.fh) & select.POLLIN:
                 connection.event = True
             if connection.refusal:
@@ -278,12 +276,12 @@ class SocketServer:
                 return
             connection.socket.send(line)
         except (BrokenPipeError, ConnectionError):
-            return  # an event of its own tells that it is gone
+            return  # the client is gone, which epoll reports as well
         except Exception as error:
-            # Its event stays noted. The kernel has no memory for the line, or the figures cannot be read.
+            # The event stays noted. The kernel has no memory for the line, or the figures cannot be read.
             if not isinstance(error, OSError) or error.errno not in (errno.ENOBUFS, errno.ENOMEM):
-                log.exception("a client of the socket cannot be told", extra=LIMITED)
-            self._untold.add(connection)
+                log.exception("a line cannot be sent to a client of the socket", extra=LIMITED)
+            self._unsent.add(connection)
             self._again_s = min(self._again_s, self._clock() + _AGAIN_S)
             return
         if connection.refusal:
@@ -296,21 +294,21 @@ class SocketServer:
         del self._connections[connection.socket.fileno()], self._by_fh[connection.fh]
         self._unended.pop(connection, None)
         self._busy.pop(connection, None)
-        self._untold.discard(connection)
+        self._unsent.discard(connection)
         self._device.release(connection.fh)
         connection.socket.close()
 
 
 def _due(waiting: dict[_Connection, float], now_s: float) -> list[_Connection]:
-    """Return whose time has come, the first to come first."""
+    """Return the connections that are due, in order."""
     return list(itertools.takewhile(lambda connection: waiting[connection] <= now_s, waiting))
 
 
 def _unread(connected: socket.socket) -> bool:
-    """Whether the other side has yet to read some of what was sent.
+    """Return True if the other side has not read all that was sent.
 
-    The kernel counts one byte more until it has told us (net/core/sock.c:sock_wfree), and a line is
-    hundreds of them.
+    The kernel counts one byte more until it has reported the edge (net/core/sock.c:sock_wfree); a line counts
+    for hundreds.
     """
     count = array("i", [0])
     fcntl.ioctl(connected, termios.TIOCOUTQ, count)

@@ -200,7 +200,7 @@ def test_root_mounts_on_no_file_of_others(public_directory: Path) -> None:
     path = public_directory / "device"
     path.touch()
     os.chown(path, NOBODY.pw_uid, NOBODY.pw_gid)
-    assert f"{path} is not root's own" in _refused("--path", str(path))
+    assert f"{path} does not belong to root" in _refused("--path", str(path))
     os.chown(path, 0, 0)
     with FileDaemon(path):
         pass
