@@ -251,8 +251,9 @@ class Server:
 
 
 def memnotify(python: str) -> list[str]:
-    """Return the command that serves memnotify at the path that is added to it."""
-    return [python, "-m", "memnotify", "serve", "--transport", "fuse", "--path"]
+    """Return the command that serves the memnotify that ``python`` has installed, at the path added to it."""
+    # -P: not the memnotify of the current directory.
+    return [python, "-P", "-m", "memnotify", "serve", "--transport", "fuse", "--path"]
 
 
 def build(name: str, libraries: Sequence[str] = ()) -> Path:

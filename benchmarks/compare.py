@@ -208,7 +208,8 @@ def table(results: dict[str, Results], clients: int) -> Iterator[str]:
             line += f"{statistics.median(ratios):8.2f}x"
             line += f"  {ratios[quarter]:.2f} to {ratios[-1 - quarter]:.2f}"
         yield line
-    yield f"{clients} clients; medians; the ratio is memnotify / C within each round, its median"
+    ratio = " / ".join(reversed(names))
+    yield f"{clients} clients; medians; the ratio is {ratio} within each round, its median"
 
 
 def fuse_flags() -> list[str]:
@@ -223,12 +224,13 @@ def fuse_flags() -> list[str]:
 
 def compare(options: argparse.Namespace, directory: Path) -> None:
     """Run the rounds and print the table."""
-    commands = {
-        "C": [str(build("peer", fuse_flags()))],
-        "memnotify": memnotify(options.python),
-    }
+    commands = {"memnotify": memnotify(options.python)}
+    if options.before:
+        commands = {"before": memnotify(options.before), **commands}
+    else:
+        commands = {"C": [str(build("peer", fuse_flags()))], **commands}
     if options.only:
-        commands = {options.only: commands[options.only]}
+        commands = {name: command for name, command in commands.items() if name == options.only}
     plan = Plan(
         rounds=options.rounds,
         requests=options.requests,
@@ -270,6 +272,11 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--clients", type=positive, default=10_000, help="open files to wake")
     parser.add_argument(
         "--core", type=int, choices=cores, default=cores[-1], help="the core of all that is measured"
+    )
+    parser.add_argument(
+        "--before",
+        metavar="PYTHON",
+        help="compare with the version that this Python has installed, not with C",
     )
     parser.add_argument("--only", choices=("C", "memnotify"), help="measure one server; no ratios then")
     parser.add_argument("--python", default=sys.executable, help="the Python that runs memnotify")
