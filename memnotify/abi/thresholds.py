@@ -5,7 +5,7 @@ The daemon and the client library share it.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import gcd
 from typing import NamedTuple
 
@@ -18,10 +18,13 @@ PAIRS_MAX = 64
 VALUE_MAX = 2**63 - 1
 """The largest value, in pages as well as in the client's own unit."""
 
-Thresholds = dict[int, int]
-"""Thresholds in pages by the figure's index in the line. A figure that is not watched is left out."""
-
-_UNITS = {unit: 1024**power for power, unit in enumerate((b"K", b"M", b"G", b"T"), start=1)}
+# Half a page more would round to one above VALUE_MAX.
+_TWICE_MAX = 2 * VALUE_MAX + 1
+# What a number is multiplied and divided by to become pages, or a part of total.
+_SCALES = {None: (1, 1), b"%": (1, 100)} | {
+    unit: (1024**power // gcd(1024**power, PAGE_SIZE), PAGE_SIZE // gcd(1024**power, PAGE_SIZE))
+    for power, unit in enumerate((b"K", b"M", b"G", b"T"), start=1)
+}
 # Blanks are those of C's isspace(), as a client's printf may end or wrap its lines.
 _PAIR = re.compile(rb"\s*([^\s=]+)(?:\s*=\s*|\s+|$)([^\s=]*)")
 _VALUE = re.compile(rb"([0-9]+)(?:(\.[0-9]+)?([%KMGT]))?")
@@ -39,10 +42,14 @@ class Level(NamedTuple):
 
     def pages(self, total_pages: int) -> int:
         """Return the level in pages: the nearest page, half a page up, but 1 for any level above 0."""
+        numerator, denominator, of_total = self
+        if of_total:
+            numerator *= total_pages
+        elif denominator == 1:
+            return numerator
         if not self.numerator:
             return 0
-        numerator = self.numerator * (total_pages if self.of_total else 1)
-        return min(max(1, (2 * numerator + self.denominator) // (2 * self.denominator)), VALUE_MAX)
+        return min(max(1, (2 * numerator + denominator) // (2 * denominator)), VALUE_MAX)
 
 
 def parse(text: bytes, names: Sequence[str]) -> dict[int, Level]:
@@ -71,11 +78,6 @@ def parse(text: bytes, names: Sequence[str]) -> dict[int, Level]:
     return {index: level for index, level in levels.items() if level.numerator}
 
 
-def in_pages(levels: Mapping[int, Level], total_pages: int) -> Thresholds:
-    """Return the thresholds in pages that the levels are at this total."""
-    return {index: level.pages(total_pages) for index, level in levels.items()}
-
-
 def _index(name: bytes, names: Sequence[str]) -> int:
     try:
         return names.index(name.decode("ascii"))
@@ -90,15 +92,21 @@ def _level(name: bytes, text: bytes) -> Level:
         hint = "write pages (5000), percent of total (80%) or K, M, G, T (1.5G), such as 'used 80%'"
         raise _refused(text or name, f"for {_show(name)} {hint}" if text else hint)
     whole, fraction, unit = value.groups()
-    # In integers, as a float has 53 bits for a value that may have 63: 1.5G is 15 * 1 GiB / 10 / page.
-    decimals = (fraction or b".")[1:]
-    numerator = int(whole + decimals) * _UNITS.get(unit, 1)
-    denominator = 10 ** len(decimals) * {None: 1, b"%": 100}.get(unit, PAGE_SIZE)
-    if int(whole) > VALUE_MAX or (unit != b"%" and 2 * numerator >= (2 * VALUE_MAX + 1) * denominator):
+    numerator, denominator = _SCALES[unit]
+    if fraction:
+        # In integers, as a float has 53 bits for a value that may have 63: 1.5G is 15 * 1 GiB / 10 / page.
+        numerator *= int(whole + fraction[1:])
+        denominator *= 10 ** (len(fraction) - 1)
+    else:
+        numerator *= int(whole)
+    of_total = unit == b"%"
+    if int(whole) > VALUE_MAX or (not of_total and 2 * numerator >= _TWICE_MAX * denominator):
         raise _refused(text, f"for {_show(name)} it is more than {VALUE_MAX}")
+    if denominator == 1:
+        return Level(numerator, 1, of_total)
     # One form for each value, so that two spellings of one value are equal.
     divisor = gcd(numerator, denominator)
-    return Level(numerator // divisor, denominator // divisor, unit == b"%" and numerator > 0)
+    return Level(numerator // divisor, denominator // divisor, of_total and numerator > 0)
 
 
 def _refused(text: bytes, hint: str) -> ValueError:

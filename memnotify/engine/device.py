@@ -8,8 +8,9 @@ each thread that serves has its own, on the one table and sampler.
 import errno
 import logging
 import select
+from functools import partial
 
-from memnotify.abi.thresholds import in_pages, parse
+from memnotify.abi.thresholds import parse
 from memnotify.engine.observer import NO_HANDLE, HandleBatch
 from memnotify.engine.sampler import Sampler
 from memnotify.engine.table import ObserverTable, Sample
@@ -56,13 +57,17 @@ class Device:
         return self._table.open(self._batch)
 
     def read(self, fh: int) -> bytes:
-        """Acknowledge, and return the current figures' line."""
+        """Acknowledge, and return the current figures' line.
+
+        Raises OSError with EIO, and leaves the event pending, if the figures cannot be read.
+        """
         try:
-            # First, so that a crossing in the figures' own moment is pending and not cleared.
-            self._table.acknowledge(fh)
+            sample = self._sampler.cached()
+            # Figures first: what can fail must not cost the client its event.
+            if sample is None or not self._table.acknowledge_read(fh, sample):
+                sample = self._sampler.refresh(partial(self._table.acknowledge_read, fh))
         except KeyError:
             raise OSError(errno.EBADF, "not open") from None
-        sample = self._sampler.current()
         if sample is not self._sample:
             self._sample = sample
             self._line = sample.figures.line
@@ -70,10 +75,9 @@ class Device:
 
     def write(self, fh: int, text: bytes) -> int:
         """Acknowledge, replace the observer's thresholds and return the number of bytes, all of them."""
-        sample = self._sampler.current()
         try:
-            levels = parse(text, sample.figures._fields)
-            self._table.subscribe(fh, in_pages(levels, sample.figures.total), sample)
+            sample = self._sampler.cached() or self._sampler.refresh()
+            self._table.subscribe(fh, parse(text, sample.figures._fields), sample)
         except ValueError as error:
             log.debug("EINVAL: %s", error, extra=LIMITED)
             raise OSError(errno.EINVAL, str(error)) from None

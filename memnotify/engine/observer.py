@@ -5,13 +5,19 @@ import heapq
 import math
 from array import array
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from memnotify.abi.thresholds import Level
+
+if TYPE_CHECKING:
+    from memnotify.abi.figures import Figures
 
 NO_HANDLE = 0
-"""No poll handle: nobody waits on this open file, or he was woken and has not asked again."""
-
-
+"""No poll handle is stored: no client is waiting, or it was notified and has not polled again."""
 NOT_ARMED = 1 << 64
 """The key of a threshold that is armed nowhere; no level is as high."""
+NO_EVENT = -1
+"""The value of a threshold that is not damped: no event has been, or its level is the threshold's own."""
 
 
 class HandleBatch:
@@ -33,32 +39,55 @@ class HandleBatch:
 
 
 class Observer:
-    """One open file: its thresholds, whether an event is pending, and the handle to wake it by."""
+    """One open file: its thresholds, whether an event is pending, and the handle to notify it by.
 
-    __slots__ = ("batch", "handle", "pending", "thresholds")
+    ``damped`` is true if a read may bind: a threshold may be armed at a level other than its own.
+    ``told`` are the figures of the last read between an event and the arming that follows it.
+    """
+
+    __slots__ = ("batch", "damped", "handle", "pending", "thresholds", "told")
 
     def __init__(self, batch: HandleBatch) -> None:
         self.batch = batch
         self.handle = NO_HANDLE
         self.pending = False
+        self.damped = False
+        self.told: Figures | None = None
         self.thresholds: tuple[Threshold, ...] = ()
 
 
 class Threshold:
-    """One threshold of one observer, in pages, armed in one direction at the one level that fires next.
+    """One threshold of one observer, armed in one direction at the one level that fires next.
 
-    ``levels`` are those in which it is armed, at ``key``, or has fired, when the key is NOT_ARMED.
+    ``pages`` is where it is, ``percentage`` what it is of total if it was given so. ``value`` is the figure
+    at its last event, by which it is damped, or NO_EVENT. ``index`` is the one in which it is armed at
+    ``key``, or, if the key is NOT_ARMED, from which it has fired.
     """
 
-    __slots__ = ("fired_before", "index", "key", "observer", "pages")
+    __slots__ = ("fired_before", "index", "key", "observer", "pages", "percentage", "value")
 
     index: "ThresholdIndex"
 
-    def __init__(self, observer: Observer, pages: int) -> None:
+    def __init__(self, observer: Observer, level: Level, total_pages: int) -> None:
         self.observer = observer
-        self.pages = pages
+        self.pages = level.pages(total_pages)
+        self.percentage = level if level.of_total else None
+        self.value = NO_EVENT
         self.key = NOT_ARMED
         self.fired_before: Threshold | None = None
+
+    def level(self, sign: int, granularity_pages: int) -> int:
+        """Return the level that fires next, upwards for a ``sign`` of 1, downwards for -1.
+
+        Damped by d = min(g, T / 8) from the last event, so that a small threshold fires in both directions;
+        not damped if the threshold has moved to the other side of that event, with total.
+        """
+        if self.value == NO_EVENT or (self.value >= self.pages) == (sign > 0):
+            return self.pages
+        damping_pages = min(granularity_pages, self.pages // 8)
+        if sign > 0:
+            return max(self.pages, self.value + damping_pages)
+        return min(self.pages, self.value + 1 - damping_pages)
 
 
 class ThresholdIndex:
@@ -79,6 +108,10 @@ class ThresholdIndex:
         # A heap of every key of _at and of the stale ones, which have no threshold any more; each once.
         self._keys: list[int] = []
         self._stale: set[int] = set()
+
+    def key_of(self, level: int) -> int:
+        """Return the key of a level."""
+        return level if self.sign > 0 else 1 - level
 
     def arm(self, threshold: Threshold, key: int) -> None:
         """Arm a threshold that is armed nowhere."""

@@ -8,12 +8,13 @@ import select
 import time
 from array import array
 from collections.abc import Callable
+from threading import Lock
 from typing import NamedTuple, Protocol
 
 from memnotify.abi.figures import NAMES
 from memnotify.engine.schedule import SamplingParameters, SamplingSchedule
 from memnotify.engine.table import Distances, ObserverTable, Sample
-from memnotify.kernel.meminfo import MemInfoReader
+from memnotify.kernel.meminfo import MemInfoError, MemInfoReader
 from memnotify.kernel.syscalls import set_timer_slack
 from memnotify.logs import LIMITED
 from memnotify.worker import Worker
@@ -77,10 +78,11 @@ class Timing(NamedTuple):
 class Sampler:
     """Samples while any observer has a threshold, and sleeps without a time-out while none has.
 
-    Threads: ``current``, ``thresholds_changed`` and ``set_parameters`` may be called from any thread;
-    ``sample``, the schedule and the page counters belong to the sampler thread once it is started. ``notify``
-    is called from the sampler thread, without any lock, with the handles of the observers that crossed and
-    their number; it must send and free the handles.
+    Threads: ``cached``, ``refresh``, ``thresholds_changed`` and ``set_parameters`` may be called from any
+    thread; ``sample``, the schedule and the page counters belong to the sampler thread once it is started.
+    Every reading counts, a client's as well: one lock is held from before the reading until what crossed with
+    it is notified, so samples count in the order in which they were taken. ``notify`` is called with the
+    handles of the observers that crossed and their number; it must send and free the handles.
 
     A sample is taken when the interval is over, at once when memory stalls, and when a page counter announces
     that the nearest threshold on ``used`` may have been reached, so that this threshold need not bound the
@@ -111,13 +113,16 @@ class Sampler:
         self._notify = notify
         self._parameters = parameters
         self._schedule = SamplingSchedule(parameters)
+        self._sampling_lock = Lock()
         self._clock, self._wait = timing
         self._pressure_fd = sources.pressure_fd
         self._page_counters = sources.page_counters or ()
-        self._parked, self._sampling = self._pollers()
+        self._parked_poller, self._sampling_poller = self._pollers()
         self._interval = self._schedule.reset(parameters)
         self._sampled_s = self._exact_s = -math.inf
         self._exact_total_pages = 0
+        # When reading failed last, and why.
+        self._failed_s, self._failure = -math.inf, ""
         self._slack_s = 0.0
         # When the next sample is due, and what a serving thread may see of it: infinite while parked.
         self._due_s = self._published_due_s = math.inf
@@ -125,16 +130,38 @@ class Sampler:
         self._fresh = False
         table.on_thresholds_changed = self.thresholds_changed
 
-    def current(self) -> Sample:
-        """Return exact figures, at most ``update_period`` old and not older than any event's.
-
-        Raises MemInfoError.
-        """
+    def cached(self) -> Sample | None:
+        """Return the newest sample if it is exact and at most ``update_period`` old, else None."""
         latest = self._table.latest
         if latest.exact and self._clock() - latest.taken_s <= self._parameters.update_period_s:
             return latest
-        sample = self._read_exact()
-        self._table.record(sample, self._clock())
+        return None
+
+    def refresh(self, use: Callable[[Sample], object] | None = None) -> Sample:
+        """Take an exact sample in the calling thread and return it; pass it to ``use`` before it counts.
+
+        While the figures cannot be read, return the last good ones for ``max_update_period``; after that
+        raise MemInfoError, without a call of ``use``. What crosses with the sample is notified after ``use``.
+        """
+        with self._sampling_lock:
+            try:
+                sample = self._read_exact()
+            except MemInfoError:
+                sample = self._last_good()
+                if use is not None:
+                    use(sample)
+                return sample
+            crossings = self._table.event_s
+            try:
+                if use is not None:
+                    self._table.follow(sample.figures.total, self._granularity_pages(sample))
+                    use(sample)
+            finally:
+                # What was read counts, even if the observer has been closed meanwhile.
+                self._count(sample)
+            crossed = self._table.event_s != crossings
+        if crossed:
+            self.thresholds_changed()
         return sample
 
     def thresholds_changed(self) -> None:
@@ -154,28 +181,21 @@ class Sampler:
 
     def sample(self, *, counter_fired: bool = False) -> None:
         """Take one sample and notify the observers that crossed. Raises MemInfoError."""
-        limit_pages = self._reader.pcp_limit_pages
-        sample = self._read_plain()
-        if not sample.exact and (
-            sample.taken_s - self._exact_s > _LIMIT_AGE_S
-            or sample.figures.total != self._exact_total_pages
-            or self._table.needs_exact_figures(sample.figures, limit_pages)
-        ):
-            sample = self._read_exact()
-        # Too old if a client's reading has come in between.
-        while (crossed := self._table.advance(sample)) is None:
-            sample = self._read_exact()
-        for batch in crossed:
-            if batch.count:
-                (batch.notify or self._notify)(batch.handles, batch.count)
-        granularity = self._schedule.parameters.granularity_pages(sample.figures.total)
-        distances = self._table.rearm(sample, granularity, self._reader.pcp_limit_pages)
+        with self._sampling_lock:
+            sample = self._read_plain()
+            if not sample.exact and (
+                sample.taken_s - self._exact_s > _LIMIT_AGE_S
+                or sample.figures.total != self._exact_total_pages
+                or self._table.needs_exact_figures(sample.figures, self._reader.pcp_limit_pages)
+            ):
+                sample = self._read_exact()
+            distances = self._count(sample)
         self._interval = self._schedule.update(
             sample.taken_s,
             # Extra figures bound the interval by their distance alone: what moves all the time, like the page
             # cache, or is no memory, like what is only promised, would keep the interval short.
             sample.figures[: len(NAMES)],
-            granularity,
+            self._granularity_pages(sample),
             distances.nearest,
             unannounced_pages=self._arm_page_counters(distances, sample.taken_s),
             exact=sample.exact,
@@ -183,6 +203,25 @@ class Sampler:
         )
         self._sampled_s = sample.taken_s
         log.debug("next sample in %s", self._interval)
+
+    def _count(self, sample: Sample) -> Distances:
+        """Notify the observers that cross with a sample, and arm what fired; return the distances then."""
+        for batch in self._table.advance(sample, self._granularity_pages(sample)):
+            if batch.count:
+                (batch.notify or self._notify)(batch.handles, batch.count)
+        return self._table.rearm(sample, self._reader.pcp_limit_pages)
+
+    def _granularity_pages(self, sample: Sample) -> int:
+        return self._parameters.granularity_pages(sample.figures.total)
+
+    def _last_good(self) -> Sample:
+        """Return figures that were read lately and are not older than any event's. Raises MemInfoError."""
+        good = self._table.latest_exact
+        if good.taken_s < self._table.event_s:
+            good = self._table.latest
+        if self._clock() - good.taken_s > self._parameters.max_update_period_s:
+            raise MemInfoError(self._failure)
+        return good
 
     def _arm_page_counters(self, distances: Distances, taken_s: float) -> float:
         """Arm the page counters; return the distance of the nearest level that neither announces."""
@@ -204,13 +243,33 @@ class Sampler:
         )
 
     def _read_plain(self) -> Sample:
-        return Sample(self._clock(), self._reader.read_plain(), exact=not self._reader.pcp_is_free)
+        taken_s = self._begin_reading()
+        try:
+            return Sample(taken_s, self._reader.read_plain(), exact=not self._reader.pcp_is_free)
+        except MemInfoError as error:
+            self._note_failure(error)
+            raise
 
     def _read_exact(self) -> Sample:
-        taken_s = self._clock()
-        figures, pcp_pages = self._reader.read_exact()
+        taken_s = self._begin_reading()
+        try:
+            figures, pcp_pages = self._reader.read_exact()
+        except MemInfoError as error:
+            self._note_failure(error)
+            raise
         self._exact_s, self._exact_total_pages = taken_s, figures.total
         return Sample(taken_s, figures, exact=True, pcp_pages=pcp_pages)
+
+    def _begin_reading(self) -> float:
+        """Return the time. Raises MemInfoError if reading failed less than ``min_update_period`` ago."""
+        now_s = self._clock()
+        if now_s - self._failed_s < self._parameters.min_update_period_s:
+            raise MemInfoError(self._failure)
+        return now_s
+
+    def _note_failure(self, error: MemInfoError) -> None:
+        self._failed_s, self._failure = self._clock(), str(error)
+        log.warning("the memory figures cannot be read, trying again: %s", error, extra=LIMITED)
 
     def stop(self) -> None:
         """End the thread. When this returns, ``notify`` is not running and is not called again."""
@@ -246,7 +305,7 @@ class Sampler:
         self._due_s, self._counter_fired = math.inf, False
         for counter in self._page_counters:
             counter.disarm()
-        self._sleep(self._parked, None)
+        self._sleep(self._parked_poller, None)
 
     def _sample_when_due(self) -> None:
         if self._fresh:
@@ -254,7 +313,7 @@ class Sampler:
             self._restart()
         # Only ever earlier: however often the thread is woken, a sample that is due is taken.
         due_s = self._due_s = self._published_due_s = min(self._due_s, self._clock() + self._interval.timer_s)
-        ready = self._sleep(self._sampling, due_s - self._clock())
+        ready = self._sleep(self._sampling_poller, due_s - self._clock())
         early_s = due_s - self._slack_s
         for counter in self._page_counters:
             if counter.fileno() in ready:
@@ -271,10 +330,9 @@ class Sampler:
         counter_fired, self._counter_fired, self._due_s = self._counter_fired, False, math.inf
         try:
             self.sample(counter_fired=counter_fired)
-        except OSError as error:
-            # Where memory is short the kernel may have none for the text of its own files.
-            log.warning("memory cannot be read, trying again: %s", error, extra=LIMITED)
-            self._restart()
+        except MemInfoError:
+            # No news: whatever the reason was, no threshold is crossed, and the next reading may be good.
+            self._due_s = self._failed_s + self._parameters.min_update_period_s
 
     def _restart(self) -> None:
         self._interval = self._schedule.restart(self._interval)

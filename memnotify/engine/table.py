@@ -13,12 +13,12 @@ then be neither lost nor doubled:
 
 import math
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from threading import Lock
 from typing import NamedTuple
 
 from memnotify.abi.figures import NAMES, USED, Figures
-from memnotify.abi.thresholds import Thresholds
+from memnotify.abi.thresholds import Level
 from memnotify.engine.observer import NO_HANDLE, NOT_ARMED, HandleBatch, Observer, Threshold, ThresholdIndex
 
 
@@ -57,8 +57,8 @@ class Distances(NamedTuple):
 class ObserverTable:
     """All observers by fh, their thresholds by level, the newest sample, and which observers crossed with it.
 
-    ``figures`` is how many there are in a sample. Threads: ``advance`` and ``rearm`` belong to the sampler
-    thread; everything else may be called from any thread.
+    ``figures`` is how many there are in a sample. Threads: ``advance`` and ``rearm`` are called by
+    one thread at a time, the other methods from any thread.
     """
 
     def __init__(self, figures: int = len(NAMES)) -> None:
@@ -70,8 +70,14 @@ class ObserverTable:
         self._up = tuple(ThresholdIndex(figure, 1) for figure in range(figures))
         self._down = tuple(ThresholdIndex(figure, -1) for figure in range(figures))
         self.latest = Sample(-math.inf, Figures(0, 0, 0), exact=False)
-        """The newest sample that was recorded or advanced to. Any thread may read it."""
-        self._not_before_s = -math.inf
+        """The newest sample. Any thread may read it."""
+        self.latest_exact = self.latest
+        """The newest exact one. Any thread may read it."""
+        self.event_s = -math.inf
+        """When the last sample that any threshold fired at was taken. Any thread may read it."""
+        # What percentages are of; 0 while they may have been computed of different totals.
+        self._total_pages = 0
+        self._granularity_pages = 0
         self._thresholds = 0
         self._fired: Threshold | None = None
         self._batches: tuple[HandleBatch, ...] = (HandleBatch(),)
@@ -126,23 +132,52 @@ class ObserverTable:
     def acknowledge(self, fh: int) -> None:
         """Clear an observer's pending event. Raises KeyError for an unknown fh.
 
-        Without the lock: it is one store, and a crossing comes before it or after it all the same.
+        Without the lock: it is one store, and a crossing comes either before it or after it.
         """
         self._observers[fh].pending = False
 
-    def subscribe(self, fh: int, thresholds: Thresholds, sample: Sample) -> None:
-        """Replace an observer's thresholds and clear its pending event.
+    def acknowledge_read(self, fh: int, sample: Sample) -> bool:
+        """Clear an observer's pending event, since the client is told the figures of ``sample``.
 
-        ``sample`` says which thresholds are exceeded already: it must be exact and recorded here. Raises
+        What a client was told binds: if the figures lie between a threshold and its damped level, the client
+        sees the other side without an event, so the threshold is armed for the way back. Return False, and do
+        nothing, if an event is newer than the figures: take another sample. Raises KeyError: an unknown fh.
+        """
+        observer = self._observers[fh]
+        if not (observer.pending or observer.damped):
+            # A crossing from now on stays pending, as if the read had come first.
+            return True
+        bound = False
+        with self._lock:
+            if sample.taken_s < self.event_s:
+                return False
+            observer.pending = False
+            if observer.damped:
+                observer.damped = False
+                observer.told = sample.figures
+                for threshold in observer.thresholds:
+                    bound |= self._bind(threshold, sample.figures[threshold.index.figure])
+        if bound:
+            self.on_thresholds_changed()
+        return True
+
+    def subscribe(self, fh: int, levels: Mapping[int, Level], sample: Sample) -> None:
+        """Replace an observer's thresholds by ``levels``, by the figure's index; clear its pending event.
+
+        ``sample`` says which thresholds are exceeded already: it must be exact and be counted here. Raises
         KeyError for an unknown fh.
         """
+        figures = sample.figures
         with self._lock:
             observer = self._observers[fh]
             self._disarm(observer)
-            observer.pending = False
-            observer.thresholds = tuple(Threshold(observer, pages) for pages in thresholds.values())
-            for threshold, figure in zip(observer.thresholds, thresholds, strict=True):
-                if sample.figures[figure] >= threshold.pages:
+            observer.pending = observer.damped = False
+            if figures.total != self._total_pages:
+                self._total_pages = 0
+            total = figures.total
+            observer.thresholds = tuple([Threshold(observer, level, total) for level in levels.values()])
+            for threshold, figure in zip(observer.thresholds, levels, strict=True):
+                if figures[figure] >= threshold.pages:
                     self._down[figure].arm(threshold, 1 - threshold.pages)
                 else:
                     self._up[figure].arm(threshold, threshold.pages)
@@ -163,16 +198,6 @@ class ObserverTable:
                 observer.handle = handle
             return observer.pending, keep
 
-    def record(self, sample: Sample, ended_s: float) -> None:
-        """Keep a sample, whose reading ended at ``ended_s``, as the newest, unless a newer one is known.
-
-        No threshold is crossed by it.
-        """
-        with self._lock:
-            self._not_before_s = max(self._not_before_s, ended_s)
-            if sample.taken_s > self.latest.taken_s:
-                self.latest = sample
-
     def needs_exact_figures(self, plain: Figures, pcp_limit_pages: int) -> bool:
         """Whether the pages on the per-CPU free lists, ``pcp_limit_pages`` or fewer, can change who crosses.
 
@@ -184,23 +209,27 @@ class ObserverTable:
                 plain.used - pcp_limit_pages
             )
 
-    def advance(self, sample: Sample) -> tuple[HandleBatch, ...] | None:
-        """Set the event of each observer that crosses, and return the batches with the handles to notify.
+    def follow(self, total_pages: int, granularity_pages: int) -> None:
+        """Move the thresholds in percent with total, before a client is told figures that do not count yet.
 
-        No threshold fires a second time before ``rearm``, which must follow. An observer whose event is
-        pending already is not among the handles, as it was woken before. Nothing is allocated for each
-        threshold or observer, so that they are woken even where there is no memory left.
-
-        Returns None, and does nothing, if the sample is older than the last one, or if its reading
-        began before that of a recorded one had ended: a threshold may have been set from that one,
-        which of the two is the later moment is not known, and going back in time would invent a
-        crossing.
+        Nothing fires by that: ``advance`` of the same figures must follow, and nothing may be left to rearm.
         """
         with self._lock:
-            if sample.taken_s < self._not_before_s:
-                return None
-            self._not_before_s = sample.taken_s
-            self.latest = sample
+            self._follow(total_pages, granularity_pages)
+
+    def advance(self, sample: Sample, granularity_pages: int) -> tuple[HandleBatch, ...]:
+        """Set the event of each observer that crosses, and return the batches with the handles to notify.
+
+        From now on events are damped by the granularity.
+
+        A sample must be newer than the one before; ``rearm`` must follow, and no threshold fires a second
+        time before. An observer whose event is pending already is not among the handles: it was notified
+        before. Nothing is allocated for each threshold or observer, so that the clients are woken even if
+        there is no memory left.
+        """
+        with self._lock:
+            self._keep(sample)
+            self._follow(sample.figures.total, granularity_pages)
             for batch in self._batches:
                 batch.handles, batch.count = batch.space, 0
             for value, *both in zip(sample.figures, self._up, self._down, strict=True):
@@ -208,7 +237,9 @@ class ObserverTable:
                     for threshold in index.pop_reached(value):
                         threshold.key = NOT_ARMED
                         threshold.fired_before, self._fired = self._fired, threshold
+                        self.event_s = sample.taken_s
                         observer = threshold.observer
+                        observer.damped, observer.told = True, None
                         if not observer.pending:
                             observer.pending = True
                             if observer.handle != NO_HANDLE:
@@ -218,8 +249,8 @@ class ObserverTable:
                                 observer.handle = NO_HANDLE
             return self._batches
 
-    def rearm(self, sample: Sample, granularity_pages: int, pcp_limit_pages: int) -> Distances:
-        """Arm each threshold that fired at ``sample`` for the other direction, damped by the granularity.
+    def rearm(self, sample: Sample, pcp_limit_pages: int) -> Distances:
+        """Arm each threshold that fired at ``sample`` for the other direction.
 
         Thresholds that were replaced or closed in the meantime are left out. Return how far the nearest
         levels are; the per-CPU lists hold at most ``pcp_limit_pages``.
@@ -227,19 +258,62 @@ class ObserverTable:
         with self._lock:
             threshold, self._fired = self._fired, None
             while threshold is not None:
-                if threshold in threshold.observer.thresholds:
-                    fired, pages = threshold.index, threshold.pages
-                    value = sample.figures[fired.figure]
-                    # Neither can fire at once again: the level down is at most value, the level up above it.
-                    if fired.sign > 0:
-                        level = min(pages, value + 1 - granularity_pages)
-                        self._down[fired.figure].arm(threshold, 1 - level)
-                    else:
-                        level = max(pages, value + granularity_pages)
-                        self._up[fired.figure].arm(threshold, level)
+                observer = threshold.observer
+                if threshold in observer.thresholds:
+                    # It cannot fire at once again: the level down is at most the value, the level up above.
+                    figure = threshold.index.figure
+                    threshold.value = sample.figures[figure]
+                    self._arm(threshold, (self._down if threshold.index.sign > 0 else self._up)[figure])
+                    if observer.told is not None:
+                        self._bind(threshold, observer.told[figure])
                 # Otherwise each threshold would keep all that fired before it alive.
                 threshold.fired_before, threshold = None, threshold.fired_before
             return self._distances(sample, pcp_limit_pages)
+
+    def _keep(self, sample: Sample) -> None:
+        self.latest = sample
+        if sample.exact:
+            self.latest_exact = sample
+
+    def _arm(self, threshold: Threshold, index: ThresholdIndex) -> None:
+        """Arm a threshold that is armed nowhere at its level in this direction."""
+        level = threshold.level(index.sign, self._granularity_pages)
+        index.arm(threshold, index.key_of(level))
+        if level != threshold.pages:
+            threshold.observer.damped = True
+
+    def _bind(self, threshold: Threshold, value: int) -> bool:
+        """Arm a threshold for the way back if a client was told a value behind it and before its level."""
+        index = threshold.index
+        if threshold.key == NOT_ARMED:
+            # Its event comes first; rearm binds.
+            threshold.observer.damped = True
+            return False
+        above = value >= threshold.pages
+        if above != (index.sign > 0) or index.sign * value >= threshold.key:
+            threshold.observer.damped |= threshold.key != index.key_of(threshold.pages)
+            return False
+        index.disarm(threshold)
+        threshold.value = value
+        self._arm(threshold, (self._down if above else self._up)[index.figure])
+        return True
+
+    def _follow(self, total_pages: int, granularity_pages: int) -> None:
+        """Move the thresholds in percent with total, each in the direction for which it is armed.
+
+        The one place on the way to a notification that allocates; total changes by hot-plug and swapon.
+        """
+        self._granularity_pages = granularity_pages
+        if total_pages == self._total_pages:
+            return
+        self._total_pages = total_pages
+        for observer in self._observers.values():
+            for threshold in observer.thresholds:
+                percentage = threshold.percentage
+                if percentage is not None and percentage.pages(total_pages) != threshold.pages:
+                    threshold.index.disarm(threshold)
+                    threshold.pages = percentage.pages(total_pages)
+                    self._arm(threshold, threshold.index)
 
     def _distances(self, sample: Sample, pcp_limit_pages: int) -> Distances:
         """Return how far the nearest levels are from a sample's figures. The caller holds the lock."""

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The memory figures read from /proc/meminfo and /proc/zoneinfo."""
 
+import errno
 import os
 import re
 import struct
@@ -12,7 +13,7 @@ from memnotify.abi.figures import PAGE_SIZE, Figures, figures_with
 
 _PAGE_KIB = PAGE_SIZE // 1024
 
-# Every one of them exists since Linux 2.6.32 (Shmem came last).
+# Each of them exists since Linux 2.6.32 (Shmem came last).
 _FIELDS = (
     b"MemTotal",
     b"MemFree",
@@ -20,6 +21,8 @@ _FIELDS = (
     b"Cached",
     b"SwapCached",
     b"Active",
+    b"Active(file)",
+    b"Inactive(file)",
     b"Mlocked",
     b"SwapTotal",
     b"SwapFree",
@@ -45,8 +48,22 @@ _STILL_PAGES = 64 * (os.cpu_count() or 1)
 _LOOKS = 4
 
 
-class MemInfoError(RuntimeError):
-    """The kernel's memory files do not say what this program needs; the text holds what they said."""
+# KiB; a larger field is an underflow somewhere in the kernel, or in a program that makes up the file.
+_POSSIBLE_KIB = 1 << 52
+
+
+class MemInfoError(OSError):
+    """The kernel's memory files cannot be read, or what they say cannot be; errno is always EIO.
+
+    The file's own error is the cause: for a client ENOTCONN would mean that the daemon has ended.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(errno.EIO, text)
+
+    def __str__(self) -> str:
+        """Return the text, which holds what the files said."""
+        return str(self.strerror)
 
 
 class _Columns:
@@ -129,6 +146,8 @@ class MemInfoReader:
         # Kept, for a large machine's text is half a MB, and memory is not to be taken while it is short.
         self._zones = bytearray(1 << 16)
         self._used = 0
+        self._paths = meminfo, zoneinfo
+        self._failed = False
         self._meminfo = os.open(meminfo, os.O_RDONLY | os.O_CLOEXEC)
         try:
             self._zoneinfo = os.open(zoneinfo, os.O_RDONLY | os.O_CLOEXEC)
@@ -139,10 +158,23 @@ class MemInfoReader:
     def read_plain(self) -> Figures:
         """Read the figures without the per-CPU lists: ``used`` is then an upper bound of the exact one.
 
-        Costs one read of /proc/meminfo. Raises MemInfoError if a field is missing.
+        Costs one read of /proc/meminfo. After a failure both files are opened again. Raises MemInfoError if a
+        file cannot be read, a field is missing, or a part is larger than its whole: lxcfs and balloons
+        report such figures for moments.
         """
-        # 16 KiB: the file has about 1.5 KB; one pread is one pass of meminfo_proc_show, so one moment.
-        text = os.pread(self._meminfo, 16384, 0)
+        try:
+            if self._failed:
+                self._reopen()
+            # 16 KiB: the file has about 1.5 KB; one pread is one pass of meminfo_proc_show, so one moment.
+            return self._figures_of(os.pread(self._meminfo, 16384, 0))
+        except MemInfoError:
+            self._failed = True
+            raise
+        except OSError as error:
+            self._failed = True
+            raise MemInfoError(f"/proc/meminfo cannot be read: {error.strerror}") from error
+
+    def _figures_of(self, text: bytes) -> Figures:
         columns = self._columns
         try:
             values = columns.values(text)
@@ -150,14 +182,33 @@ class MemInfoReader:
             self._columns = columns = _Columns(text, self._fields)
             values = columns.values(text)
         needed = values[: len(_FIELDS)] if self._further else values
-        ram, free, buffers, cached, swap_cached, active, mlocked, swap, swap_free, shmem, reclaimable = needed
+        (
+            ram, free, buffers, cached, swap_cached, active, active_file, inactive_file,
+            mlocked, swap, swap_free, shmem, reclaimable,
+        ) = needed  # fmt: skip
+        if free > ram or swap_free > swap or max(values) > _POSSIBLE_KIB:
+            raise MemInfoError(f"/proc/meminfo is impossible; it reads:\n{text.decode(errors='replace')}")
         total_kib = ram + swap
+        # Mlocked counts anonymous memory and tmpfs too, which `used` has already. Pages of files that the
+        # kernel cannot drop are on no list of files (mm/swap.c: they are on the unevictable one).
+        locked_kib = min(mlocked, max(0, buffers + cached - shmem - active_file - inactive_file))
         # The contract's formula; Buffers + Cached + SwapCached is the kernel's NR_FILE_PAGES.
         used_kib = (
-            total_kib - free - reclaimable - (buffers + cached + swap_cached) + shmem + mlocked - swap_free
+            total_kib - free - reclaimable - (buffers + cached + swap_cached) + shmem + locked_kib - swap_free
         )
-        three = Figures(total_kib // _PAGE_KIB, max(0, used_kib // _PAGE_KIB), active // _PAGE_KIB)
+        used_kib = max(0, min(used_kib, total_kib))
+        three = Figures(total_kib // _PAGE_KIB, used_kib // _PAGE_KIB, min(active, total_kib) // _PAGE_KIB)
         return self._with_further(three, values) if self._further else three
+
+    def _reopen(self) -> None:
+        """Open both files again, under the numbers they have: another thread may be reading."""
+        for path, fd in zip(self._paths, (self._meminfo, self._zoneinfo), strict=True):
+            opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.dup2(opened, fd, inheritable=False)
+            finally:
+                os.close(opened)
+        self._failed = False
 
     def read_exact(self) -> tuple[Figures, int]:
         """Read the figures as the contract defines them, and how many pages the per-CPU lists take from them.
@@ -179,6 +230,11 @@ class MemInfoReader:
                 before = after
                 pcp_pages = self._pcp_pages()
                 after = self.read_plain()
+                if pcp_pages > after.total:
+                    self._failed = True
+                    raise MemInfoError(
+                        f"/proc/zoneinfo is impossible: {pcp_pages} pages on the per-CPU lists"
+                    )
                 low, high = sorted((before.used - pcp_pages, after.used - pcp_pages))
                 if high - low <= _STILL_PAGES:
                     break
@@ -205,6 +261,16 @@ class MemInfoReader:
         return self._figures(*three, *(max(0, kib) // _PAGE_KIB for kib in further))
 
     def _pcp_pages(self) -> int:
+        try:
+            return self._read_zones()
+        except MemInfoError:
+            self._failed = True
+            raise
+        except OSError as error:
+            self._failed = True
+            raise MemInfoError(f"/proc/zoneinfo cannot be read: {error.strerror}") from error
+
+    def _read_zones(self) -> int:
         text, size = self._zones, 0
         # One read ends where the kernel's buffer does, and the next goes on there, even within a number; a
         # machine with many CPUs or several nodes has more. Each zone is of one moment: it is shown locked.

@@ -8,6 +8,7 @@ import select
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -24,13 +25,15 @@ from support.bench import Bench, sampling
 from support.fake_kernel import FakeKernel, serving, write_body
 from support.fakes import FakeReader
 from support.model import ModelObserver, granularity_of, understood
-from support.strategies import WIDE, small_figures, small_pages, small_thresholds
+from support.strategies import WIDE, granularities, small_figures, small_pages, small_writes
 
 from memnotify.abi.figures import NAMES, PAGE_SIZE, Figures
-from memnotify.engine.table import ObserverTable
+from memnotify.engine.table import ObserverTable, Sample
+from memnotify.kernel.meminfo import MemInfoError
 from memnotify.transports.session import Session
 
 PERIOD_S = 0.25
+MIN_S, MAX_S = 0.02, 15.0
 EXTRA_FIGURES = WIDE._fields[len(NAMES) :]
 IN, PRI = select.POLLIN, select.POLLPRI
 SELECT_WRITE = 0x32E
@@ -77,7 +80,7 @@ class DeviceMachine(RuleBasedStateMachine):
         self.ending = ExitStack()
         self.model: dict[int, ModelObserver] = {}
 
-    @initialize(granularity=st.integers(0, 6), pcp_is_free=st.booleans(), poll_acknowledges=st.booleans())
+    @initialize(granularity=granularities, pcp_is_free=st.booleans(), poll_acknowledges=st.booleans())
     def begin(self, granularity: int, *, pcp_is_free: bool, poll_acknowledges: bool) -> None:
         """Start a device."""
         self.granularity = granularity
@@ -91,22 +94,38 @@ class DeviceMachine(RuleBasedStateMachine):
         self.bench.device.poll_acknowledges = poll_acknowledges
         self.kernel = self.bench.kernel
         self.bench.reader.figures = WIDE(*(0 for _ in WIDE._fields))
-        self.past = [(self.bench.clock(), self.bench.reader.figures)]
-        self.sampled_s = 0.0
+        self.counted_s = 0.0
 
     def teardown(self) -> None:
         """End it."""
         self.ending.close()
 
-    def sampled(self) -> Figures:
-        """Return what a client was just served from: true figures, new enough, no older than an event."""
-        sample = self.bench.table.latest
-        assert sample.exact
-        assert self.bench.clock() - sample.taken_s <= PERIOD_S
-        assert sample.taken_s >= self.sampled_s
-        then = [figures for since_s, figures in self.past if since_s <= sample.taken_s]
-        assert sample.figures == then[-1]
-        return sample.figures
+    @property
+    def served(self) -> Sample | None:
+        """What a client is served from now; None if it is told EIO."""
+        latest = self.bench.table.latest
+        if latest.exact and self.bench.clock() - latest.taken_s <= PERIOD_S:
+            return latest
+        if not self.bench.reader.fails:
+            return self.bench.table.latest._replace(taken_s=self.bench.clock(), figures=self.figures())
+        # The last good figures, none from before an event.
+        good = self.bench.table.latest_exact
+        good = good if good.taken_s >= self.bench.table.event_s else latest
+        return good if self.bench.clock() - good.taken_s <= MAX_S else None
+
+    def used(self, figures: Figures) -> None:
+        """Let figures that a client was just served from count, if they were read for it."""
+        latest = self.bench.table.latest
+        if latest.taken_s != self.bench.clock() or self.counted_s == latest.taken_s:
+            assert self.woken() == []
+            return
+        assert latest.exact
+        assert latest.figures == self.figures() == figures
+        self._sampled_now()
+
+    def woken(self) -> list[int]:
+        """Return which clients were notified."""
+        return sorted(self.kernel.notified())
 
     @precondition(lambda self: len(self.model) < 3)
     @rule(target=files)
@@ -124,26 +143,44 @@ class DeviceMachine(RuleBasedStateMachine):
         self.kernel.ask(fake_kernel.GETATTR)
         del self.model[fh]
 
-    @rule(fh=files, thresholds=small_thresholds, separator=st.sampled_from((" ", "=", " = ")))
-    def write(self, fh: int, thresholds: dict[int, int], separator: str) -> None:
-        """Write thresholds."""
-        text = " ".join(
-            f"{WIDE._fields[index]}{separator}{pages}" for index, pages in thresholds.items()
-        ).encode()
+    @rule(fh=files, text=small_writes, separator=st.sampled_from((b" ", b"=", b" = ")))
+    def write(self, fh: int, text: bytes, separator: bytes) -> None:
+        """Write thresholds; with EIO they stay as they were."""
+        wanted = understood(text, WIDE._fields)
+        assert wanted is not None
+        pairs = text.split()
+        text = b" ".join(a + separator + b for a, b in zip(pairs[::2], pairs[1::2], strict=True))
+        served = self.served
+        if served is None:
+            assert self.kernel.ask(fake_kernel.WRITE, write_body(fh, text)).error == -errno.EIO
+            return
         assert self.kernel.write(fh, text) == len(text)
-        self.model[fh].write(thresholds, self.sampled())
+        # A reading that was taken for the write counts for the thresholds of before.
+        self.used(served.figures)
+        self.model[fh].write(wanted, served.figures)
 
     @rule(fh=files, text=st.sampled_from((b"used", b"used 5 foo 7", b"used 5 used 6", b"\xff", b" " * 4097)))
     def write_nonsense(self, fh: int, text: bytes) -> None:
-        """Write what is refused: nothing changes."""
-        assert self.kernel.ask(fake_kernel.WRITE, write_body(fh, text)).error == -errno.EINVAL
+        """Write what is refused: no threshold changes."""
+        served = self.served
+        refusal = -errno.EIO if served is None else -errno.EINVAL
+        assert self.kernel.ask(fake_kernel.WRITE, write_body(fh, text)).error == refusal
+        if served is not None:
+            self.used(served.figures)
 
     @rule(fh=files, size=st.sampled_from((4096, 8192, 10, 1)))
     def read(self, fh: int, size: int) -> None:
-        """Read: the line, and the event is acknowledged."""
-        line = self.kernel.read(fh, size)
-        assert line == self.sampled().line[:size]
-        self.model[fh].pending = False
+        """Read: the line, and the event is acknowledged, unless the figures cannot be had."""
+        served = self.served
+        if served is None:
+            body = fake_kernel.READ_IN.pack(fh, 0, size, 0, 0, 0, 0)
+            assert self.kernel.ask(fake_kernel.READ, body).error == -errno.EIO
+            return
+        assert self.kernel.read(fh, size) == served.figures.line[:size]
+        for observer in self.model.values():
+            observer.follow(served.figures.total, self.granularity)
+        self.model[fh].read(served.figures, self.granularity)
+        self.used(served.figures)
 
     @rule(fh=files, events=st.sampled_from(EVENTS), waits=st.booleans())
     def poll(self, fh: int, events: int, *, waits: bool) -> None:
@@ -162,7 +199,6 @@ class DeviceMachine(RuleBasedStateMachine):
         self.bench.clock.tick(seconds)
         self.bench.reader.figures = figures
         self.bench.reader.pcp_pages = pcp_pages
-        self.past.append((self.bench.clock(), self.figures()))
 
     def figures(self) -> Figures:
         """Return them as the contract defines them: without pcp_is_free what lies there counts as used."""
@@ -171,19 +207,19 @@ class DeviceMachine(RuleBasedStateMachine):
             return reader.figures
         return reader.figures._replace(used=reader.figures.used + reader.pcp_pages)
 
-    @rule(granularity=st.integers(0, 6), poll_acknowledges=st.booleans())
+    @rule(granularity=granularities, poll_acknowledges=st.booleans())
     def reload(self, granularity: int, *, poll_acknowledges: bool) -> None:
         """Change what can be changed: a sample follows at once if any observer has thresholds."""
         self.bench.device.poll_acknowledges = self.poll_acknowledges = poll_acknowledges
         self.granularity = granularity
         self.bench.sampler.set_parameters(sampling(PERIOD_S, update_space_kib=_update_space_kib(granularity)))
         self.bench.sampler.turn()
-        if self.bench.table.watching:
+        if self.bench.table.watching and not self.bench.reader.fails:
             self._sampled_now()
 
     @rule(
         fh=files,
-        thresholds=small_thresholds,
+        text=small_writes,
         memories=st.lists(st.tuples(small_figures, small_pages), min_size=1, max_size=3),
         events=st.sampled_from(EVENTS),
         reads=st.booleans(),
@@ -192,13 +228,13 @@ class DeviceMachine(RuleBasedStateMachine):
         self,
         *,
         fh: int,
-        thresholds: dict[int, int],
+        text: bytes,
         memories: list[tuple[Figures, int]],
         events: int,
         reads: bool,
     ) -> None:
         """Do what most clients do: write, wait, read or not, wait again."""
-        self.write(fh, thresholds, " ")
+        self.write(fh, text, b" ")
         for _ in range(2):
             self.poll(fh, events, waits=True)
             for figures, pcp_pages in memories:
@@ -212,14 +248,31 @@ class DeviceMachine(RuleBasedStateMachine):
     def sample(self, seconds: float) -> None:
         """Take a sample: each observer that crossed and waits is notified, once."""
         self.bench.clock.tick(seconds)
+        if self.bench.reader.fails:
+            with pytest.raises(MemInfoError):
+                self.bench.sampler.sample()
+            assert self.woken() == []
+            return
         self.bench.sampler.sample()
         self._sampled_now()
 
     def _sampled_now(self) -> None:
-        self.sampled_s = self.bench.clock()
+        self.counted_s = self.bench.table.latest.taken_s
         self.bench.clock.tick(1e-6)
-        woken = {observer.see(self.past[-1][1], self.granularity) for observer in self.model.values()} - {0}
-        assert sorted(self.kernel.notified()) == sorted(woken)
+        woken = {observer.see(self.figures(), self.granularity) for observer in self.model.values()} - {0}
+        assert self.woken() == sorted(woken)
+
+    @rule(seconds=st.sampled_from((0, 1, 16)))
+    def fail(self, seconds: float) -> None:
+        """Let readings fail from now on, some of the time for longer than the last good figures serve."""
+        self.bench.reader.fails = True
+        self.bench.clock.tick(seconds)
+
+    @rule()
+    def mend(self) -> None:
+        """Let them succeed again, from the next try on."""
+        self.bench.reader.fails = False
+        self.bench.clock.tick(MIN_S * 1.01)
 
     @invariant()
     def nothing_else(self) -> None:
@@ -291,7 +344,7 @@ def test_a_hundred_thousand_writes() -> None:
                 batch = [(next(writers), scribe.text()) for _ in range(8)]
                 sent = [kernel.send(fake_kernel.WRITE, write_body(fh, text)) for fh, text in batch]
                 for unique, (fh, text) in zip(sent, batch, strict=True):
-                    wanted = understood(text, total, WIDE._fields)
+                    wanted = understood(text, WIDE._fields)
                     _, error, body = kernel.reply_to(unique)
                     if wanted is None:
                         assert error == -errno.EINVAL, text

@@ -22,6 +22,8 @@ Cached:                0 kB
 SwapCached:            0 kB
 Active:          %d000000 kB
 Inactive:              0 kB
+Active(file):          0 kB
+Inactive(file):        0 kB
 Mlocked:               0 kB
 SwapTotal:             0 kB
 SwapFree:              0 kB

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from memnotify.abi.figures import Figures, figures_with
-from memnotify.kernel.meminfo import MemInfoReader
+from memnotify.kernel.meminfo import MemInfoError, MemInfoReader
 
 
 class FakeClock:
@@ -50,6 +50,8 @@ class FakeReader(MemInfoReader):
         self.pcp_limit_pages = total
         self.plain_reads = 0
         self.exact_reads = 0
+        self.fails = False
+        """Whether each reading fails."""
         self.before: list[Callable[[], None]] = []
         self.after: list[Callable[[], None]] = []
 
@@ -78,6 +80,8 @@ class FakeReader(MemInfoReader):
     def _take(self) -> tuple[Figures, int]:
         if self.before:
             self.before.pop(0)()
+        if self.fails:
+            raise MemInfoError("it fails")
         taken = (self.figures, self.pcp_pages)
         if self.after:
             self.after.pop(0)()

@@ -10,14 +10,45 @@ from fractions import Fraction
 
 from memnotify.abi.figures import NAMES, PAGE_SIZE, Figures
 
+Wanted = tuple[Fraction, bool]
+"""A level as it was written: pages, or a part of total, and whether it is of total."""
+
 
 @dataclass
 class ModelThreshold:
-    """A threshold, on which side of it the figure was, and the one level that fires next."""
+    """A threshold, on which side of it the figure was, its last event, and the one level that fires next."""
 
+    wanted: Wanted
     pages: int
     above: bool
     level: int
+    event: int | None = None
+    """The figure at its last event, or that which a read told instead of one."""
+
+    def arm(self, granularity: int) -> None:
+        """Set the level, damped by the last event.
+
+        That event may be on the wrong side of a percentage that has moved with total: then nothing is damped.
+        """
+        damping = min(granularity, self.pages // 8)
+        if self.event is None or (self.event >= self.pages) != self.above:
+            self.level = self.pages
+        elif self.above:
+            self.level = min(self.pages, self.event + 1 - damping)
+        else:
+            self.level = max(self.pages, self.event + damping)
+
+    def follow(self, total: int, granularity: int) -> None:
+        """Move with total if it is a percentage."""
+        pages = wanted_pages(self.wanted, total)
+        if pages != self.pages:
+            self.pages = pages
+            self.arm(granularity)
+
+    def tell(self, value: int, granularity: int) -> None:
+        """Watch for the way back if a read tells the other side without an event."""
+        if self.level <= value < self.pages if self.above else self.pages <= value < self.level:
+            self.turn(value, granularity)
 
     def distance(self, value: int) -> int:
         """Return by how many pages the value must move for the next event; less than 1 if it has."""
@@ -26,14 +57,15 @@ class ModelThreshold:
     def crossed(self, value: int, granularity: int) -> bool:
         """Whether the figure's new value is an event; if it is, the next one is damped."""
         if (value >= self.level) if not self.above else (value < self.level):
-            self.above = not self.above
-            self.level = (
-                min(self.pages, value + 1 - granularity)
-                if self.above
-                else max(self.pages, value + granularity)
-            )
+            self.turn(value, granularity)
             return True
         return False
+
+    def turn(self, value: int, granularity: int) -> None:
+        """Watch the other direction."""
+        self.above = not self.above
+        self.event = value
+        self.arm(granularity)
 
 
 @dataclass
@@ -44,10 +76,19 @@ class ModelObserver:
     handle: int = 0
     thresholds: dict[int, ModelThreshold] = field(default_factory=dict)
 
-    def write(self, thresholds: dict[int, int], figures: Figures) -> None:
+    def write(self, levels: dict[int, Wanted], figures: Figures) -> None:
         """Replace the thresholds, and acknowledge."""
-        self.thresholds = {i: ModelThreshold(t, figures[i] >= t, t) for i, t in thresholds.items() if t}
+        pages = {i: wanted_pages(level, figures.total) for i, level in levels.items()}
+        self.thresholds = {
+            i: ModelThreshold(levels[i], at, figures[i] >= at, at) for i, at in pages.items() if at
+        }
         self.pending = False
+
+    def read(self, figures: Figures, granularity: int) -> None:
+        """Tell the figures, and acknowledge; what was told binds."""
+        self.pending = False
+        for i, threshold in self.thresholds.items():
+            threshold.tell(figures[i], granularity)
 
     def poll(self, handle: int) -> tuple[bool, bool]:
         """Return whether an event is pending and whether the handle is kept."""
@@ -55,8 +96,14 @@ class ModelObserver:
         self.handle = self.handle or handle
         return self.pending, kept
 
+    def follow(self, total: int, granularity: int) -> None:
+        """Move the percentages with total."""
+        for threshold in self.thresholds.values():
+            threshold.follow(total, granularity)
+
     def see(self, figures: Figures, granularity: int) -> int:
         """Take new figures; return the handle to wake the observer by, or 0."""
+        self.follow(figures.total, granularity)
         crossed = [t for i, t in self.thresholds.items() if t.crossed(figures[i], granularity)]
         if not crossed or self.pending:
             return 0
@@ -69,12 +116,12 @@ def granularity_of(total: int) -> int:
     return total // 128 or 512 * 1024 // PAGE_SIZE
 
 
-def understood(text: bytes, total: int, names: Sequence[str] = NAMES) -> dict[int, int] | None:
-    """Return what a write asks for in pages, by the figure's place in the line; None if it is refused."""
+def understood(text: bytes, names: Sequence[str] = NAMES) -> dict[int, Wanted] | None:
+    """Return what a write asks for, by the figure's place in the line; None if it is refused."""
     if len(text) > 4096:
         return None
     words = text.rstrip(b"\0").replace(b"=", b" = ").split()
-    wanted: dict[int, tuple[Fraction, bool]] = {}
+    wanted: dict[int, Wanted] = {}
     pairs = 0
     while words:
         name, *words = words
@@ -87,11 +134,21 @@ def understood(text: bytes, total: int, names: Sequence[str] = NAMES) -> dict[in
         pairs += 1
         if level is None or wanted.setdefault(index, level) != level or pairs > 64:
             return None
-    return {
-        index: level_pages(value * total if of_total else value)
-        for index, (value, of_total) in wanted.items()
-        if value
-    }
+    return {index: level for index, level in wanted.items() if level[0]}
+
+
+def understood_pages(text: bytes, total: int, names: Sequence[str] = NAMES) -> dict[int, int] | None:
+    """Return what a write asks for in pages at this total; None if it is refused."""
+    wanted = understood(text, names)
+    if wanted is None:
+        return None
+    return {index: wanted_pages(level, total) for index, level in wanted.items()}
+
+
+def wanted_pages(level: Wanted, total: int) -> int:
+    """Return the pages of a level at this total."""
+    value, of_total = level
+    return level_pages(value * total if of_total else value)
 
 
 def level_pages(value: Fraction) -> int:
@@ -99,7 +156,7 @@ def level_pages(value: Fraction) -> int:
     return min(max(nearest(value), 1), 2**63 - 1)
 
 
-def _level(word: str) -> tuple[Fraction, bool] | None:
+def _level(word: str) -> Wanted | None:
     """Return a value in pages, or as a part of total, and whether it is of total."""
     units = {unit: Fraction(1024**power, PAGE_SIZE) for power, unit in enumerate("KMGT", start=1)}
     units["%"] = Fraction(1, 100)

@@ -18,12 +18,23 @@ _INDEXES = st.integers(0, len(WIDE._fields) - 1)
 
 # A memory of few pages, so that figures meet thresholds, levels and each other: of those drawn from
 # evenly, half are about to cross.
-small_pages = st.sampled_from((0, 1, *range(8, 16), 20, 30))
-small_figures = st.builds(WIDE, *(small_pages for _ in WIDE._fields))
+# Around 100 an eighth of a threshold damps as well; around 12 it does not.
+_FEW, _MORE = st.sampled_from((0, 1, *range(8, 16), 20, 30)), st.integers(76, 124)
+small_pages = _FEW | _MORE
+# Often the same, for a percentage that never rests is never damped.
+_small_totals = st.sampled_from((100, 100, 100, 100, 0, 12, 97, 110, 120, 1000))
+small_figures = st.builds(WIDE, _small_totals, *(small_pages for _ in WIDE._fields[1:]))
 small_thresholds = st.dictionaries(
-    _INDEXES, st.sampled_from((1, *range(9, 15), 21, 30)), min_size=1, max_size=3
+    _INDEXES, st.sampled_from((1, *range(9, 15), 21, 30, 88, 100, 104, 112)), min_size=1, max_size=3
 )
-granularities = st.sampled_from(range(7))
+_small_values = st.sampled_from(
+    (*map(str, (1, *range(9, 15), 30, 88, 100, 104, 112)), "12%", "88%", "90%", "96.5%", "100%", "110%")
+)
+small_writes = st.dictionaries(st.sampled_from(WIDE._fields), _small_values, min_size=1, max_size=3).map(
+    lambda values: " ".join(f"{name} {value}" for name, value in values.items()).encode()
+)
+"""What a client writes."""
+granularities = st.sampled_from((*range(7), 10, 12, 14, 20))
 """Little enough to let a crossing through, and enough to damp one."""
 
 totals = st.one_of(st.integers(0, 2000), st.integers(0, 2**40))

@@ -33,7 +33,7 @@ PURE = {
     "abi.figures": {"collections.abc", "difflib", "os.sysconf", "typing"},
     "abi.thresholds": {"collections.abc", "math", "re", "typing"},
     "config.settings": {"re", "collections.abc", "typing"},
-    "engine.observer": {"array", "heapq", "math", "collections.abc"},
+    "engine.observer": {"array", "heapq", "math", "collections.abc", "typing"},
     "engine.table": {"math", "array", "collections.abc", "threading.Lock", "typing"},
     "engine.schedule": {"collections.abc", "math", "typing"},
 }

@@ -115,7 +115,15 @@ def test_adding_one_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     fields = dict.fromkeys(
         ("MemTotal", "MemFree", "Buffers", "Cached", "SwapCached", "Active", "Mlocked", "SwapTotal"), 400
     )
-    fields |= {"SwapFree": 0, "Shmem": 0, "SReclaimable": 0, "CommitLimit": 80, "Percpu": 8}
+    fields |= {
+        "Active(file)": 0,
+        "Inactive(file)": 0,
+        "SwapFree": 0,
+        "Shmem": 0,
+        "SReclaimable": 0,
+        "CommitLimit": 80,
+        "Percpu": 8,
+    }
     fd = os.memfd_create("meminfo")
 
     def promise(kib: int) -> None:

@@ -7,7 +7,8 @@ from fractions import Fraction
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from support.model import nearest, understood
+from support.levels import in_pages
+from support.model import nearest, understood_pages
 from support.strategies import (
     WIDE,
     Measure,
@@ -19,7 +20,7 @@ from support.strategies import (
 )
 
 from memnotify.abi.figures import PAGE_SIZE, Figures
-from memnotify.abi.thresholds import PAIRS_MAX, WRITE_MAX, Level, in_pages, parse
+from memnotify.abi.thresholds import PAIRS_MAX, WRITE_MAX, Level, parse
 
 TOTAL, USED, ACTIVE = range(3)
 NOW = Figures(total=10_000, used=5_000, active=2_000)
@@ -80,10 +81,10 @@ MOST = 2**63 - 1
         (b"used %d.5%%" % MOST, {USED: MOST}),
     ],
 )
-def test_understood(text: bytes, wanted: dict[int, int]) -> None:
+def test_understood_pages(text: bytes, wanted: dict[int, int]) -> None:
     """The write is accepted with these thresholds."""
     assert in_pages(parse(text, NOW._fields), NOW.total) == wanted
-    assert understood(text, NOW.total) == wanted
+    assert understood_pages(text, NOW.total) == wanted
 
 
 @pytest.mark.parametrize(
@@ -163,7 +164,7 @@ def test_refused(text: bytes) -> None:
     with pytest.raises(ValueError, match=r"^.{8,400}$") as caught:
         parse(text, NOW._fields)
     assert str(caught.value).isprintable()
-    assert understood(text, NOW.total) is None
+    assert understood_pages(text, NOW.total) is None
 
 
 def test_the_longest_write() -> None:
@@ -238,7 +239,7 @@ def test_units_round_to_the_nearest_page(data: st.DataObject, total: int) -> Non
 @example(b"\xff" * 4000 + b" 5", NOW)
 def test_any_bytes(text: bytes, now: Figures) -> None:
     """Any bytes give the thresholds that the contract says, or a ValueError that can be logged."""
-    wanted = understood(text, now.total, now._fields)
+    wanted = understood_pages(text, now.total, now._fields)
     try:
         assert in_pages(parse(text, now._fields), now.total) == wanted
     except ValueError as refusal:

@@ -85,16 +85,11 @@ def test_read_and_write_acknowledge(bench: DeviceBench, acknowledge: bytes) -> N
 
 
 def test_a_crossing_during_a_read_stays_pending(bench: DeviceBench) -> None:
-    """What crosses while the figures are read may not be in them, so it is not acknowledged by them."""
+    """What the read itself finds crossed is the client's next event; the read does not acknowledge it."""
     bench.device.write(bench.fh, b"used 500")
     bench.clock.tick(1)
-
-    def crossing() -> None:
-        bench.reader.use(600)
-        bench.sampler.sample()
-
-    bench.reader.before = [crossing]
-    bench.device.read(bench.fh)
+    bench.reader.before = [lambda: bench.reader.use(600)]
+    assert b"used 600" in bench.device.read(bench.fh)
     assert bench.pending
 
 
@@ -137,8 +132,8 @@ def test_a_refused_write_changes_nothing(bench: DeviceBench, text: bytes) -> Non
     assert bench.pending
 
 
-def test_percent_is_of_the_present_total(bench: DeviceBench) -> None:
-    """A percentage refers to total as it is at the write."""
+def test_percent_is_of_total(bench: DeviceBench) -> None:
+    """A percentage refers to total, whose pages it is when it is written."""
     bench.device.write(bench.fh, b"used 6%")
     bench.memory(599)
     assert not bench.pending

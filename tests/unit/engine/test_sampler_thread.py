@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT
 """The sampler's thread: when it sleeps, what wakes it, how it ends."""
 
-import errno
 import itertools
 import logging
 import math
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 import pytest
 from support.bench import Bench, Notify, sampling
 from support.fakes import FakeClock, FakePageCounter, FakeReader, RealClock
+from support.levels import levels
 from support.waiting import DEADLINE_S, eventually
 
 from memnotify.engine.sampler import Timing, WakeSources, poll
@@ -77,7 +77,8 @@ class ThreadBench(Bench[FakeReader]):
 
     def write(self, thresholds: dict[int, int], fh: int | None = None) -> None:
         """Do what a client's write does."""
-        self.table.subscribe(self.fh if fh is None else fh, thresholds, self.sampler.current())
+        sample = self.sampler.cached() or self.sampler.refresh()
+        self.table.subscribe(self.fh if fh is None else fh, levels(thresholds), sample)
 
     @property
     def parked(self) -> bool:
@@ -603,10 +604,10 @@ def test_stop_before_start() -> None:
 
 
 def test_a_file_that_cannot_be_read_for_once(make: Maker, caplog: pytest.LogCaptureFixture) -> None:
-    """The kernel may have no memory for the text: it is said and tried again, and the thread lives on."""
+    """The kernel may have no memory for the text: it is logged and tried again, and the thread lives on."""
 
     def fail() -> None:
-        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        raise MemInfoError("no memory for the text")
 
     bench = make(begin=False)
     woken = bench.notified
@@ -620,20 +621,22 @@ def test_a_file_that_cannot_be_read_for_once(make: Maker, caplog: pytest.LogCapt
     assert bench.failures == []
 
 
-def test_a_failing_reader(caplog: pytest.LogCaptureFixture) -> None:
-    """If the figures cannot be read the thread logs that once, calls on_failure and ends."""
+def test_a_thread_that_fails(caplog: pytest.LogCaptureFixture) -> None:
+    """An error of the program is logged once, on_failure is called, and the thread ends."""
     bench = ThreadBench()
 
     def fail() -> None:
-        raise MemInfoError("no such figures")
+        raise RuntimeError("no such thing")
 
-    bench.begin()
-    bench.write(THRESHOLD)
-    bench.reader.before = [fail] * 100
-    thread = bench.thread
-    thread.join(DEADLINE_S)
-    assert bench.failures == ["sampler"]
-    assert [record.getMessage() for record in caplog.records] == ["the thread sampler failed"]
-    assert "MemInfoError: no such figures" in caplog.text
-    bench.stop()
-    assert not thread.is_alive()
+    try:
+        bench.write(THRESHOLD)
+        bench.reader.before = [fail]
+        bench.begin()
+        thread = bench.thread
+        thread.join(DEADLINE_S)
+        assert bench.failures == ["sampler"]
+        assert [record.getMessage() for record in caplog.records] == ["the thread sampler failed"]
+        assert "RuntimeError: no such thing" in caplog.text
+        assert not thread.is_alive()
+    finally:
+        bench.stop()

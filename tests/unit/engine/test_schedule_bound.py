@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.bench import sampling
+from support.levels import levels
 from support.simulation import STEP_S, Curve, Simulation
 from support.strategies import WIDE
 
@@ -70,7 +71,7 @@ def test_no_crossing_is_noticed_later_than_the_update_period(
         counter=counter,
     )
     fh = simulation.table.open()
-    simulation.table.subscribe(fh, {figure: threshold}, simulation.sampler.current())
+    simulation.table.subscribe(fh, levels({figure: threshold}), simulation.sampler.refresh())
     simulation.table.poll(fh, 1)
     simulation.run()
     above = [pages >= threshold for pages in curve.used]
@@ -93,7 +94,9 @@ def _samples(curve: Curve, threshold: int, figure: str, counter: dict[str, float
     simulation = Simulation(
         curve, PARAMETERS._replace(update_space_kib=1), lambda _: None, figure=figure, counter=counter
     )
-    simulation.table.subscribe(simulation.table.open(), {USED: threshold}, simulation.sampler.current())
+    simulation.table.subscribe(
+        simulation.table.open(), levels({USED: threshold}), simulation.sampler.refresh()
+    )
     simulation.run()
     return simulation.samples
 

@@ -2,6 +2,7 @@
 """The table of observers against the model, and what it promises beyond it."""
 
 import math
+import os
 import tracemalloc
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -19,10 +20,12 @@ from hypothesis.stateful import (
     rule,
 )
 from support.fakes import FakeClock
-from support.model import ModelObserver
-from support.strategies import WIDE, granularities, small_figures, small_thresholds
+from support.levels import levels
+from support.model import ModelObserver, understood
+from support.strategies import WIDE, granularities, small_figures, small_thresholds, small_writes
 
 from memnotify.abi.figures import Figures
+from memnotify.abi.thresholds import parse
 from memnotify.engine.observer import NO_HANDLE, HandleBatch, Observer, Threshold, ThresholdIndex
 from memnotify.engine.table import Distances, ObserverTable, Sample
 
@@ -40,6 +43,7 @@ class TableMachine(RuleBasedStateMachine):
         self.clock = FakeClock(1.0)
         self.figures = WIDE(*(0 for _ in WIDE._fields))
         self.model: dict[int, ModelObserver] = {}
+        self.granularity = 0
         self.handles = 0
         self.kept: set[int] = set()
 
@@ -76,38 +80,67 @@ class TableMachine(RuleBasedStateMachine):
         if handle != NO_HANDLE:
             self.kept.remove(handle)
 
-    @rule(fh=observers, thresholds=small_thresholds)
-    def subscribe(self, fh: int, thresholds: dict[int, int]) -> None:
+    @rule(fh=observers, text=small_writes)
+    def subscribe(self, fh: int, text: bytes) -> None:
         """Write thresholds."""
-        self.table.subscribe(fh, thresholds, Sample(self.clock(), self.figures, exact=True))
-        self.model[fh].write(thresholds, self.figures)
+        self.table.subscribe(fh, parse(text, WIDE._fields), Sample(self.clock(), self.figures, exact=True))
+        wanted = understood(text, WIDE._fields)
+        assert wanted is not None
+        self.model[fh].write(wanted, self.figures)
 
     @rule(fh=observers)
     def unsubscribe(self, fh: int) -> None:
         """Write nothing."""
-        self.subscribe(fh, {})
+        self.subscribe(fh, b"")
 
     @rule(fh=observers)
-    def read(self, fh: int) -> None:
-        """Read."""
+    def acknowledge(self, fh: int) -> None:
+        """Poll in a way that acknowledges: no figures are told."""
         self.table.acknowledge(fh)
         self.model[fh].pending = False
 
+    @rule(fh=observers)
+    def read(self, fh: int) -> None:
+        """Read the figures that were counted last."""
+        assert self.table.acknowledge_read(fh, Sample(self.clock(), self.figures, exact=True))
+        self.model[fh].read(self.figures, self.granularity)
+
+    @precondition(lambda self: self.table.event_s > 0)
+    @rule(fh=observers, figures=small_figures)
+    def read_old_figures(self, fh: int, figures: Figures) -> None:
+        """Read figures from before an event: they acknowledge nothing, newer ones must come."""
+        old = Sample(self.table.event_s - 0.5, figures, exact=True)
+        event, _ = self.table.poll(fh, NO_HANDLE)
+        assert not (self.table.acknowledge_read(fh, old) and event)
+
+    @rule(fh=observers, figures=small_figures, granularity=granularities)
+    def read_anew(self, fh: int, figures: Figures, granularity: int) -> None:
+        """Read figures that are told first and counted then."""
+        sample = self.sample(figures)
+        self.granularity = granularity
+        self.table.follow(figures.total, granularity)
+        assert self.table.acknowledge_read(fh, sample)
+        for observer in self.model.values():
+            observer.follow(figures.total, granularity)
+        self.model[fh].read(figures, granularity)
+        self.count(sample)
+
     @rule(
         fh=observers,
-        thresholds=small_thresholds,
+        text=small_writes,
         samples=st.lists(small_figures, min_size=1, max_size=3),
+        granularity=granularities,
         reads=st.booleans(),
     )
-    def live(self, fh: int, thresholds: dict[int, int], samples: list[Figures], *, reads: bool) -> None:
+    def live(self, *, fh: int, text: bytes, samples: list[Figures], granularity: int, reads: bool) -> None:
         """Do what most clients do: subscribe, wait, read or not, wait again."""
-        self.subscribe(fh, thresholds)
+        self.subscribe(fh, text)
         self.poll(fh, waits=True)
-        self.advance(samples, 0)
+        self.advance(samples, granularity)
         if reads:
             self.read(fh)
         self.poll(fh, waits=True)
-        self.advance(samples, 0)
+        self.advance(samples, granularity)
 
     @rule(fh=observers, waits=st.booleans())
     def poll(self, fh: int, *, waits: bool) -> None:
@@ -122,35 +155,34 @@ class TableMachine(RuleBasedStateMachine):
     @rule(samples=st.lists(small_figures, min_size=1, max_size=6), granularity=granularities)
     def advance(self, samples: list[Figures], granularity: int) -> None:
         """Take samples: each observer that crossed and waits is notified, once, and no other one."""
+        self.granularity = granularity
         for figures in samples:
-            sample = self.sample(figures)
-            crossed = self.table.advance(sample)
-            self.table.rearm(sample, granularity, 0)
-            woken = {observer.see(figures, granularity) for observer in self.model.values()} - {NO_HANDLE}
-            assert crossed is not None
-            assert sorted(_handles(crossed)) == sorted(woken)
-            assert woken <= self.kept
-            self.kept -= woken
+            self.count(self.sample(figures))
             self.agree()
 
-    @rule(figures=small_figures, took_s=st.sampled_from((0, 1)))
-    def record(self, figures: Figures, took_s: float) -> None:
-        """Read the figures for a client: no threshold is crossed by that."""
-        sample = self.sample(figures)
-        self.clock.tick(took_s)
-        self.table.record(sample, self.clock())
-        assert self.table.latest is sample
+    @rule(
+        fh=observers,
+        used=st.lists(st.integers(76, 124), min_size=2, max_size=6),
+        granularity=granularities,
+        reads=st.lists(st.booleans(), min_size=6, max_size=6),
+    )
+    def waver(self, fh: int, *, used: list[int], granularity: int, reads: list[bool]) -> None:
+        """Let ``used`` alone move, around the larger thresholds, while a client reads now and then."""
+        for value, told in zip(used, reads, strict=False):
+            self.advance([self.figures._replace(used=value)], granularity)
+            if told:
+                self.read(fh)
 
-    @precondition(lambda self: self.clock() > 1)
-    @rule(figures=small_figures, late_s=st.sampled_from((0.5, 1.5, 2.5)))
-    def come_late(self, figures: Figures, late_s: float) -> None:
-        """Bring a sample that began before the last reading had ended: nothing changes."""
-        late = Sample(self.clock() - late_s, figures, exact=True)
-        latest = self.table.latest
-        assert self.table.advance(late) is None
-        if late.taken_s < latest.taken_s:
-            self.table.record(late, late.taken_s)
-        assert self.table.latest is latest
+    def count(self, sample: Sample) -> None:
+        """Count a sample."""
+        crossed = self.table.advance(sample, self.granularity)
+        self.table.rearm(sample, 0)
+        assert self.table.latest is sample
+        woken = {observer.see(sample.figures, self.granularity) for observer in self.model.values()}
+        woken -= {NO_HANDLE}
+        assert sorted(_handles(crossed)) == sorted(woken)
+        assert woken <= self.kept
+        self.kept -= woken
 
     @invariant()
     def agree(self) -> None:
@@ -165,7 +197,7 @@ class TableMachine(RuleBasedStateMachine):
             for index, threshold in observer.thresholds.items()
         ]
         sample = Sample(self.clock(), self.figures, exact=True, pcp_pages=7)
-        assert self.table.rearm(sample, 0, 5).nearest == min(distances, default=math.inf)
+        assert self.table.rearm(sample, 5).nearest == min(distances, default=math.inf)
 
     def teardown(self) -> None:
         """Close all: every handle that was kept and went nowhere comes back, each once."""
@@ -175,7 +207,10 @@ class TableMachine(RuleBasedStateMachine):
 
 
 TestTable = TableMachine.TestCase
-TestTable.settings = settings(max_examples=250, stateful_step_count=40)
+TestTable.settings = settings(
+    max_examples=int(os.environ.get("MEMNOTIFY_EXAMPLES", "250")),
+    stateful_step_count=int(os.environ.get("MEMNOTIFY_STEPS", "40")),
+)
 
 # From one threshold's life: what is done, and the figures at which it then must and must not fire.
 _LIVES: list[tuple[str, int, int, list[tuple[int, bool]]]] = [
@@ -190,8 +225,10 @@ _LIVES: list[tuple[str, int, int, list[tuple[int, bool]]]] = [
     ("up after a jump", 4, 100, [(150, False), (50, True), (99, False), (100, True)]),
     ("no granularity", 0, 100, [(99, False), (100, True), (99, True), (100, True), (100, False)]),
     ("of one page", 1, 100, [(99, False), (100, True), (99, True), (100, True), (99, True)]),
-    # up at 5: below min(5, 5 + 1 - 10) = -4, which no figure is
-    ("never down again", 10, 5, [(0, False), (5, True), (0, False), (1000, False), (0, False)]),
+    # An eighth of 5 pages is none
+    ("a small threshold", 10, 5, [(0, False), (5, True), (4, True), (5, True), (0, True)]),
+    # An eighth of 17 is 2: below 17 + 1 - 2, then from 15 + 2
+    ("by an eighth", 10, 17, [(0, False), (17, True), (16, False), (15, True), (16, False), (17, True)]),
 ]
 
 
@@ -203,11 +240,11 @@ def test_levels_by_hand(granularity: int, pages: int, life: list[tuple[int, bool
     table = ObserverTable()
     fh = table.open()
     (first, _), *rest = life
-    table.subscribe(fh, {USED: pages}, Sample(0.0, Figures(0, first, 0), exact=True))
+    table.subscribe(fh, levels({USED: pages}), Sample(0.0, Figures(0, first, 0), exact=True))
     for moment, (used, fires) in enumerate(rest, start=1):
         sample = Sample(float(moment), Figures(0, used, 0), exact=True)
-        table.advance(sample)
-        table.rearm(sample, granularity, 0)
+        table.advance(sample, granularity)
+        table.rearm(sample, 0)
         assert table.poll(fh, NO_HANDLE) == (fires, False), f"at {used}"
         table.acknowledge(fh)
 
@@ -218,7 +255,7 @@ def test_levels_by_hand(granularity: int, pages: int, life: list[tuple[int, bool
         lambda table, fh: table.close(fh),
         lambda table, fh: table.acknowledge(fh),
         lambda table, fh: table.poll(fh, 1),
-        lambda table, fh: table.subscribe(fh, {USED: 1}, table.latest),
+        lambda table, fh: table.subscribe(fh, levels({USED: 1}), table.latest),
     ],
 )
 def test_an_unknown_fh(call: Callable[[ObserverTable, int], Any]) -> None:
@@ -244,14 +281,12 @@ def test_each_thread_has_its_own_handles() -> None:
     second = table.add_batch(lambda *_: None)
     for handle, batch in ((7, None), (3, second), (9, None), (5, second)):
         fh = table.open(batch)
-        table.subscribe(fh, {USED: 10}, Sample(0.0, Figures(0, 0, 0), exact=True))
+        table.subscribe(fh, levels({USED: 10}), Sample(0.0, Figures(0, 0, 0), exact=True))
         table.poll(fh, handle)
-    crossed = table.advance(Sample(1.0, Figures(0, 20, 0), exact=True))
-    assert crossed is not None
+    crossed = table.advance(Sample(1.0, Figures(0, 20, 0), exact=True), 0)
     assert [sorted(_handles([batch])) for batch in crossed] == [[7, 9], [3, 5]]
     assert [batch.notify is None for batch in crossed] == [True, False]
-    crossed = table.advance(Sample(2.0, Figures(0, 30, 0), exact=True))
-    assert crossed is not None
+    crossed = table.advance(Sample(2.0, Figures(0, 30, 0), exact=True), 0)
     assert _handles(crossed) == []
 
 
@@ -259,10 +294,9 @@ def test_one_wake_up_for_many_thresholds() -> None:
     """An observer that crosses with all its thresholds at once is woken once."""
     table = ObserverTable()
     fh = table.open()
-    table.subscribe(fh, {0: 10, 1: 10, 2: 10}, Sample(0.0, Figures(0, 0, 0), exact=True))
+    table.subscribe(fh, levels({0: 10, 1: 10, 2: 10}), Sample(0.0, Figures(0, 0, 0), exact=True))
     assert table.poll(fh, 77) == (False, True)
-    crossed = table.advance(Sample(1.0, Figures(10, 10, 10), exact=True))
-    assert crossed is not None
+    crossed = table.advance(Sample(1.0, Figures(10, 10, 10), exact=True), 0)
     assert _handles(crossed) == [77]
 
 
@@ -284,17 +318,17 @@ def test_decided_without_the_per_cpu_lists(
         table, opened = ObserverTable(len(WIDE._fields)), []
         for moment, (thresholds, at, then) in enumerate(steps):
             opened.append(table.open())
-            table.subscribe(opened[-1], thresholds, Sample(moment, at, exact=True))
+            table.subscribe(opened[-1], levels(thresholds), Sample(moment, at, exact=True))
             sample = Sample(moment, then, exact=True)
-            table.advance(sample)
-            table.rearm(sample, granularity, 0)
+            table.advance(sample, granularity)
+            table.rearm(sample, 0)
         for fh in opened:
             table.acknowledge(fh)
         return table, opened
 
     def events(figures: Figures) -> list[bool]:
         table, opened = build()
-        table.advance(Sample(100, figures, exact=True))
+        table.advance(Sample(100, figures, exact=True), 0)
         return [table.poll(fh, NO_HANDLE)[0] for fh in opened]
 
     exact = plain._replace(used=data.draw(st.integers(0, plain.used)))
@@ -323,30 +357,35 @@ def test_when_the_per_cpu_lists_matter(
     """Only a threshold on used between the least and the plain figure makes an exact reading necessary."""
     table = ObserverTable()
     fh = table.open()
-    table.subscribe(fh, {USED: threshold, 0: 1, 2: 1}, Sample(0, Figures(9, at, 0), exact=True))
+    table.subscribe(fh, levels({USED: threshold, 0: 1, 2: 1}), Sample(0, Figures(9, at, 0), exact=True))
     assert table.needs_exact_figures(Figures(9, plain, 9), limit) is needs_exact_figures
+
+
+def a_threshold(pages: int) -> Threshold:
+    """Return a threshold that is armed nowhere."""
+    return Threshold(Observer(HandleBatch()), levels({USED: pages})[USED], 0)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_levels_do_not_pile_up(sign: int) -> None:
     """A client that writes new thresholds again and again makes the table no larger."""
-    levels = ThresholdIndex(USED, sign)
-    staying, moving = Threshold(Observer(HandleBatch()), 1), Threshold(Observer(HandleBatch()), 1)
-    levels.arm(staying, 10**9)
+    index = ThresholdIndex(USED, sign)
+    staying, moving = a_threshold(1), a_threshold(1)
+    index.arm(staying, 10**9)
     most = 0
     for key in range(100_000):
-        levels.arm(moving, key)
-        levels.disarm(moving)
-        most = max(most, len(levels._keys))
+        index.arm(moving, key)
+        index.disarm(moving)
+        most = max(most, len(index._keys))
     assert most <= 16
-    assert not levels.has_reached(sign * (10**9 - 1))
+    assert not index.has_reached(sign * (10**9 - 1))
     # Each key of before is as good as new, the one that waits for a sweep too.
     for key in (0, 5, 99_998, 99_999):
-        levels.arm(moving, key)
-        assert list(levels.pop_reached(sign * key)) == [moving]
-        assert not levels.has_reached(sign * (10**9 - 1))
-    assert list(levels.pop_reached(sign * 10**9)) == [staying]
-    assert not levels.has_reached(sign * 10**9)
+        index.arm(moving, key)
+        assert list(index.pop_reached(sign * key)) == [moving]
+        assert not index.has_reached(sign * (10**9 - 1))
+    assert list(index.pop_reached(sign * 10**9)) == [staying]
+    assert not index.has_reached(sign * 10**9)
 
 
 @given(
@@ -356,23 +395,23 @@ def test_levels_do_not_pile_up(sign: int) -> None:
 )
 def test_levels_fire_in_order_and_whole(arming: list[tuple[int, bool]], values: list[int]) -> None:
     """What is armed and not disarmed fires, once, when its level is reached, however many share it."""
-    levels = ThresholdIndex(USED, 1)
+    index = ThresholdIndex(USED, 1)
     armed = set()
     for key, stays in arming:
-        threshold = Threshold(Observer(HandleBatch()), key)
-        levels.arm(threshold, key)
+        threshold = a_threshold(key)
+        index.arm(threshold, key)
         if stays:
             armed.add(threshold)
         else:
-            levels.disarm(threshold)
+            index.disarm(threshold)
     for value in values:
         due = {threshold for threshold in armed if threshold.pages <= value}
-        assert levels.has_reached(value) == bool(due)
-        fired = list(levels.pop_reached(value))
+        assert index.has_reached(value) == bool(due)
+        fired = list(index.pop_reached(value))
         assert sorted(map(id, fired)) == sorted(map(id, due))
         assert fired == sorted(fired, key=lambda threshold: threshold.pages)
         armed -= due
-    assert set(levels.pop_reached(10**9)) == armed
+    assert set(index.pop_reached(10**9)) == armed
 
 
 def test_watching_while_a_threshold_fires(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -384,21 +423,21 @@ def test_watching_while_a_threshold_fires(monkeypatch: pytest.MonkeyPatch) -> No
         seen.append(table.watching)
         arm(levels, threshold, key)
 
-    table.subscribe(table.open(), {USED: 5}, Sample(0, Figures(0, 0, 0), exact=True))
+    table.subscribe(table.open(), levels({USED: 5}), Sample(0, Figures(0, 0, 0), exact=True))
     monkeypatch.setattr(ThresholdIndex, "arm", arm_and_ask)
-    table.advance(there)
+    table.advance(there, 0)
     seen.append(table.watching)
-    table.rearm(there, 0, 0)
+    table.rearm(there, 0)
     assert seen == [True, True]
 
 
 def between(table: ObserverTable, fh: int, then: Callable[[], Any]) -> Distances:
     """Let the observer's threshold of 10 fire at 20, and do something before it is armed again."""
     sample = Sample(1.0, Figures(0, 20, 0), exact=True)
-    table.subscribe(fh, {USED: 10}, Sample(0.0, Figures(0, 0, 0), exact=True))
-    table.advance(sample)
+    table.subscribe(fh, levels({USED: 10}), Sample(0.0, Figures(0, 0, 0), exact=True))
+    table.advance(sample, 0)
     then()
-    return table.rearm(sample, 0, 0)
+    return table.rearm(sample, 0)
 
 
 def test_written_between_firing_and_arming() -> None:
@@ -406,11 +445,11 @@ def test_written_between_firing_and_arming() -> None:
     table = ObserverTable()
     fh = table.open()
     at = Sample(1.0, Figures(0, 20, 0), exact=True)
-    distances = between(table, fh, lambda: table.subscribe(fh, {USED: 30}, at))
+    distances = between(table, fh, lambda: table.subscribe(fh, levels({USED: 30}), at))
     assert distances == (10, 10, math.inf, math.inf)
-    table.advance(Sample(2.0, Figures(0, 5, 0), exact=True))
+    table.advance(Sample(2.0, Figures(0, 5, 0), exact=True), 0)
     assert table.poll(fh, NO_HANDLE) == (False, False)
-    table.advance(Sample(3.0, Figures(0, 30, 0), exact=True))
+    table.advance(Sample(3.0, Figures(0, 30, 0), exact=True), 0)
     assert table.poll(fh, NO_HANDLE) == (True, False)
 
 
@@ -426,10 +465,9 @@ def test_opened_while_others_are_notified() -> None:
     """The handles in the sampler's hand stay what they are, however many open meanwhile."""
     table = ObserverTable()
     fh = table.open()
-    table.subscribe(fh, {USED: 10}, Sample(0.0, Figures(0, 0, 0), exact=True))
+    table.subscribe(fh, levels({USED: 10}), Sample(0.0, Figures(0, 0, 0), exact=True))
     table.poll(fh, 7)
-    crossed = table.advance(Sample(1.0, Figures(0, 20, 0), exact=True))
-    assert crossed is not None
+    crossed = table.advance(Sample(1.0, Figures(0, 20, 0), exact=True), 0)
     with memoryview(crossed[0].handles):  # as C has it: an array that is looked into cannot be made longer
         for _ in range(1000):
             table.open()
@@ -444,15 +482,14 @@ def test_nothing_is_allocated_for_each_notified_observer() -> None:
         table = ObserverTable()
         for handle in range(1, number + 1):
             fh = table.open()
-            table.subscribe(fh, {USED: handle}, Sample(0.0, Figures(0, 0, 0), exact=True))
+            table.subscribe(fh, levels({USED: handle}), Sample(0.0, Figures(0, 0, 0), exact=True))
             table.poll(fh, handle)
         sample = Sample(1.0, Figures(0, number, 0), exact=True)
         before, _ = tracemalloc.get_traced_memory()
         tracemalloc.reset_peak()
-        crossed = table.advance(sample)
+        crossed = table.advance(sample, 0)
         taken.append(tracemalloc.get_traced_memory()[1] - before)
         tracemalloc.stop()
-        assert crossed is not None
         assert sorted(_handles(crossed)) == list(range(1, number + 1))
     assert taken[1] <= taken[0] + 1000
 
@@ -470,12 +507,12 @@ def test_distances(
     table = ObserverTable(len(WIDE._fields))
     sample = Sample(0.0, there, exact=pcp_pages is not None, pcp_pages=pcp_pages or 0)
     for thresholds in writes:
-        table.subscribe(table.open(), thresholds, sample)
+        table.subscribe(table.open(), levels(thresholds), sample)
     wanted = [pages for thresholds in writes for pages in thresholds.items()]
     rising = [pages - there[USED] for index, pages in wanted if index == USED and pages > there[USED]]
     falling = [there[USED] + 1 - pages for index, pages in wanted if index == USED and pages <= there[USED]]
     other = [abs(pages - there[index]) + (there[index] >= pages) for index, pages in wanted if index != USED]
-    assert table.rearm(sample, 0, limit_pages) == (
+    assert table.rearm(sample, limit_pages) == (
         min(rising, default=math.inf),
         min(rising, default=math.inf) - sample.pcp_pages,
         min(falling, default=math.inf) - (0 if sample.exact else limit_pages),
@@ -490,8 +527,8 @@ def test_a_change_of_thresholds_is_reported() -> None:
     table.on_thresholds_changed = lambda: watching.append(table.watching)
     first, second, third = table.open(), table.open(), table.open()
     assert watching == []
-    table.subscribe(first, {USED: 5}, at)
-    table.subscribe(second, {USED: 5}, at)
+    table.subscribe(first, levels({USED: 5}), at)
+    table.subscribe(second, levels({USED: 5}), at)
     assert watching == [True, True]
     table.close(third)
     table.close(first)

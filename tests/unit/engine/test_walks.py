@@ -11,6 +11,7 @@ import random
 
 import pytest
 from support.bench import sampling
+from support.levels import levels
 from support.simulation import STEP_S, Curve, Simulation
 from support.strategies import WIDE
 
@@ -78,7 +79,7 @@ def test_nothing_lost_invented_or_late(seed: int) -> None:
         fh = table.open()
         thresholds[fh] = pages
         told[fh] = []
-        table.subscribe(fh, {WIDE._fields.index(figure): pages}, simulation.sampler.current())
+        table.subscribe(fh, levels({WIDE._fields.index(figure): pages}), simulation.sampler.refresh())
         table.poll(fh, fh)
     simulation.run()
 

@@ -2,6 +2,7 @@
 """The figures: the contract's formula on written files, and the real ones."""
 
 import os
+import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -29,6 +30,7 @@ FIELDS = {
     "Inactive": 888_888,
     "Active(anon)": 400,
     "Active(file)": 200,
+    "Inactive(file)": 700,
     "Mlocked": 7,
     "SwapTotal": 5_000,
     "SwapFree": 4_000,
@@ -37,7 +39,8 @@ FIELDS = {
     "KReclaimable": 555_555,
     "SReclaimable": 300,
 }
-# By hand: 15000 is 10000 + 5000; 7587 is 15000 - 2000 - 300 - (100 + 1000 + 50) + 30 + 7 - 4000.
+# By hand: total is 10000 + 5000. All of Mlocked counts, as 170 pages of files are on no list. So used is
+# what is left of 15000 without 2000, 300, 100 + 1000 + 50 and 4000, and with 30 and 7.
 FIGURES = Figures(total=15_000, used=7_587, active=600)
 PCP = 1 + 20 + 300
 ZONEINFO = """\
@@ -172,8 +175,8 @@ def test_what_a_page_more_of_a_field_changes(reader_of: ReaderOf, field: str, ch
 
 
 def test_used_is_never_negative(reader_of: ReaderOf) -> None:
-    """Free memory may exceed total for a moment: the fields are not counted in one instant."""
-    reader = reader_of(meminfo_text(MemFree=20_000))
+    """What is free and what is of files may exceed total: the fields are not counted in one instant."""
+    reader = reader_of(meminfo_text(Cached=20_000))
     assert reader.read_plain().used == 0
     nearly = reader_of(meminfo_text(MemFree=FIELDS["MemFree"] + FIGURES.used - 1))
     assert (nearly.read_plain().used, nearly.read_exact()[0].used) == (1, 0)
@@ -185,11 +188,11 @@ def test_used_is_never_negative(reader_of: ReaderOf) -> None:
 def test_a_missing_field(reader_of: ReaderOf, field: str) -> None:
     """The error names what is wanted and shows what the file said; two fields nobody needs may miss."""
     reader = reader_of(meminfo_text(**{field: None}))
-    if field.startswith("Active("):
+    if field == "Active(anon)":
         assert reader.read_plain() == FIGURES
         return
     for read in (reader.read_plain, reader.read_exact):
-        with pytest.raises(MemInfoError, match=f"(?s){field}.*it reads:.*Dirty: ") as caught:
+        with pytest.raises(MemInfoError, match=rf"(?s){re.escape(field)}.*it reads:.*Dirty: ") as caught:
             read()
         assert f"\n{field}:" not in str(caught.value)
 
@@ -214,7 +217,7 @@ def test_zoneinfo(reader_of: ReaderOf, cpus: int, nodes: int, *, old: bool) -> N
 
 def test_the_limit_stays(reader_of: ReaderOf, tmp_path: Path) -> None:
     """The lists may fill again when the kernel has forbidden them for a moment; what they hold, they can."""
-    reader = reader_of(meminfo_text(), zoneinfo(2).text)
+    reader = reader_of(meminfo_text(MemTotal=1 << 34), zoneinfo(2).text)
     assert reader.pcp_limit_pages == 0
     reader.read_exact()
     known = reader.pcp_limit_pages
@@ -244,7 +247,7 @@ def test_a_number_across_two_reads(reader_of: ReaderOf) -> None:
 
 def test_the_reads_of_one_file_are_not_mixed(reader_of: ReaderOf, monkeypatch: pytest.MonkeyPatch) -> None:
     """No second thread begins while one is between two reads: the kernel would tear the first one's text."""
-    reader = reader_of(meminfo_text(), zoneinfo(256).text)
+    reader = reader_of(meminfo_text(MemTotal=1 << 34), zoneinfo(256).text)
     readers: list[threading.Thread] = []
     begun = threading.Event()
     second = threading.Thread(target=reader.read_exact)
@@ -313,7 +316,7 @@ EXTRA_FIGURES = {"available": "MemAvailable", "swap_taken": "SwapTotal - SwapFre
 
 
 def per_line(text: bytes, further: Iterable[str] = ()) -> Figures:
-    """Return the figures of a file, read in the plainest way. Raises KeyError if a field is missing."""
+    """Return the figures of a file, read plainly. Raises KeyError or ValueError if they cannot be."""
     kib = {}
     *lines, _ = text.decode().split("\n")
     for line in lines:
@@ -324,7 +327,11 @@ def per_line(text: bytes, further: Iterable[str] = ()) -> Figures:
     total = kib["MemTotal"] + kib["SwapTotal"]
     free = kib["MemFree"] + kib["SReclaimable"] + kib["SwapFree"]
     files = kib["Buffers"] + kib["Cached"] + kib["SwapCached"]
-    used = total - free - files + kib["Shmem"] + kib["Mlocked"]
+    if kib["MemFree"] > kib["MemTotal"] or kib["SwapFree"] > kib["SwapTotal"]:
+        raise ValueError
+    listed = kib["Shmem"] + kib["Active(file)"] + kib["Inactive(file)"]
+    locked = min(kib["Mlocked"], max(0, kib["Buffers"] + kib["Cached"] - listed))
+    used = min(total, max(0, total - free - files + kib["Shmem"] + locked))
     page_kib = PAGE_SIZE // 1024
     all_kib = {
         "available": lambda: kib["MemAvailable"],
@@ -332,7 +339,7 @@ def per_line(text: bytes, further: Iterable[str] = ()) -> Figures:
         "Zswap": lambda: kib["Zswap"],
     }
     more = [all_kib[name]() // page_kib for name in further]
-    values = (total // page_kib, max(0, used // page_kib), kib["Active"] // page_kib, *more)
+    values = (total // page_kib, used // page_kib, min(total, kib["Active"]) // page_kib, *more)
     return figures_with(tuple(further))._make(values)
 
 
@@ -348,7 +355,7 @@ def test_the_columns_give_what_the_lines_say(texts: list[bytes], select_extra_fi
                 os.pwrite(fd, text, 0)
                 try:
                     expected = per_line(text, further)
-                except KeyError:
+                except (KeyError, ValueError):
                     with pytest.raises(MemInfoError):
                         reader.read_plain()
                 else:
@@ -359,12 +366,13 @@ def test_the_columns_give_what_the_lines_say(texts: list[bytes], select_extra_fi
 
 def test_the_columns_are_kept(reader_of: ReaderOf, tmp_path: Path) -> None:
     """They are looked for anew when a value has outgrown its own, and only then."""
-    reader = reader_of(meminfo_text())
+    total = 24_999_999
+    reader = reader_of(meminfo_text(MemTotal=total))
     reader.read_plain()
     columns = reader._columns
-    (tmp_path / "meminfo").write_text(meminfo_text(MemFree=1, Active=2_500_000 - 1))
+    (tmp_path / "meminfo").write_text(meminfo_text(MemTotal=total, MemFree=1, Active=2_500_000 - 1))
     assert (reader.read_plain().active, reader._columns is columns) == (2_500_000 - 1, True)
-    (tmp_path / "meminfo").write_text(meminfo_text(Active=100_000_000))
+    (tmp_path / "meminfo").write_text(meminfo_text(MemTotal=200_000_000, Active=100_000_000))
     assert (reader.read_plain().active, reader._columns is columns) == (100_000_000, False)
 
 
@@ -377,8 +385,8 @@ def test_a_value_that_grows_where_the_next_line_shrinks(
     """It is not cut, though every label stands where it stood."""
     narrow, wide = 24_999_999, 25_000_000
     texts = (
-        meminfo_text(**{field: narrow, next_line: wide}),
-        meminfo_text(**{field: wide, next_line: narrow}),
+        meminfo_text(**{"MemTotal": 1 << 30, field: narrow, next_line: wide}),
+        meminfo_text(**{"MemTotal": 1 << 30, field: wide, next_line: narrow}),
     )
     reader = reader_of(texts[0])
     for text in texts:
