@@ -47,6 +47,7 @@ class Device:
         self._table = table
         self._batch = batch
         self._sampler = sampler
+        self._names = sampler.names
         self.poll_acknowledges = poll_acknowledges
         """Whether a poll that reports an event clears it; may be changed between two requests."""
         self._sample: Sample | None = None
@@ -76,8 +77,8 @@ class Device:
     def write(self, fh: int, text: bytes) -> int:
         """Acknowledge, replace the observer's thresholds and return the number of bytes, all of them."""
         try:
-            sample = self._sampler.cached() or self._sampler.refresh()
-            self._table.subscribe(fh, parse(text, sample.figures._fields), sample)
+            levels = parse(text, self._names)
+            self._table.subscribe(fh, levels, self._sampler.cached() or self._sampler.refresh())
         except ValueError as error:
             log.debug("EINVAL: %s", error, extra=LIMITED)
             raise OSError(errno.EINVAL, str(error)) from None

@@ -5,12 +5,8 @@ import heapq
 import math
 from array import array
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 from memnotify.abi.thresholds import Level
-
-if TYPE_CHECKING:
-    from memnotify.abi.figures import Figures
 
 NO_HANDLE = 0
 """No poll handle is stored: no client is waiting, or it was notified and has not polled again."""
@@ -42,17 +38,15 @@ class Observer:
     """One open file: its thresholds, whether an event is pending, and the handle to notify it by.
 
     ``damped`` is true if a read may bind: a threshold may be armed at a level other than its own.
-    ``told`` are the figures of the last read between an event and the arming that follows it.
     """
 
-    __slots__ = ("batch", "damped", "handle", "pending", "thresholds", "told")
+    __slots__ = ("batch", "damped", "handle", "pending", "thresholds")
 
     def __init__(self, batch: HandleBatch) -> None:
         self.batch = batch
         self.handle = NO_HANDLE
         self.pending = False
         self.damped = False
-        self.told: Figures | None = None
         self.thresholds: tuple[Threshold, ...] = ()
 
 

@@ -7,7 +7,7 @@ import os
 import select
 import time
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from threading import Lock
 from typing import NamedTuple, Protocol
 
@@ -129,6 +129,11 @@ class Sampler:
         self._counter_fired = False
         self._fresh = False
         table.on_thresholds_changed = self.thresholds_changed
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The names of the figures, in the order of the line."""
+        return self._reader.names
 
     def cached(self) -> Sample | None:
         """Return the newest sample if it is exact and at most ``update_period`` old, else None."""

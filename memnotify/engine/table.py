@@ -154,7 +154,6 @@ class ObserverTable:
             observer.pending = False
             if observer.damped:
                 observer.damped = False
-                observer.told = sample.figures
                 for threshold in observer.thresholds:
                     bound |= self._bind(threshold, sample.figures[threshold.index.figure])
         if bound:
@@ -220,12 +219,10 @@ class ObserverTable:
     def advance(self, sample: Sample, granularity_pages: int) -> tuple[HandleBatch, ...]:
         """Set the event of each observer that crosses, and return the batches with the handles to notify.
 
-        From now on events are damped by the granularity.
-
-        A sample must be newer than the one before; ``rearm`` must follow, and no threshold fires a second
-        time before. An observer whose event is pending already is not among the handles: it was notified
-        before. Nothing is allocated for each threshold or observer, so that the clients are woken even if
-        there is no memory left.
+        From now on events are damped by the granularity. A sample must be newer than the one before;
+        ``rearm`` must follow, and no threshold fires a second time before. An observer whose event is pending
+        already is not among the handles: it was notified before. Nothing is allocated for each threshold or
+        observer, so that the clients are woken even if there is no memory left.
         """
         with self._lock:
             self._keep(sample)
@@ -239,7 +236,6 @@ class ObserverTable:
                         threshold.fired_before, self._fired = self._fired, threshold
                         self.event_s = sample.taken_s
                         observer = threshold.observer
-                        observer.damped, observer.told = True, None
                         if not observer.pending:
                             observer.pending = True
                             if observer.handle != NO_HANDLE:
@@ -258,14 +254,11 @@ class ObserverTable:
         with self._lock:
             threshold, self._fired = self._fired, None
             while threshold is not None:
-                observer = threshold.observer
-                if threshold in observer.thresholds:
+                if threshold in threshold.observer.thresholds:
                     # It cannot fire at once again: the level down is at most the value, the level up above.
                     figure = threshold.index.figure
                     threshold.value = sample.figures[figure]
                     self._arm(threshold, (self._down if threshold.index.sign > 0 else self._up)[figure])
-                    if observer.told is not None:
-                        self._bind(threshold, observer.told[figure])
                 # Otherwise each threshold would keep all that fired before it alive.
                 threshold.fired_before, threshold = None, threshold.fired_before
             return self._distances(sample, pcp_limit_pages)
@@ -286,8 +279,7 @@ class ObserverTable:
         """Arm a threshold for the way back if a client was told a value behind it and before its level."""
         index = threshold.index
         if threshold.key == NOT_ARMED:
-            # Its event comes first; rearm binds.
-            threshold.observer.damped = True
+            # It has just fired at these very figures: readings count one after the other.
             return False
         above = value >= threshold.pages
         if above != (index.sign > 0) or index.sign * value >= threshold.key:

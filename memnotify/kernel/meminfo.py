@@ -140,6 +140,8 @@ class MemInfoReader:
             for terms in made_of.values()
         ]
         self._figures = figures_with(tuple(made_of))
+        self.names = self._figures._fields
+        """The names of the figures, in the order of the line."""
         no_kernels = b"".join(b"%s:0 kB\n" % field for field in self._fields)
         self._columns = _Columns(no_kernels, self._fields)
         self._exact = Lock()

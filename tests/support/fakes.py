@@ -46,6 +46,7 @@ class FakeReader(MemInfoReader):
         """Open no files, so do without MemInfoReader's own. Extra figures are 0."""
         self.pcp_is_free = pcp_is_free
         self.figures: Figures = figures_with(further)(total, used, active, *(0 for _ in further))
+        self.names = self.figures._fields
         self.pcp_pages = 0
         self.pcp_limit_pages = total
         self.plain_reads = 0

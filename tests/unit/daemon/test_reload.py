@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 from support.bench import sampling
 
-from memnotify.abi.figures import PAGE_SIZE
+from memnotify.abi.figures import NAMES, PAGE_SIZE
 from memnotify.config.settings import ConfigError, Settings
 from memnotify.daemon.reload import ConfigReloader
 from memnotify.engine.device import Device
@@ -24,6 +24,7 @@ FIXED = "name, socket, pcp_is_free, count_pages"
 class SamplerParameters(list[SamplingParameters]):
     """A sampler that only notes the parameters that it is given."""
 
+    names = NAMES
     set_parameters = list[SamplingParameters].append
 
 

@@ -142,30 +142,6 @@ def test_a_read_that_crosses_notifies_the_others() -> None:
     assert one.bench.notified == [77]
 
 
-def test_a_read_between_an_event_and_its_arming_binds() -> None:
-    """The figures may come back while the sampler still notifies; the client that reads then is bound."""
-    told: list[int] = []
-
-    def notify(*_: object) -> None:
-        # Not through the device, whose reading waits for the sample that is under way.
-        latest = bench.table.latest._replace(figures=bench.table.latest.figures._replace(used=4990))
-        assert bench.table.acknowledge_read(fh, latest)
-        told.append(4990)
-
-    bench: Bench[FakeReader] = Bench(FakeReader(), notify=notify)
-    fh = bench.device.open()
-    bench.device.write(fh, b"used 5000")
-    bench.device.poll(fh, select.POLLIN, 5)
-    bench.clock.tick(1)
-    bench.reader.use(5000)
-    bench.sampler.sample()
-    assert told == [4990]
-    bench.clock.tick(1)
-    bench.reader.use(6000)
-    bench.sampler.sample()
-    assert bench.device.poll(fh, select.POLLIN, 0) & select.POLLIN
-
-
 @pytest.mark.parametrize("seed", range(WALKS))
 def test_no_client_is_wrong_by_more_than_the_damping(seed: int) -> None:
     """After any history, at the next sample, whatever it read and when, with a total that changes."""
