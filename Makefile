@@ -32,7 +32,7 @@ install-python:
 		{ echo "$(PYTHON) does not install below $(prefix): give prefix= another value" >&2; exit 1; }
 
 install-unit:
-	$(put) systemd/memnotify.service -t $(lib)/systemd/system
+	$(put) systemd/memnotify.service systemd/memnotify.socket -t $(lib)/systemd/system
 	sed -i 's|/usr/bin/memnotify|$(prefix)/bin/memnotify|' $(lib)/systemd/system/memnotify.service
 
 install-data:

@@ -7,11 +7,15 @@ import os
 import signal
 import sys
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 from memnotify import logs
 from memnotify.cli import add_command
 from memnotify.config import files
-from memnotify.config.settings import COMMAND_LINE, SETTINGS, ConfigError, Configuration, Given
+from memnotify.config.settings import COMMAND_LINE, SETTINGS, ConfigError, Configuration, Given, Settings
+
+if TYPE_CHECKING:
+    from memnotify.transports.unix_listener import Listener
 
 _DESCRIPTION = """\
 Serve the memnotify device until SIGTERM or SIGINT. On SIGHUP the daemon reads
@@ -28,7 +32,9 @@ and all else that needs root. Clients are served with that user's rights only.
 
 With --socket, programs that cannot open the device (in a sandbox, or services
 of systemd without CUSE) connect to an AF_UNIX stream socket instead: they
-write one threshold per line, and get a line of figures for each event.
+write one threshold per line, and get a line of figures for each event. A
+listening socket that the service manager passes (memnotify.socket) is used
+with or without --socket.
 """
 _EPILOG = """\
 exit codes: 0 asked to end; 1 the device cannot be served, or was lost; 2 invalid settings
@@ -117,12 +123,8 @@ def _serve(options: argparse.Namespace) -> int:
         return 2
     try:
         with ExitStack() as undo:
-            listener = None
-            if settings.socket:
-                # Imported here because a daemon without a socket does not need it in memory.
-                from memnotify.transports.unix_listener import Listener  # noqa: PLC0415
-
-                listener = Listener(settings.socket, int(settings.socket_mode, 8))
+            listener = _open_listener(settings)
+            if listener is not None:
                 undo.callback(listener.close)
                 log.info("clients may connect to %s too", listener.path)
             transport = select_transport(settings.transport, settings.name, settings.path or None)
@@ -133,6 +135,16 @@ def _serve(options: argparse.Namespace) -> int:
     except (TransportError, MemInfoError, PrivilegesError, OSError) as error:
         log.error("%s", error)  # noqa: TRY400 - the message says what to do
         return 1
+
+
+def _open_listener(settings: Settings) -> "Listener | None":
+    """Return the listener at --socket or on the socket that the service manager passed, or None."""
+    if not settings.socket and "LISTEN_PID" not in os.environ:
+        return None
+    # Imported here because a daemon without a socket does not need it in memory.
+    from memnotify.transports.unix_listener import open_listener  # noqa: PLC0415
+
+    return open_listener(settings.socket, int(settings.socket_mode, 8))
 
 
 def _texts(text: str) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ import logging
 import os
 import socket
 import stat
+from collections.abc import MutableMapping
 from functools import partial
 
 from memnotify.transports import Removal, TransportError
@@ -13,19 +14,26 @@ from memnotify.transports.paths import canonical_path, directory_locked, refuse_
 log = logging.getLogger(__name__)
 
 _BACKLOG = 1024
+# sd_listen_fds(3): the first descriptor (SD_LISTEN_FDS_START), and the variables that describe them.
+_PASSED_FD = 3
+_PASSED = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "LISTEN_PIDFDID")
 
 
 class Listener:
     """A listening stream socket at ``path``, with the permissions ``mode``.
 
-    The socket of a daemon that was killed is replaced. Raises TransportError.
+    The socket of a daemon that was killed is replaced. If ``passed`` is given, it is used as it is: its maker
+    has set its mode, and removes it. Raises TransportError.
     """
 
-    def __init__(self, path: str, mode: int = 0o666) -> None:
+    def __init__(self, path: str, mode: int = 0o666, passed: socket.socket | None = None) -> None:
+        self._made: os.stat_result | None = None
+        if passed is not None:
+            self.path, self.socket = path, passed
+            return
         self.path = canonical_path(path)
         refuse_untrusted_directory(self.path)
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._made: os.stat_result | None = None
         try:
             with directory_locked(self.path):
                 self._remove_dead()
@@ -81,3 +89,49 @@ class Listener:
             except OSError as error:
                 raise TransportError(f"{self.path} does not answer ({error.strerror})") from error
         raise TransportError(f"{self.path} is served by another process already; stop that one first")
+
+
+def open_listener(path: str, mode: int) -> Listener | None:
+    """Return a listener on the socket that the service manager passed, or else at ``path``, or None.
+
+    Raises TransportError if a passed socket cannot be used, or is at another path.
+    """
+    passed = take_passed_socket()
+    if passed is None:
+        return Listener(path, mode) if path else None
+    bound = passed.getsockname()
+    place = f"@{os.fsdecode(bound[1:])}" if isinstance(bound, bytes) else bound
+    if path and canonical_path(path) != canonical_path(place):
+        passed.close()
+        raise TransportError(
+            f"the service manager passed the socket {place}, but --socket is {path}: leave --socket out"
+        )
+    return Listener(place, passed=passed)
+
+
+def take_passed_socket(environment: MutableMapping[str, str] = os.environ) -> socket.socket | None:
+    """Return the listening socket that the service manager passed as sd_listen_fds(3) says, None without one.
+
+    It is closed on exec, and the variables are removed. Raises TransportError unless it is one listening
+    AF_UNIX stream socket.
+    """
+    given = {name: environment.pop(name) for name in _PASSED if name in environment}
+    if given.get("LISTEN_PID") != str(os.getpid()):
+        return None
+    if given.get("LISTEN_FDS") != "1":
+        raise TransportError(f"LISTEN_FDS is {given.get('LISTEN_FDS')}: exactly one socket may be passed")
+    try:
+        passed = socket.socket(fileno=_PASSED_FD)
+    except OSError as error:
+        raise TransportError(f"the passed descriptor {_PASSED_FD} is no socket: {error.strerror}") from error
+    if (
+        passed.family != socket.AF_UNIX
+        or passed.type != socket.SOCK_STREAM
+        or not passed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    ):
+        passed.close()
+        raise TransportError(
+            "the passed socket is not a listening AF_UNIX stream socket (ListenStream=/PATH)"
+        )
+    passed.set_inheritable(False)
+    return passed

@@ -1,37 +1,23 @@
 # SPDX-License-Identifier: MIT
 """``memnotify doctor`` with a served device, healthy or not."""
 
-import json
 import re
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 from support.daemon import QUICK, TRANSPORT, Daemon
+from support.doctor import findings
 from support.fake_memory import FakeMemory
 from support.waiting import eventually
 
-from memnotify.cli.doctor.checks import CHECKS, FAILED, NOT_APPLICABLE, OK, WARNING
-
-
-def _doctor(*arguments: str, name: str = "memnotify-test") -> tuple[int, dict[str, dict[str, str]]]:
-    """Return the exit code and the finding of each check."""
-    command = [sys.executable, "-m", "memnotify", "doctor", "--name", name, "--json", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.stderr == ""
-    result = json.loads(done.stdout)
-    assert result["healthy"] == (done.returncode == 0)
-    checks = {check["name"]: check for check in result["checks"]}
-    assert list(checks) == list(CHECKS)
-    return done.returncode, checks
+from memnotify.cli.doctor.checks import FAILED, NOT_APPLICABLE, OK, WARNING
 
 
 @pytest.mark.parametrize("arguments", [QUICK, ()])
 def test_a_served_device_is_healthy(arguments: tuple[str, ...]) -> None:
     with Daemon(*arguments) as daemon:
-        code, checks = _doctor("--timeout", "60")
+        code, checks = findings("--timeout", "60")
         assert code == 0, checks
         assert daemon.log.count("EINVAL") == 0
         for name in ("program", "fuse", "node", "daemon", "locked memory", "round trip"):
@@ -50,13 +36,13 @@ def test_a_served_device_is_healthy(arguments: tuple[str, ...]) -> None:
         assert "the daemon" in checks["pressure"]["found"]
         assert "the daemon" in checks["tracepoints"]["found"]
         # No observer of doctor remains.
-        assert _doctor("--timeout", "60")[0] == 0
+        assert findings("--timeout", "60")[0] == 0
         eventually(lambda: daemon.wakes_within(0.2).keys() <= {str(daemon.pid)}, "the daemon sleeps")
 
 
 def test_a_daemon_that_dropped_root() -> None:
     with Daemon("--user", "nobody") as daemon:
-        code, checks = _doctor("--timeout", "60")
+        code, checks = findings("--timeout", "60")
         assert code == 0, checks
         assert f"process {daemon.pid} serves it" in checks["daemon"]["found"]
         assert checks["privileges"] == {
@@ -68,7 +54,7 @@ def test_a_daemon_that_dropped_root() -> None:
 
 
 def test_without_a_daemon() -> None:
-    code, checks = _doctor(name="memnotify-none")
+    code, checks = findings(name="memnotify-none")
     assert code == 1
     for name in ("node", "daemon"):
         assert checks[name]["state"] == FAILED
@@ -76,12 +62,12 @@ def test_without_a_daemon() -> None:
     assert checks["round trip"]["state"] == NOT_APPLICABLE
 
 
-def test_a_stopped_daemon_does_not_hang_doctor() -> None:
+def test_a_stopped_daemon_does_not_hangfindings() -> None:
     with Daemon() as daemon:
         daemon.process.send_signal(signal.SIGSTOP)
         try:
             begin_s = time.monotonic()
-            code, checks = _doctor("--timeout", "1")
+            code, checks = findings("--timeout", "1")
             # Doctor waits for one answer; the rest is the start of Python, on a machine of any speed.
             assert time.monotonic() - begin_s < 30
         finally:
@@ -90,13 +76,13 @@ def test_a_stopped_daemon_does_not_hang_doctor() -> None:
         assert re.match("no answer to '(stat|open)' within 1 s", checks["round trip"]["found"])
         assert f"kill -CONT {daemon.pid}" in checks["round trip"]["advice"]
         assert checks["daemon"]["state"] == FAILED
-        assert _doctor("--timeout", "60")[0] == 0
+        assert findings("--timeout", "60")[0] == 0
 
 
 def test_a_daemon_that_samples_too_rarely() -> None:
     rarely = ("--update-period", "3600000", "--max-update-period", "3600000", "--no-count-pages")
     with Daemon(*rarely, "--min-update-period", "3600000"):
-        code, checks = _doctor("--timeout", "0.4")
+        code, checks = findings("--timeout", "0.4")
     assert code == 1
     assert checks["round trip"]["found"] == "wait for an event: no event within 0.4 s, although memory moved"
     assert "--timeout" in checks["round trip"]["advice"]
@@ -105,7 +91,7 @@ def test_a_daemon_that_samples_too_rarely() -> None:
 def test_figures_of_another_machine(tmp_path_factory: pytest.TempPathFactory) -> None:
     memory = FakeMemory(tmp_path_factory.mktemp("memory"))
     with Daemon(*memory.ARGUMENTS, program=memory.program):
-        code, checks = _doctor()
+        code, checks = findings()
     assert code == 1
     assert checks["round trip"]["found"].startswith("read: the figures (total 2500000 used 1250000")
     assert "container" in checks["round trip"]["advice"]

@@ -8,6 +8,7 @@ import select
 import signal
 import socket
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -112,6 +113,34 @@ def test_the_end_of_the_daemon(tmp_path: Path, memory: FakeMemory) -> None:
         assert client.recv(4096) == b""
         assert not path.exists()
         client.close()
+
+
+# Binds a socket and passes it to the program that it executes, as a service manager does.
+PASSING = """
+import os, socket, sys
+path, *program = sys.argv[1:]
+with socket.socket(socket.AF_UNIX) as listener:
+    listener.bind(path)
+    listener.listen()
+    os.dup2(listener.fileno(), 3)
+    os.set_inheritable(3, True)  # dup2 to itself does not
+    os.execve(program[0], program, os.environ | {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"})
+"""
+
+
+@pytest.mark.parametrize("option", [True, False])
+def test_a_socket_that_the_service_manager_passes(tmp_path: Path, memory: FakeMemory, option: bool) -> None:  # noqa: FBT001 - pytest gives it
+    """The daemon serves it with or without --socket, and leaves its file at the end."""
+    path = tmp_path / "socket"
+    arguments = (*QUICK, *FakeMemory.ARGUMENTS, *(("--socket", str(path)) if option else ()))
+    program = (sys.executable, "-c", PASSING, str(path), *memory.program)
+    with Daemon(*arguments, name=NAME, program=program) as daemon, connected(path) as client:
+        assert f"clients may connect to {path} too" in daemon.log
+        client.send(b"used 75%\nusd\n")
+        assert client.recv(4096).startswith(b"error ")
+        memory.use(90)
+        assert client.recv(4096) == b"total 2500000 used 2250000 active 250000\n"
+    assert path.is_socket()
 
 
 def test_the_socket_of_one_that_was_killed(tmp_path: Path, memory: FakeMemory) -> None:

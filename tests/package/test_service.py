@@ -38,14 +38,20 @@ until journalctl --unit=memnotify | grep 'changed: update_period'; do sleep 0.1;
 test "$(pid)" = "$before"
 memnotify doctor
 
+! systemctl is-enabled memnotify.socket
+systemctl enable memnotify.socket
+systemctl restart memnotify
+before=$(pid)
+
 apt install ./new.deb
-systemctl is-active memnotify
+systemctl is-active memnotify memnotify.socket
+user python3 -c 'import socket; socket.socket(socket.AF_UNIX).connect("/run/memnotify/socket")'
 test "$(pid)" != "$before"
 grep 'update_period = 500' /etc/memnotify/memnotify.toml
 mn_test
 
 dpkg --remove memnotify
-! systemctl is-active memnotify
+! systemctl is-active memnotify memnotify.socket
 test ! -e /dev/memnotify
 dpkg --purge memnotify
 test ! -e /etc/memnotify
