@@ -11,7 +11,10 @@ from pathlib import Path
 from cffi import FFI
 
 HERE = Path(__file__).resolve().parent
-REMEDY = "On Debian and Ubuntu: apt install gcc libc6-dev pkg-config libfuse3-dev python3-dev"
+REMEDY = (
+    "On Debian and Ubuntu: apt install gcc libc6-dev pkg-config libfuse3-dev python3-dev. "
+    "Without serve, nothing is compiled: MEMNOTIFY_PURE=1 pip install ."
+)
 
 
 def pkg_config(*question: str) -> list[str]:

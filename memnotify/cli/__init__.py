@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 COMMANDS = ("serve", "check-config", "read", "wait", "run", "watch", "env", "lowmem-bus", "doctor")
 """The names of the commands, in the order of --help."""
+EXTRA_MISSING = 4
+"""The exit code of a command that needs a module that is not installed."""
 
 _DESCRIPTION = """\
 A memory meter that programs can poll: /dev/memnotify in userspace.

@@ -13,8 +13,6 @@ from collections.abc import Sequence
 from memnotify.abi.thresholds import parse
 from memnotify.client import Figures, Memnotify, ThresholdError
 
-EXTRA_MISSING = 4
-"""The exit code of a command whose extra is not installed."""
 NOTHING_WATCHED = "nothing is watched: give a threshold, such as 'used 80%'"
 """The message for thresholds that can never be crossed."""
 

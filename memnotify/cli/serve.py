@@ -10,7 +10,8 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from memnotify import logs
-from memnotify.cli import add_command
+from memnotify.cli import EXTRA_MISSING, add_command
+from memnotify.cli.loading import obstacle
 from memnotify.config import files
 from memnotify.config.settings import COMMAND_LINE, SETTINGS, ConfigError, Configuration, Given, Settings
 
@@ -37,7 +38,8 @@ listening socket that the service manager passes (memnotify.socket) is used
 with or without --socket.
 """
 _EPILOG = """\
-exit codes: 0 asked to end; 1 the device cannot be served, or was lost; 2 invalid settings
+exit codes: 0 asked to end; 1 the device cannot be served, or was lost; 2 invalid settings;
+            4 the compiled module, cffi or libfuse3 is missing
 """
 
 
@@ -109,6 +111,10 @@ def _serve(options: argparse.Namespace) -> int:
             log.error("%s", problem)  # noqa: TRY400 - the user's mistake needs no traceback
         return 2
     logging.getLogger().setLevel(settings.log_level.upper())
+    missing = obstacle()
+    if missing:
+        log.error("%s; %s", *missing)
+        return EXTRA_MISSING
     # Imported here so that the other commands neither load libfuse nor need it.
     from memnotify import daemon  # noqa: PLC0415
     from memnotify.daemon.privileges import PrivilegesError, find_user  # noqa: PLC0415

@@ -79,6 +79,17 @@ def test_a_missing_build_tool_is_named_with_its_remedy(environment: dict[str, st
     assert "Traceback" not in done.stderr
 
 
+def test_the_pure_wheel_needs_no_compiler(tmp_path: Path) -> None:
+    """It has no compiled module, even though this tree has one."""
+    wheel = (sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path))
+    built = _run(*wheel, str(REPOSITORY), MEMNOTIFY_PURE="1", CC="no-such-compiler")
+    assert built.returncode == 0, built.stderr
+    (made,) = tmp_path.iterdir()
+    assert made.name.endswith("-py3-none-any.whl")
+    with zipfile.ZipFile(made) as archived:
+        assert [name for name in archived.namelist() if name.endswith(".so")] == []
+
+
 _DPKG_QUERY = """#!/bin/sh
 for word; do case $word in -*|*{*|$LACKING) ;; *) echo "$word installed" ;; esac; done
 """

@@ -5,7 +5,6 @@ import contextlib
 import errno
 import fnmatch
 import grp
-import importlib
 import os
 import pwd
 import re
@@ -15,6 +14,7 @@ from typing import NamedTuple
 
 from memnotify.cli.doctor.machine import UNIT, Machine, Node, option
 from memnotify.cli.doctor.probe import Attempt, Step, attempt, read_kib, round_trip
+from memnotify.cli.loading import obstacle
 from memnotify.config import files as config_files
 from memnotify.config.settings import ConfigError
 from memnotify.kernel.psi import PRESSURE_FILE, is_pressure
@@ -52,12 +52,9 @@ class Finding(NamedTuple):
 
 def program(_: Machine) -> Finding:
     """Check that the daemon can be loaded."""
-    try:
-        importlib.import_module("memnotify.transports")
-    except ImportError as error:
-        return Finding(
-            FAILED, f"the daemon cannot be loaded: {error}", "apt install libfuse3-3, or reinstall memnotify"
-        )
+    missing = obstacle()
+    if missing:
+        return Finding(FAILED, *missing)
     return Finding(OK, "the daemon can be loaded, and libfuse3 is there")
 
 

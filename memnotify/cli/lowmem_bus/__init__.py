@@ -3,8 +3,8 @@
 
 import argparse
 
-from memnotify.cli import add_command
-from memnotify.cli.common import EXTRA_MISSING, reap_orphans, report, seconds
+from memnotify.cli import EXTRA_MISSING, add_command
+from memnotify.cli.common import reap_orphans, report, seconds
 from memnotify.cli.lowmem_bus.levels import LEVELS, Limiter
 from memnotify.client import DEFAULT_PATH
 
@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
             raise
         report(
             "lowmem-bus",
-            "dbus-fast is not installed: apt install python3-dbus-fast, or pip install 'memnotify[dbus]'",
+            "dbus-fast is not installed: apt install python3-dbus-fast, or pip install dbus-fast",
         )
         return EXTRA_MISSING
     reap_orphans()

@@ -10,8 +10,8 @@ import time
 from collections.abc import Sequence
 from typing import Protocol, Self
 
-from memnotify.cli import add_command
-from memnotify.cli.common import EXTRA_MISSING, explain, human, reap_orphans, report, seconds, subscribed
+from memnotify.cli import EXTRA_MISSING, add_command
+from memnotify.cli.common import explain, human, reap_orphans, report, seconds, subscribed
 from memnotify.cli.watch.model import Note, Watch
 from memnotify.client import (
     DEFAULT_PATH,
@@ -75,8 +75,7 @@ def run(options: argparse.Namespace) -> int:
                 raise
             report(
                 "watch",
-                "rich is not installed: apt install python3-rich, or pip install 'memnotify[watch]',"
-                " or use --plain",
+                "rich is not installed: apt install python3-rich, or pip install rich, or use --plain",
             )
             return EXTRA_MISSING
         if view.can_draw():

@@ -225,6 +225,27 @@ def test_the_daemon_is_not_burdened_with_the_other_commands() -> None:
     assert not [name for name in imported if name.startswith(burdens)]
 
 
+@pytest.mark.parametrize(
+    ("missing", "message", "remedy"),
+    [
+        ("memnotify._shim", "the compiled module is not installed", "the wheel for this platform"),
+        ("_cffi_backend", "cffi is not installed", "pip install cffi"),
+        ("memnotify.transports", "the daemon cannot be loaded: ", "apt install fuse3"),
+    ],
+)
+def test_serve_where_it_cannot_be_loaded(missing: str, message: str, remedy: str) -> None:
+    """Exit code 4, and one line that says what is missing and how to get it."""
+    code = (
+        "import sys; from memnotify.cli import main; sys.modules[sys.argv[1]] = None;"
+        " sys.exit(main(['serve', '--config', '/dev/null']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, missing], capture_output=True, text=True, check=False)
+    assert done.returncode == 4
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"memnotify: ERROR: {message}")
+    assert remedy in line
+
+
 # read
 
 
@@ -668,7 +689,7 @@ def test_watch_without_its_library(
     capsys.readouterr()
     assert main(["watch", *nowhere]) == 4
     said = (
-        "memnotify watch: rich is not installed: apt install python3-rich, or pip install 'memnotify[watch]',"
+        "memnotify watch: rich is not installed: apt install python3-rich, or pip install rich,"
         " or use --plain\n"
     )
     assert capsys.readouterr() == ("", said)
@@ -699,6 +720,6 @@ def test_lowmem_bus_without_its_library(
     assert main(["lowmem-bus"]) == 4
     said = (
         "memnotify lowmem-bus: dbus-fast is not installed: apt install python3-dbus-fast,"
-        " or pip install 'memnotify[dbus]'\n"
+        " or pip install dbus-fast\n"
     )
     assert capsys.readouterr() == ("", said)

@@ -94,8 +94,8 @@ def report(machine: Machine, name: str, state: str) -> str:
 
 def test_program(machine: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "can be loaded" in report(machine, "program", OK)
-    monkeypatch.setitem(sys.modules, "memnotify.transports", None)
-    assert "apt install libfuse3" in report(machine, "program", FAILED)
+    monkeypatch.setitem(sys.modules, "memnotify.transports.session", None)
+    assert "apt install fuse3" in report(machine, "program", FAILED)
 
 
 def test_cuse_and_its_module(machine: Made) -> None:
