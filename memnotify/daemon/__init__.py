@@ -34,10 +34,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_STOP = frozenset({signal.SIGTERM, signal.SIGINT})
-# Under nohup(1) it stays ignored.
-_HANGUP = frozenset(() if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else {signal.SIGHUP})
-_SIGNALS = _STOP | _HANGUP
+
+def _not_ignored(*numbers: int) -> frozenset[int]:
+    """Return the signals that were not ignored at the start, by nohup(1) or as a shell's background job."""
+    return frozenset(number for number in numbers if signal.getsignal(number) != signal.SIG_IGN)
+
+
+_STOP = _not_ignored(signal.SIGTERM, signal.SIGINT)
+# Sent by a thread to the main thread; any other signal may be ignored.
+_FAILED = signal.SIGRTMIN
+_SIGNALS = _STOP | _not_ignored(signal.SIGHUP) | {_FAILED}
 
 
 def serve(
@@ -166,7 +172,7 @@ class Service:
     def fail(self) -> None:
         """Let ``run`` return False. Any thread."""
         self._failed = True
-        signal.pthread_kill(self._main, signal.SIGTERM)
+        signal.pthread_kill(self._main, _FAILED)
 
     def run(self, status: ServiceStatus, reloader: ConfigReloader) -> bool:
         """Act on signals and on what is due until one ends the daemon (True) or a thread fails (False)."""

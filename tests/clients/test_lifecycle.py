@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO
 
 import pytest
-from support.daemon import QUICK, TRANSPORT, Daemon, ready, start
+from support.daemon import PROGRAM, QUICK, TRANSPORT, Daemon, ready, start
 from support.memory import Hog, step_pages, used_pages
 from support.waiting import DEADLINE_S, eventually
 
@@ -28,6 +28,27 @@ def test_a_signal_ends_an_idle_daemon(number: int) -> None:
         assert daemon.end(number) == 0
         assert f"{signal.Signals(number).name}: ending" in daemon.log
         assert not os.path.lexists(daemon.path)
+
+
+@pytest.mark.parametrize("ignored", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_was_ignored_at_the_start_stays_ignored(ignored: signal.Signals) -> None:
+    """A shell's background job ignores SIGINT, and nohup(1) SIGHUP."""
+    with Daemon(program=_ignoring(ignored)) as daemon:
+        daemon.process.send_signal(ignored)
+        assert daemon.end(signal.SIGINT if ignored == signal.SIGTERM else signal.SIGTERM) == 0
+        assert ignored.name not in daemon.log
+
+
+def test_a_lost_device_ends_a_daemon_that_ignores_all_signals() -> None:
+    program = _ignoring(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    with Daemon(program=program, transport="fuse") as daemon:
+        subprocess.run(["umount", daemon.path], check=True)
+        assert daemon.process.wait(DEADLINE_S) == 1
+
+
+def _ignoring(*signals: signal.Signals) -> tuple[str, ...]:
+    names = ",".join(number.name.removeprefix("SIG") for number in signals)
+    return ("env", f"--ignore-signal={names}", *PROGRAM)
 
 
 def test_a_signal_ends_a_daemon_under_load() -> None:
