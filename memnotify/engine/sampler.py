@@ -148,14 +148,14 @@ class Sampler:
         While the figures cannot be read, return the last good ones for ``max_update_period``; after that
         raise MemInfoError, without a call of ``use``. What crosses with the sample is notified after ``use``.
         """
-        with self._sampling_lock:
+        # A reading that does not come back is a failed one: a request must not wait for it.
+        if not self._sampling_lock.acquire(timeout=self._parameters.update_period_s):
+            return self._reuse(use)
+        try:
             try:
                 sample = self._read_exact()
             except MemInfoError:
-                sample = self._last_good()
-                if use is not None:
-                    use(sample)
-                return sample
+                return self._reuse(use)
             crossings = self._table.event_s
             try:
                 if use is not None:
@@ -165,8 +165,17 @@ class Sampler:
                 # What was read counts, even if the observer has been closed meanwhile.
                 self._count(sample)
             crossed = self._table.event_s != crossings
+        finally:
+            self._sampling_lock.release()
         if crossed:
             self.thresholds_changed()
+        return sample
+
+    def _reuse(self, use: Callable[[Sample], object] | None) -> Sample:
+        """Return the last good figures, after ``use`` of them. Raises MemInfoError."""
+        sample = self._last_good()
+        if use is not None:
+            use(sample)
         return sample
 
     def thresholds_changed(self) -> None:
@@ -225,7 +234,7 @@ class Sampler:
         if good.taken_s < self._table.event_s:
             good = self._table.latest
         if self._clock() - good.taken_s > self._parameters.max_update_period_s:
-            raise MemInfoError(self._failure)
+            raise MemInfoError(self._failure or "the memory figures cannot be read: a reading hangs")
         return good
 
     def _arm_page_counters(self, distances: Distances, taken_s: float) -> float:
