@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <linux/perf_event.h>
+#include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -10,6 +11,7 @@
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/signalfd.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -33,6 +35,18 @@ int system_no_huge_pages(void)
 int system_timer_slack(unsigned long slack_ns)
 {
 	return prctl(PR_SET_TIMERSLACK, slack_ns) == 0 ? 0 : -errno;
+}
+
+int system_signal_fd(const int *signals, size_t count)
+{
+	sigset_t set;
+	int fd;
+
+	sigemptyset(&set);
+	for (size_t i = 0; i < count; i++)
+		sigaddset(&set, signals[i]);
+	fd = signalfd(-1, &set, SFD_CLOEXEC);
+	return fd >= 0 ? fd : -errno;
 }
 
 int system_limit_capabilities(uint64_t kept)

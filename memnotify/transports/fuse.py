@@ -37,6 +37,7 @@ class FuseTransport:
             raise TransportUnavailableError("/dev/fuse does not exist: load the module with 'modprobe fuse'")
         with directory_locked(self.path):
             _detach_dead(self.path)
+        self.changes = -1
         self._mount_point = -1
         self._ours = False
 
@@ -52,6 +53,8 @@ class FuseTransport:
             with directory_locked(self.path):
                 self._mount_point, self._ours = _claim(self.path)
                 session.attach(self.path)
+            # POLLPRI means a change in this mount namespace (fs/proc_namespace.c:mounts_poll).
+            self.changes = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
         except TransportError:
             session.close()
             raise
@@ -70,7 +73,7 @@ class FuseTransport:
     def verify(self) -> None:
         """Check the table of mounts for the mount; a stat would wait for this very process."""
         if FUSE_FILE not in mounts_at(self.path):
-            raise TransportError(f"nothing is mounted at {self.path}: was it unmounted at once?")
+            raise TransportError(f"{self.path} is gone: it was unmounted")
 
     def settled(self) -> bool:
         """Return True: the file has its mode from the beginning."""
@@ -83,6 +86,9 @@ class FuseTransport:
 
     def close(self) -> None:
         """Remove the mount point if the daemon made it, and a dead mount, which libfuse leaves."""
+        if self.changes >= 0:
+            os.close(self.changes)
+            self.changes = -1
         if self._mount_point >= 0:
             self._remove(self._mount_point)
             self._mount_point = -1

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The FUSE file: where it is mounted, who may use it, and what is left behind."""
 
+import errno
 import fcntl
 import os
 import shutil
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.daemon import AS_NOBODY, NOBODY, Daemon, start
+from support.daemon import AS_NOBODY, NOBODY, Daemon, start, status
 from support.require import unavailable
 from support.waiting import DEADLINE_S, eventually
 
@@ -152,13 +153,45 @@ def test_unmounting_from_outside_ends_the_daemon_with_an_error(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("user", [(), ("--user", "nobody")])
+def test_a_lazy_unmount_ends_the_daemon_though_a_client_has_the_file_open(
+    tmp_path: Path, user: tuple[str, ...]
+) -> None:
+    path = tmp_path / "device"
+    daemon = FileDaemon(path, *user)
+    fd = os.open(path, os.O_RDONLY)
+    subprocess.run(["umount", "-l", str(path)], check=True)
+    assert daemon.process.wait(DEADLINE_S) == 1
+    with pytest.raises(OSError, check=lambda error: error.errno == errno.ENOTCONN):
+        os.read(fd, 256)
+    os.close(fd)
+    assert daemon.end() == 1  # reads its log to the end
+    assert daemon.log.endswith(
+        f"{path} is gone: it was unmounted, or its connection was aborted (in sysfs)\n"
+    )
+    with FileDaemon(path):
+        assert _mounted(path) == 1
+
+
+def test_other_mounts_do_not_end_the_daemon(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    with FileDaemon(tmp_path / "device") as daemon:
+        main = Path(f"/proc/{daemon.pid}/task/{daemon.pid}/status")
+        before = status(main, "voluntary_ctxt_switches")
+        subprocess.run(["mount", "-t", "tmpfs", "test", str(elsewhere)], check=True)
+        subprocess.run(["umount", str(elsewhere)], check=True)
+        eventually(lambda: status(main, "voluntary_ctxt_switches") > before, "it looks")
+        assert daemon.end() == 0
+
+
 def test_an_administrator_may_change_mode_and_group(tmp_path: Path) -> None:
     path = tmp_path / "device"
     with FileDaemon(path):
         path.chmod(0o640)
         os.chown(path, 0, NOBODY.pw_gid)
-        status = path.stat()
-        assert (stat.S_IMODE(status.st_mode), status.st_gid) == (0o640, NOBODY.pw_gid)
+        now = path.stat()
+        assert (stat.S_IMODE(now.st_mode), now.st_gid) == (0o640, NOBODY.pw_gid)
         os.truncate(path, 0)
         os.utime(path)
 
