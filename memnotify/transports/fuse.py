@@ -10,7 +10,12 @@ from functools import partial
 
 from memnotify.kernel.mounts import FUSE_FILE, mounts_at
 from memnotify.transports import Removal, TransportError, TransportUnavailableError
-from memnotify.transports.paths import canonical_path, directory_locked, refuse_untrusted_directory
+from memnotify.transports.paths import (
+    belongs_to_root,
+    canonical_path,
+    directory_locked,
+    refuse_untrusted_directory,
+)
 from memnotify.transports.session import Operations, Session
 
 log = logging.getLogger(__name__)
@@ -154,7 +159,7 @@ def _claim(path: str) -> tuple[int, bool]:
             ours = _is_ours(status)
             if not ours and (not stat.S_ISREG(status.st_mode) or status.st_size):
                 raise TransportError(f"{path} exists and is not an empty regular file: choose another --path")
-            if os.geteuid() == 0 != status.st_uid:
+            if os.geteuid() == 0 and not belongs_to_root(status):
                 # Its owner could put a link in its place, even in a directory with the sticky bit.
                 raise TransportError(f"{path} does not belong to root: remove it, or choose another --path")
             fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)

@@ -3,9 +3,11 @@
 
 import errno
 import fcntl
+import itertools
 import os
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import tempfile
@@ -13,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.daemon import AS_NOBODY, NOBODY, Daemon, start, status
+from support.daemon import AS_NAMESPACE_ROOT, AS_NOBODY, NOBODY, Daemon, start, status
 from support.require import unavailable
 from support.waiting import DEADLINE_S, eventually
 
@@ -205,6 +207,15 @@ def public_directory() -> Iterator[Path]:
     shutil.rmtree(directory)
 
 
+@pytest.fixture
+def fuse_for_all() -> Iterator[None]:
+    """Let all users open /dev/fuse, as udev does."""
+    mode = stat.S_IMODE(os.stat("/dev/fuse").st_mode)
+    os.chmod("/dev/fuse", 0o666)
+    yield
+    os.chmod("/dev/fuse", mode)
+
+
 def _as_nobody(*command: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         command, user="nobody", group="nogroup", capture_output=True, text=True, check=False
@@ -259,26 +270,34 @@ def test_other_users_may_use_what_root_mounts(public_directory: Path) -> None:
         assert done.stdout.startswith("total ")
 
 
-def test_an_ordinary_user_serves_a_path_of_his_own(public_directory: Path) -> None:
+def test_root_of_a_user_namespace_serves_a_file_and_a_socket(
+    public_directory: Path, fuse_for_all: None
+) -> None:
+    """The real root, which owns /, is not mapped there: its uid is shown as the overflow uid."""
+    path, place = public_directory / "device", public_directory / "socket"
+    process = start("--path", str(path), "--socket", str(place), program=AS_NAMESPACE_ROOT)
+    assert process.stderr is not None
+    lines = list(itertools.takewhile(lambda line: "ready: " not in line, process.stderr))
+    assert process.poll() is None, lines
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(place))
+    process.terminate()
+    _, log = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0, log
+    assert list(public_directory.iterdir()) == []
+
+
+def test_an_ordinary_user_serves_a_path_of_their_own(public_directory: Path, fuse_for_all: None) -> None:
     if shutil.which("fusermount3") is None:
         unavailable("fusermount3 is not installed: apt install fuse3")
     path = public_directory / "device"
-    mode = stat.S_IMODE(os.stat("/dev/fuse").st_mode)
-    os.chmod("/dev/fuse", 0o666)  # as udev has it
-    try:
-        process = start("--path", str(path), program=AS_NOBODY)
-        assert process.stderr is not None
-        lines = []
-        for line in process.stderr:
-            lines.append(line)
-            if "ready: " in line:
-                break
-        assert f"ready: {path}" in "".join(lines), lines
-        done = _as_nobody("head", "-n", "1", str(path))
-        assert done.stdout.startswith("total "), done.stderr
-        process.terminate()
-        _, log = process.communicate(timeout=DEADLINE_S)
-        assert process.returncode == 0, log
-        assert list(public_directory.iterdir()) == []
-    finally:
-        os.chmod("/dev/fuse", mode)
+    process = start("--path", str(path), program=AS_NOBODY)
+    assert process.stderr is not None
+    lines = list(itertools.takewhile(lambda line: "ready: " not in line, process.stderr))
+    assert process.poll() is None, lines
+    done = _as_nobody("head", "-n", "1", str(path))
+    assert done.stdout.startswith("total "), done.stderr
+    process.terminate()
+    _, log = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0, log
+    assert list(public_directory.iterdir()) == []
