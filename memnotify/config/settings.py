@@ -164,7 +164,7 @@ _ROWS = (
     ),
     Setting(
         "user",
-        "the user that root becomes, for good, once the device is open",
+        "the user that root becomes, for good, once the device is open: a name, UID or UID:GID",
         "USER",
         default_means="none: stay root",
     ),
