@@ -5,9 +5,12 @@ import errno
 import fcntl
 import logging
 import os
+import re
 import stat
 from functools import partial
 
+from memnotify.abi.figures import EXTRA_FIGURES, NAMES
+from memnotify.abi.thresholds import WRITE_MAX, parse
 from memnotify.kernel.mounts import FUSE_FILE, mounts_at
 from memnotify.transports import Removal, TransportError, TransportUnavailableError
 from memnotify.transports.paths import (
@@ -157,7 +160,7 @@ def _claim(path: str) -> tuple[int, bool]:
         if os.path.lexists(path):
             status = os.lstat(path)
             ours = _is_ours(status)
-            if not ours and (not stat.S_ISREG(status.st_mode) or status.st_size):
+            if not stat.S_ISREG(status.st_mode) or not (ours or _holds_writes_only(path, status.st_size)):
                 raise TransportError(f"{path} exists and is not an empty regular file: choose another --path")
             if os.geteuid() == 0 and not belongs_to_root(status):
                 # Its owner could put a link in its place, even in a directory with the sticky bit.
@@ -173,15 +176,28 @@ def _claim(path: str) -> tuple[int, bool]:
         # If something was mounted in the meantime, the lock is on the mounted file.
         if _mount_id(fd) != _mount_id_of_directory(path):
             raise BlockingIOError
-        if ours:
-            # Root may have written to it while nothing was mounted.
-            os.ftruncate(fd, 0)
+        # A client may have written to it while nothing was mounted.
+        os.ftruncate(fd, 0)
     except BlockingIOError:
         os.close(fd)
         raise TransportError(
             f"{path} is taken by another process that is starting now; stop that one first"
         ) from None
     return fd, ours
+
+
+def _holds_writes_only(path: str, size_bytes: int) -> bool:
+    """Return True if the file is empty, or holds only what the device would have accepted as writes."""
+    if not 0 < size_bytes <= WRITE_MAX:
+        return size_bytes == 0
+    with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), "rb") as file:
+        content = file.read()
+    try:
+        for write in re.split(rb"[\n\0]", content):
+            parse(write, (*NAMES, *EXTRA_FIGURES))
+    except ValueError:
+        return False
+    return True
 
 
 def _is_ours(status: os.stat_result) -> bool:

@@ -61,6 +61,24 @@ def test_an_empty_file_that_was_there_stays(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        "used 80%",
+        "used 80%\nused 90% active 5000\n",
+        "used 80%\0used 0\0",
+        "swap_taken 1M",
+        "used 80%\n" * 455,
+    ],
+)
+def test_what_clients_wrote_to_a_file_that_was_there_is_removed(tmp_path: Path, written: str) -> None:
+    path = tmp_path / "device"
+    path.write_text(written)
+    with FileDaemon(path):
+        assert _mounted(path)
+    assert path.read_bytes() == b""
+
+
 def test_the_mount_of_a_killed_daemon_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "device"
     FileDaemon(path).killed()
@@ -109,6 +127,10 @@ def test_a_stopped_daemon_keeps_nobody_from_giving_up(tmp_path: Path) -> None:
 
 
 def test_what_is_no_mount_point_is_refused_and_untouched(tmp_path: Path) -> None:
+    long = tmp_path / "long"
+    long.write_text("used 80%\n" * 456)
+    assert "is not an empty regular file" in _refused("--path", str(long))
+    assert long.stat().st_size == 456 * 9
     text = tmp_path / "text"
     text.write_text("do not lose me")
     assert "is not an empty regular file" in _refused("--path", str(text))
