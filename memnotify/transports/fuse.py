@@ -11,11 +11,10 @@ from functools import partial
 
 from memnotify.abi.figures import EXTRA_FIGURES, NAMES
 from memnotify.abi.thresholds import WRITE_MAX, parse
-from memnotify.kernel.mounts import FUSE_FILE, mounts_at
+from memnotify.kernel.mounts import FUSE_FILE, canonical_path, mounts_at
 from memnotify.transports import Removal, TransportError, TransportUnavailableError
 from memnotify.transports.paths import (
     belongs_to_root,
-    canonical_path,
     directory_locked,
     refuse_untrusted_directory,
 )

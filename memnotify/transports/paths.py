@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Paths of devices and sockets: their canonical form, and the directories that hold them."""
+"""The directories that hold devices and sockets: which are trusted, and their lock."""
 
 import fcntl
 import logging
@@ -16,12 +16,6 @@ log = logging.getLogger(__name__)
 # Any process that may read a directory may lock it for as long as it likes; a daemon needs some ms.
 _LOCK_S = 3.0
 _LOCK_RETRY_S = 0.02
-
-
-def canonical_path(path: str) -> str:
-    """Return ``path`` as an absolute path without links in its directory; its last part may be a link."""
-    directory, name = os.path.split(os.path.abspath(path))
-    return os.path.join(os.path.realpath(directory), name)
 
 
 @contextmanager
