@@ -23,7 +23,7 @@
 
 int system_lock_memory(void)
 {
-	/* On fault: or all that is mapped and never used would be taken at once, 90 MB of stacks, libraries and heaps. */
+	/* On fault; otherwise all that is mapped would be populated at once: 90 MB of stacks, libraries and heaps. */
 	return mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) == 0 ? 0 : -errno;
 }
 
@@ -51,7 +51,7 @@ int system_signal_fd(const int *signals, size_t count)
 
 int system_limit_capabilities(uint64_t kept)
 {
-	/* The kernel knows of no more from the first one on of which it says so. */
+	/* Capabilities are numbered without gaps; the read fails for the first number that the kernel does not know. */
 	for (int capability = 0; prctl(PR_CAPBSET_READ, capability) >= 0; capability++) {
 		if (kept >> capability & 1 || prctl(PR_CAPBSET_READ, capability) == 0)
 			continue;
@@ -103,8 +103,8 @@ struct counter {
 	void *ring;
 };
 
-/* A header page and the smallest ring. Mapped for reading alone it never fills up: the kernel writes over what
- * nobody reads (kernel/events/core.c:perf_mmap, ring_buffer.c:__perf_output_begin). Without one poll() never ends. */
+/* A header page and the smallest ring. If it is mapped read-only, the kernel overwrites what was not read, so it
+ * never fills (kernel/events/core.c:perf_mmap, ring_buffer.c:__perf_output_begin). Without a ring, poll() never ends. */
 static size_t ring_size(void)
 {
 	return 2 * (size_t)sysconf(_SC_PAGESIZE);

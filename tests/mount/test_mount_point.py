@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The FUSE file: where it is mounted, who may use it, and what is left behind."""
+"""The FUSE file: where it is mounted, which users may use it, and what is left behind."""
 
 import errno
 import fcntl
@@ -101,7 +101,7 @@ def test_what_root_wrote_to_a_bare_mount_point_stops_nothing(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_odd_mounts_elsewhere_and_odd_names_do_no_harm(tmp_path: Path) -> None:
+def test_odd_mounts_elsewhere_and_odd_names_are_accepted(tmp_path: Path) -> None:
     odd = os.fsencode(tmp_path) + b"/carriage\rreturn \xff"
     os.mkdir(odd)
     subprocess.run(["mount", "-t", "tmpfs", "test", odd], check=True)
@@ -112,7 +112,7 @@ def test_odd_mounts_elsewhere_and_odd_names_do_no_harm(tmp_path: Path) -> None:
         subprocess.run(["umount", odd], check=True)
 
 
-def test_a_stopped_daemon_keeps_nobody_from_giving_up(tmp_path: Path) -> None:
+def test_a_daemon_that_waits_for_a_stopped_one_can_be_ended(tmp_path: Path) -> None:
     path = tmp_path / "device"
     with FileDaemon(path) as first:
         first.process.send_signal(signal.SIGSTOP)
@@ -153,7 +153,7 @@ def test_another_file_system_at_the_path_is_refused(tmp_path: Path) -> None:
         subprocess.run(["umount", str(path)], check=True)
 
 
-def test_a_mount_out_of_sight_keeps_nobody_from_serving(tmp_path: Path) -> None:
+def test_a_hidden_mount_does_not_prevent_serving(tmp_path: Path) -> None:
     path = tmp_path / "directory/device"
     path.parent.mkdir()
     with FileDaemon(path):
@@ -272,8 +272,8 @@ def test_root_mounts_on_no_file_of_others(public_directory: Path) -> None:
         pass
 
 
-def test_who_locks_the_directory_keeps_nobody_from_serving(tmp_path: Path) -> None:
-    """All who may read it can do so, for as long as they like."""
+def test_a_locked_directory_does_not_prevent_serving(tmp_path: Path) -> None:
+    """Any user that may read a directory can lock it, for any time."""
     directory = os.open(tmp_path, os.O_RDONLY)
     fcntl.flock(directory, fcntl.LOCK_EX)
     with FileDaemon(tmp_path / "device") as daemon:
