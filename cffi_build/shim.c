@@ -470,10 +470,10 @@ void shim_free_handles(const uint64_t *handles, size_t count)
 		fuse_pollhandle_destroy((struct fuse_pollhandle *)(uintptr_t)handles[i]);
 }
 
-void shim_destroy(struct shim *shim)
+void shim_destroy(struct shim *shim, int unmount)
 {
-	/* Another user has no right to; fusermount3's complaint would be the last line on stderr. */
-	if (geteuid() == shim->owner)
+	/* Another user may not unmount; fusermount3's complaint would be the last line on stderr. */
+	if (unmount && geteuid() == shim->owner)
 		fuse_session_unmount(shim->fuse);
 	fuse_session_destroy(shim->fuse);
 	free(shim->request.mem);

@@ -32,6 +32,6 @@ void shim_interrupt(struct shim *shim);
 void shim_notify(const uint64_t *handles, size_t count);
 void shim_free_handles(const uint64_t *handles, size_t count);
 
-/* Unmount, if this connection mounted and the process is still the same user; close the descriptor and free
-   everything. All handles must be freed before. */
-void shim_destroy(struct shim *shim);
+/* Close the descriptor and free everything. If `unmount`, and this connection mounted, and the process is still the
+   same user, unmount before. All handles must be freed before. */
+void shim_destroy(struct shim *shim, int unmount);

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <linux/perf_event.h>
+#include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -10,6 +11,7 @@
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/signalfd.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -21,7 +23,7 @@
 
 int system_lock_memory(void)
 {
-	/* On fault: or all that is mapped and never used would be taken at once, 90 MB of stacks, libraries and heaps. */
+	/* On fault; otherwise all that is mapped would be populated at once: 90 MB of stacks, libraries and heaps. */
 	return mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) == 0 ? 0 : -errno;
 }
 
@@ -35,9 +37,21 @@ int system_timer_slack(unsigned long slack_ns)
 	return prctl(PR_SET_TIMERSLACK, slack_ns) == 0 ? 0 : -errno;
 }
 
+int system_signal_fd(const int *signals, size_t count)
+{
+	sigset_t set;
+	int fd;
+
+	sigemptyset(&set);
+	for (size_t i = 0; i < count; i++)
+		sigaddset(&set, signals[i]);
+	fd = signalfd(-1, &set, SFD_CLOEXEC);
+	return fd >= 0 ? fd : -errno;
+}
+
 int system_limit_capabilities(uint64_t kept)
 {
-	/* The kernel knows of no more from the first one on of which it says so. */
+	/* Capabilities are numbered without gaps; the read fails for the first number that the kernel does not know. */
 	for (int capability = 0; prctl(PR_CAPBSET_READ, capability) >= 0; capability++) {
 		if (kept >> capability & 1 || prctl(PR_CAPBSET_READ, capability) == 0)
 			continue;
@@ -89,8 +103,8 @@ struct counter {
 	void *ring;
 };
 
-/* A header page and the smallest ring. Mapped for reading alone it never fills up: the kernel writes over what
- * nobody reads (kernel/events/core.c:perf_mmap, ring_buffer.c:__perf_output_begin). Without one poll() never ends. */
+/* A header page and the smallest ring. If it is mapped read-only, the kernel overwrites what was not read, so it
+ * never fills (kernel/events/core.c:perf_mmap, ring_buffer.c:__perf_output_begin). Without a ring, poll() never ends. */
 static size_t ring_size(void)
 {
 	return 2 * (size_t)sysconf(_SC_PAGESIZE);

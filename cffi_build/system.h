@@ -11,16 +11,19 @@ int system_no_huge_pages(void);
    0 or a negative errno. */
 int system_timer_slack(unsigned long slack_ns);
 
-/* Let nobody in this thread, or what it starts, ever have another capability than those in `kept`, bits
-   (1 << capability); what it has already it keeps. 0 or a negative errno. */
+/* Limit the capabilities that this thread, and what it starts, can ever gain to those in `kept`, bits
+   (1 << capability); it keeps those that it has. 0 or a negative errno. */
 int system_limit_capabilities(uint64_t kept);
 
-/* Give up all of this thread's capabilities but those in `kept`. 0 or a negative errno. */
+/* Give up this thread's capabilities except those in `kept`. 0 or a negative errno. */
 int system_keep_capabilities(uint64_t kept);
 
 /* Let no program that is executed from now on give this thread privileges, by its mode or otherwise;
    0 or a negative errno. */
 int system_no_new_privileges(void);
+
+/* A descriptor that polls POLLIN while one of the signals, which must be blocked, is pending; or a negative errno. */
+int system_signal_fd(const int *signals, size_t count);
 
 /* A descriptor of the root of tracefs, mounted nowhere; or a negative errno. */
 int system_tracefs(void);

@@ -153,7 +153,13 @@ _ROWS = (
         pattern=r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}",
         rule="contain only letters, digits, '_', '.' and '-', at most 64, and not begin with '.' or '-'",
     ),
-    Setting("path", "where to mount the FUSE file", "PATH", default_means="/dev/NAME"),
+    Setting(
+        "path",
+        "where to mount the FUSE file; outside /dev, programs that read whole directory trees, such as"
+        " 'grep -r', do not end when they reach it",
+        "PATH",
+        default_means="/dev/NAME",
+    ),
     Setting("socket", "serve on an AF_UNIX stream socket too", "PATH", default_means="none"),
     Setting(
         "socket_mode",
@@ -164,7 +170,7 @@ _ROWS = (
     ),
     Setting(
         "user",
-        "the user that root becomes, for good, once the device is open",
+        "the user that root becomes, for good, once the device is open: a name, UID or UID:GID",
         "USER",
         default_means="none: stay root",
     ),

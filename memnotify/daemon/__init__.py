@@ -5,6 +5,7 @@ import gc
 import logging
 import math
 import os
+import select
 import signal
 import threading
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from memnotify.engine.table import ObserverTable
 from memnotify.kernel.meminfo import MemInfoReader
 from memnotify.kernel.page_counters import open_page_counters
 from memnotify.kernel.psi import open_trigger
-from memnotify.kernel.syscalls import avoid_huge_pages, lock_memory, raise_fd_limit
+from memnotify.kernel.syscalls import avoid_huge_pages, lock_memory, raise_fd_limit, signal_fd
 from memnotify.transports import Transport, TransportError
 from memnotify.transports.session import Session
 from memnotify.worker import Worker
@@ -164,10 +165,15 @@ class Service:
         self.worker = Worker("session", self._turn, session.interrupt)
         self.what = f"{transport.path}, a {transport.kind}"
         self._session = session
-        self._path = transport.path
+        self._transport = transport
+        self._poll = select.poll()
+        self._poll.register(signal_fd(_SIGNALS), select.POLLIN)
+        if transport.changes >= 0:
+            self._poll.register(transport.changes, select.POLLPRI)
         self._terminal = _has_terminal()
         self._main = threading.get_ident()
         self._failed = False
+        self._lost = False
 
     def fail(self) -> None:
         """Let ``run`` return False. Any thread."""
@@ -186,8 +192,13 @@ class Service:
     def _run(self, status: ServiceStatus, reloader: ConfigReloader) -> bool:
         status.do_due()
         while True:
-            caught = _wait_for_signal(status.due_in_s)
-            if self._failed:
+            caught = self._wait(status.due_in_s)
+            if self._lost:
+                log.error(
+                    "%s is gone: it was unmounted, or its connection was aborted (in sysfs)",
+                    self._transport.path,
+                )
+            if self._lost or self._failed:
                 return False
             if caught in _STOP or (caught == signal.SIGHUP and self._terminal and not _has_terminal()):
                 log.info("%s: ending", signal.Signals(caught).name)
@@ -196,20 +207,34 @@ class Service:
                 status.reload(reloader.reload)
             status.do_due()
 
+    def _wait(self, timeout_s: float) -> int:
+        """Return the next signal; 0 after ``timeout_s``, or if the device may be lost."""
+        timeout_ms = None if math.isinf(timeout_s) else math.ceil(timeout_s * 1000)
+        for fd, _ in self._poll.poll(timeout_ms):
+            if fd == self._transport.changes:
+                self._check_transport()
+        caught = signal.sigtimedwait(_SIGNALS, 0)
+        return caught.si_signo if caught else 0
+
+    def _check_transport(self) -> None:
+        """Find out whether clients can still reach the device.
+
+        With a client's file open, a lazy unmount (umount -l) leaves the connection as it was.
+        """
+        try:
+            self._transport.verify()
+        except TransportError:
+            self._lost = True
+            self._session.unmounts = False
+        except OSError as error:
+            log.warning("cannot check whether %s is still there: %s", self._transport.path, error.strerror)
+
     def _turn(self) -> bool:
         if self._session.serve():
             return True
-        log.error("%s is gone: the connection was ended from outside (umount, or abort in sysfs)", self._path)
+        self._lost = True
         self.fail()
         return False
-
-
-def _wait_for_signal(timeout_s: float) -> int:
-    """Return the next signal that is for the daemon, or 0 after ``timeout_s``."""
-    if math.isinf(timeout_s):
-        return signal.sigwaitinfo(_SIGNALS).si_signo
-    caught = signal.sigtimedwait(_SIGNALS, timeout_s)
-    return caught.si_signo if caught else 0
 
 
 def _has_terminal() -> bool:

@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 from collections.abc import Collection
+from contextlib import suppress
 from typing import NoReturn
 
 from memnotify.daemon.privileges import limit_future_capabilities
@@ -19,8 +20,6 @@ from memnotify.transports import Removal
 
 log = logging.getLogger(__name__)
 
-# Above every descriptor (fs.nr_open).
-_FDS = 1 << 30
 # To unmount, and to remove files from directories of any user.
 _TO_REMOVE = 1 << CAP_SYS_ADMIN | 1 << CAP_DAC_OVERRIDE
 
@@ -55,19 +54,28 @@ class CleanupProcess:
             )
 
 
+def close_all_except(kept: Collection[int]) -> None:
+    """Close every other descriptor that is open.
+
+    Without close_range(2) (before Linux 5.9, or by a seccomp filter), os.closerange would try each number.
+    """
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        if fd not in kept:
+            with suppress(OSError):  # one was that of the list
+                os.close(fd)
+
+
 def _remove_at(end: int, removals: Collection[Removal]) -> NoReturn:
     """Run as the cleanup process."""
     status = 1
     try:
-        keep = sorted({0, 1, 2, end}.union(*(removal.fds for removal in removals)))
-        # Above all the connection's descriptor: as long as a copy is open, clients wait for an answer.
-        for fd, following in zip(keep, [*keep[1:], _FDS], strict=True):
-            os.closerange(fd + 1, following)
         # A service may have been given less, and root needs none in its own directories.
         capabilities = _TO_REMOVE & int(process_status()["CapPrm"], 16)
         limit_future_capabilities(capabilities)
         keep_capabilities(capabilities)
         forbid_new_privileges()
+        # Above all the connection's descriptor: as long as a copy is open, clients wait for an answer.
+        close_all_except({0, 1, 2, end}.union(*(removal.fds for removal in removals)))
         with open("/proc/self/comm", "w", encoding="utf-8") as name:
             name.write("memnotify-rm")  # beside the daemon's own in ps
         os.read(end, 1)

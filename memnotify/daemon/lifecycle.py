@@ -93,7 +93,7 @@ class ServiceStatus:
         if not self._settled():
             if waited_s < SETTLE_MAX_S:
                 return
-            log.warning("udev has not answered for %g s: who may open the device is uncertain", SETTLE_MAX_S)
+            log.warning("udev has not answered for %g s: the mode of the device is uncertain", SETTLE_MAX_S)
         self._ready = True
         log.info("ready: %s", self._what)
         log.debug("waited for udev for %.3f s", waited_s)

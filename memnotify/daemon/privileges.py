@@ -4,6 +4,7 @@
 import logging
 import os
 import pwd
+import re
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -16,6 +17,8 @@ from memnotify.kernel.syscalls import (
 
 log = logging.getLogger(__name__)
 
+# setresuid(2) and setresgid(2) take it as "leave unchanged".
+_NO_ID = 2**32 - 1
 _SETS = ("CapInh", "CapPrm", "CapEff", "CapAmb")
 
 
@@ -31,24 +34,41 @@ class User(NamedTuple):
     gid: int
 
 
-def find_user(name: str) -> User | None:
-    """Return the user ``name``, or None if this process has that user already. Raises PrivilegesError."""
-    try:
-        entry = pwd.getpwnam(name)
-    except KeyError:
-        raise PrivilegesError(
-            f"there is no user {name!r}: create it (systemd-sysusers, or useradd --system {name}),"
-            " or choose another --user"
-        ) from None
-    if entry.pw_uid == os.geteuid():
-        if entry.pw_uid == 0:
-            raise PrivilegesError(f"--user {name} is root itself: choose one without rights, or leave it out")
+def find_user(text: str) -> User | None:
+    """Return the user that a name, UID or UID:GID means, or None if this process has that user already.
+
+    Raises PrivilegesError.
+    """
+    user = _look_up(text)
+    if user.uid == os.geteuid():
+        if user.uid == 0:
+            raise PrivilegesError(f"--user {text} is root itself: choose one without rights, or leave it out")
         return None
     if os.geteuid() != 0:
         raise PrivilegesError(
-            f"only root can become user {name}: start as root or as {name}, or leave --user out"
+            f"only root can become user {text}: start as root or as {text}, or leave --user out"
         )
-    return User(name, entry.pw_uid, entry.pw_gid)
+    return user
+
+
+def _look_up(text: str) -> User:
+    numbers = re.fullmatch("([0-9]{1,10})(?::([0-9]{1,10}))?", text)
+    if numbers is None:
+        try:
+            entry = pwd.getpwnam(text)
+        except KeyError:
+            raise PrivilegesError(
+                f"there is no user {text!r}: create it (systemd-sysusers, or useradd --system {text}),"
+                " or choose another --user"
+            ) from None
+        return User(text, entry.pw_uid, entry.pw_gid)
+    uid, gid = int(numbers[1]), int(numbers[2] or 0)
+    if max(uid, gid) >= _NO_ID:
+        raise PrivilegesError(f"--user {text}: a number must be less than {_NO_ID}")
+    try:
+        return User(text, uid, gid if numbers[2] else pwd.getpwuid(uid).pw_gid)
+    except KeyError:
+        raise PrivilegesError(f"user {text} has no entry that gives its group: give --user UID:GID") from None
 
 
 def become(user: User) -> None:

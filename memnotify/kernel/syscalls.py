@@ -3,6 +3,7 @@
 
 import os
 import resource
+from collections.abc import Collection
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -72,6 +73,14 @@ def set_timer_slack(slack_s: float) -> None:
     0 sets the thread's default back, as a rule 50 us (prctl(2), PR_SET_TIMERSLACK).
     """
     lib.system_timer_slack(round(slack_s * 1e9))
+
+
+def signal_fd(signals: Collection[int]) -> int:
+    """Return a descriptor that polls POLLIN while one of the signals, which must be blocked, is pending.
+
+    Raises OSError.
+    """
+    return _checked(lib.system_signal_fd(list(signals), len(signals)))
 
 
 def raise_fd_limit() -> None:

@@ -32,6 +32,8 @@ class Transport(Protocol):
     """Where clients open the device."""
     kind: str
     """What it is, in a word for the log."""
+    changes: int
+    """A descriptor that polls POLLPRI when ``verify`` may fail, from ``connect`` on; or -1."""
 
     def connect(self, operations: "Operations") -> "Session":
         """Return an attached session. Raises TransportError."""

@@ -26,6 +26,7 @@ class CuseTransport:
     """
 
     kind = "CUSE character device"
+    changes = -1
 
     def __init__(self, name: str) -> None:
         self.path = f"/dev/{name}"

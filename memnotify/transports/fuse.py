@@ -5,12 +5,19 @@ import errno
 import fcntl
 import logging
 import os
+import re
 import stat
 from functools import partial
 
-from memnotify.kernel.mounts import FUSE_FILE, mounts_at
+from memnotify.abi.figures import EXTRA_FIGURES, NAMES
+from memnotify.abi.thresholds import WRITE_MAX, parse
+from memnotify.kernel.mounts import FUSE_FILE, canonical_path, mounts_at
 from memnotify.transports import Removal, TransportError, TransportUnavailableError
-from memnotify.transports.paths import canonical_path, directory_locked, refuse_untrusted_directory
+from memnotify.transports.paths import (
+    belongs_to_root,
+    directory_locked,
+    refuse_untrusted_directory,
+)
 from memnotify.transports.session import Operations, Session
 
 log = logging.getLogger(__name__)
@@ -37,6 +44,7 @@ class FuseTransport:
             raise TransportUnavailableError("/dev/fuse does not exist: load the module with 'modprobe fuse'")
         with directory_locked(self.path):
             _detach_dead(self.path)
+        self.changes = -1
         self._mount_point = -1
         self._ours = False
 
@@ -52,6 +60,8 @@ class FuseTransport:
             with directory_locked(self.path):
                 self._mount_point, self._ours = _claim(self.path)
                 session.attach(self.path)
+            # POLLPRI means a change in this mount namespace (fs/proc_namespace.c:mounts_poll).
+            self.changes = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
         except TransportError:
             session.close()
             raise
@@ -70,7 +80,7 @@ class FuseTransport:
     def verify(self) -> None:
         """Check the table of mounts for the mount; a stat would wait for this very process."""
         if FUSE_FILE not in mounts_at(self.path):
-            raise TransportError(f"nothing is mounted at {self.path}: was it unmounted at once?")
+            raise TransportError(f"{self.path} is gone: it was unmounted")
 
     def settled(self) -> bool:
         """Return True: the file has its mode from the beginning."""
@@ -83,6 +93,9 @@ class FuseTransport:
 
     def close(self) -> None:
         """Remove the mount point if the daemon made it, and a dead mount, which libfuse leaves."""
+        if self.changes >= 0:
+            os.close(self.changes)
+            self.changes = -1
         if self._mount_point >= 0:
             self._remove(self._mount_point)
             self._mount_point = -1
@@ -146,9 +159,9 @@ def _claim(path: str) -> tuple[int, bool]:
         if os.path.lexists(path):
             status = os.lstat(path)
             ours = _is_ours(status)
-            if not ours and (not stat.S_ISREG(status.st_mode) or status.st_size):
+            if not stat.S_ISREG(status.st_mode) or not (ours or _holds_writes_only(path, status.st_size)):
                 raise TransportError(f"{path} exists and is not an empty regular file: choose another --path")
-            if os.geteuid() == 0 != status.st_uid:
+            if os.geteuid() == 0 and not belongs_to_root(status):
                 # Its owner could put a link in its place, even in a directory with the sticky bit.
                 raise TransportError(f"{path} does not belong to root: remove it, or choose another --path")
             fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -162,15 +175,28 @@ def _claim(path: str) -> tuple[int, bool]:
         # If something was mounted in the meantime, the lock is on the mounted file.
         if _mount_id(fd) != _mount_id_of_directory(path):
             raise BlockingIOError
-        if ours:
-            # Root may have written to it while nothing was mounted.
-            os.ftruncate(fd, 0)
+        # A client may have written to it while nothing was mounted.
+        os.ftruncate(fd, 0)
     except BlockingIOError:
         os.close(fd)
         raise TransportError(
             f"{path} is taken by another process that is starting now; stop that one first"
         ) from None
     return fd, ours
+
+
+def _holds_writes_only(path: str, size_bytes: int) -> bool:
+    """Return True if the file is empty, or holds only what the device would have accepted as writes."""
+    if not 0 < size_bytes <= WRITE_MAX:
+        return size_bytes == 0
+    with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), "rb") as file:
+        content = file.read()
+    try:
+        for write in re.split(rb"[\n\0]", content):
+            parse(write, (*NAMES, *EXTRA_FIGURES))
+    except ValueError:
+        return False
+    return True
 
 
 def _is_ours(status: os.stat_result) -> bool:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Paths of devices and sockets: their canonical form, and the directories that hold them."""
+"""The directories that hold devices and sockets: which are trusted, and their lock."""
 
 import fcntl
 import logging
@@ -16,12 +16,6 @@ log = logging.getLogger(__name__)
 # Any process that may read a directory may lock it for as long as it likes; a daemon needs some ms.
 _LOCK_S = 3.0
 _LOCK_RETRY_S = 0.02
-
-
-def canonical_path(path: str) -> str:
-    """Return ``path`` as an absolute path without links in its directory; its last part may be a link."""
-    directory, name = os.path.split(os.path.abspath(path))
-    return os.path.join(os.path.realpath(directory), name)
 
 
 @contextmanager
@@ -67,11 +61,26 @@ def refuse_untrusted_directory(path: str) -> None:
             status = os.stat(directory)
         except OSError as error:
             raise _cannot_use_directory(path, error) from error
-        if status.st_uid != 0 or (status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX):
+        if not belongs_to_root(status) or (status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX):
             raise TransportError(
                 f"other users than root can change {directory}: choose a directory for {path} that only root"
                 " can change, or start as the directory's owner"
             )
+
+
+def belongs_to_root(status: os.stat_result) -> bool:
+    """Return True if the owner is root here, or is not mapped in this user namespace, such as the real root.
+
+    An owner that is not mapped is shown as the overflow uid (user_namespaces(7)).
+    """
+    if status.st_uid == 0:
+        return True
+    with open("/proc/sys/kernel/overflowuid", encoding="utf-8") as overflow:
+        if status.st_uid != int(overflow.read()):
+            return False
+    with open("/proc/self/uid_map", encoding="utf-8") as uid_map:
+        ranges = [tuple(map(int, line.split())) for line in uid_map]
+    return not any(first <= status.st_uid < first + count for first, _, count in ranges)
 
 
 def _cannot_use_directory(path: str, error: OSError) -> TransportError:

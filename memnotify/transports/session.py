@@ -67,6 +67,8 @@ class Session:
         self._reply = lib.shim_reply(self._shim)
         self.replied: bytes | None = None
         """The content of the shim's reply buffer: the same bytes again need not be copied."""
+        self.unmounts = True
+        """False if ``close`` must not unmount: the mount is gone, and another one may be in its place."""
 
     @classmethod
     def cuse(cls, name: str, operations: Operations) -> Self:
@@ -124,7 +126,7 @@ class Session:
         Every kept handle must be freed before.
         """
         if self._shim != ffi.NULL:
-            lib.shim_destroy(self._shim)
+            lib.shim_destroy(self._shim, self.unmounts)
             self._shim = ffi.NULL
 
     def reply(self, data: bytes) -> None:

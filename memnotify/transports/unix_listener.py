@@ -8,8 +8,9 @@ import stat
 from collections.abc import MutableMapping
 from functools import partial
 
+from memnotify.kernel.mounts import canonical_path
 from memnotify.transports import Removal, TransportError
-from memnotify.transports.paths import canonical_path, directory_locked, refuse_untrusted_directory
+from memnotify.transports.paths import directory_locked, refuse_untrusted_directory
 
 log = logging.getLogger(__name__)
 

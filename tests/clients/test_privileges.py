@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.daemon import AS_NOBODY, NOBODY, QUICK, TRANSPORT, Daemon, ready, start
+from support.daemon import AS_NOBODY, NOBODY, PROGRAM, QUICK, TRANSPORT, Daemon, ready, start
 from support.fake_manager import FakeManager
 from support.fake_memory import FakeMemory
 from support.waiting import DEADLINE_S, eventually
@@ -52,6 +52,22 @@ def test_every_thread_is_another_user_without_any_rights(tmp_path: Path) -> None
         line = f"root is given up for good: user nobody ({NOBODY.pw_uid}), group {NOBODY.pw_gid}"
         assert daemon.log.count(line) == 1
         assert daemon.log.index(line) < daemon.log.index("ready: ")
+
+
+@pytest.mark.parametrize(
+    ("user", "uid", "gid"),
+    [
+        (str(NOBODY.pw_uid), NOBODY.pw_uid, NOBODY.pw_gid),
+        (f"{NOBODY.pw_uid}:1", NOBODY.pw_uid, 1),
+        ("987654321:987654320", 987654321, 987654320),
+    ],
+)
+def test_a_user_is_given_by_number(user: str, uid: int, gid: int) -> None:
+    with Daemon("--user", user) as daemon:
+        status = _status(Path(f"/proc/{daemon.pid}/status"))
+        assert set(status["Uid"].split()) == {str(uid)}
+        assert set(status["Gid"].split()) == {str(gid)}
+        assert status["Groups"] == ""
 
 
 def test_without_setpcap_the_bounding_set_stays_and_nothing_else() -> None:
@@ -166,9 +182,13 @@ def test_a_reload_reads_what_the_user_may_read() -> None:
 @pytest.mark.parametrize(
     ("program", "user", "message"),
     [
-        ((sys.executable, "-m", "memnotify"), "no-such-user", "there is no user 'no-such-user'"),
-        ((sys.executable, "-m", "memnotify"), "root", "--user root is root itself"),
+        (PROGRAM, "no-such-user", "there is no user 'no-such-user'"),
+        (PROGRAM, "root", "--user root is root itself"),
+        (PROGRAM, "0:1", "--user 0:1 is root itself"),
+        (PROGRAM, "987654321", "has no entry that gives its group: give --user UID:GID"),
+        (PROGRAM, "4294967295:1", "a number must be less than 4294967295"),
         (AS_NOBODY, "daemon", "only root can become user daemon"),
+        (AS_NOBODY, "1:1", "only root can become user 1:1"),
     ],
 )
 def test_a_wrong_user(program: tuple[str, ...], user: str, message: str) -> None:

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""The FUSE file: where it is mounted, who may use it, and what is left behind."""
+"""The FUSE file: where it is mounted, which users may use it, and what is left behind."""
 
+import errno
 import fcntl
+import itertools
 import os
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import tempfile
@@ -12,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.daemon import AS_NOBODY, NOBODY, Daemon, start
+from support.daemon import AS_NAMESPACE_ROOT, AS_NOBODY, NOBODY, Daemon, start, status
 from support.require import unavailable
 from support.waiting import DEADLINE_S, eventually
 
@@ -58,6 +61,24 @@ def test_an_empty_file_that_was_there_stays(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        "used 80%",
+        "used 80%\nused 90% active 5000\n",
+        "used 80%\0used 0\0",
+        "swap_taken 1M",
+        "used 80%\n" * 455,
+    ],
+)
+def test_what_clients_wrote_to_a_file_that_was_there_is_removed(tmp_path: Path, written: str) -> None:
+    path = tmp_path / "device"
+    path.write_text(written)
+    with FileDaemon(path):
+        assert _mounted(path)
+    assert path.read_bytes() == b""
+
+
 def test_the_mount_of_a_killed_daemon_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "device"
     FileDaemon(path).killed()
@@ -80,7 +101,7 @@ def test_what_root_wrote_to_a_bare_mount_point_stops_nothing(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_odd_mounts_elsewhere_and_odd_names_do_no_harm(tmp_path: Path) -> None:
+def test_odd_mounts_elsewhere_and_odd_names_are_accepted(tmp_path: Path) -> None:
     odd = os.fsencode(tmp_path) + b"/carriage\rreturn \xff"
     os.mkdir(odd)
     subprocess.run(["mount", "-t", "tmpfs", "test", odd], check=True)
@@ -91,7 +112,7 @@ def test_odd_mounts_elsewhere_and_odd_names_do_no_harm(tmp_path: Path) -> None:
         subprocess.run(["umount", odd], check=True)
 
 
-def test_a_stopped_daemon_keeps_nobody_from_giving_up(tmp_path: Path) -> None:
+def test_a_daemon_that_waits_for_a_stopped_one_can_be_ended(tmp_path: Path) -> None:
     path = tmp_path / "device"
     with FileDaemon(path) as first:
         first.process.send_signal(signal.SIGSTOP)
@@ -106,6 +127,10 @@ def test_a_stopped_daemon_keeps_nobody_from_giving_up(tmp_path: Path) -> None:
 
 
 def test_what_is_no_mount_point_is_refused_and_untouched(tmp_path: Path) -> None:
+    long = tmp_path / "long"
+    long.write_text("used 80%\n" * 456)
+    assert "is not an empty regular file" in _refused("--path", str(long))
+    assert long.stat().st_size == 456 * 9
     text = tmp_path / "text"
     text.write_text("do not lose me")
     assert "is not an empty regular file" in _refused("--path", str(text))
@@ -128,7 +153,7 @@ def test_another_file_system_at_the_path_is_refused(tmp_path: Path) -> None:
         subprocess.run(["umount", str(path)], check=True)
 
 
-def test_a_mount_out_of_sight_keeps_nobody_from_serving(tmp_path: Path) -> None:
+def test_a_hidden_mount_does_not_prevent_serving(tmp_path: Path) -> None:
     path = tmp_path / "directory/device"
     path.parent.mkdir()
     with FileDaemon(path):
@@ -152,13 +177,45 @@ def test_unmounting_from_outside_ends_the_daemon_with_an_error(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("user", [(), ("--user", "nobody")])
+def test_a_lazy_unmount_ends_the_daemon_though_a_client_has_the_file_open(
+    tmp_path: Path, user: tuple[str, ...]
+) -> None:
+    path = tmp_path / "device"
+    daemon = FileDaemon(path, *user)
+    fd = os.open(path, os.O_RDONLY)
+    subprocess.run(["umount", "-l", str(path)], check=True)
+    assert daemon.process.wait(DEADLINE_S) == 1
+    with pytest.raises(OSError, check=lambda error: error.errno == errno.ENOTCONN):
+        os.read(fd, 256)
+    os.close(fd)
+    assert daemon.end() == 1  # reads its log to the end
+    assert daemon.log.endswith(
+        f"{path} is gone: it was unmounted, or its connection was aborted (in sysfs)\n"
+    )
+    with FileDaemon(path):
+        assert _mounted(path) == 1
+
+
+def test_other_mounts_do_not_end_the_daemon(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    with FileDaemon(tmp_path / "device") as daemon:
+        main = Path(f"/proc/{daemon.pid}/task/{daemon.pid}/status")
+        before = status(main, "voluntary_ctxt_switches")
+        subprocess.run(["mount", "-t", "tmpfs", "test", str(elsewhere)], check=True)
+        subprocess.run(["umount", str(elsewhere)], check=True)
+        eventually(lambda: status(main, "voluntary_ctxt_switches") > before, "it looks")
+        assert daemon.end() == 0
+
+
 def test_an_administrator_may_change_mode_and_group(tmp_path: Path) -> None:
     path = tmp_path / "device"
     with FileDaemon(path):
         path.chmod(0o640)
         os.chown(path, 0, NOBODY.pw_gid)
-        status = path.stat()
-        assert (stat.S_IMODE(status.st_mode), status.st_gid) == (0o640, NOBODY.pw_gid)
+        now = path.stat()
+        assert (stat.S_IMODE(now.st_mode), now.st_gid) == (0o640, NOBODY.pw_gid)
         os.truncate(path, 0)
         os.utime(path)
 
@@ -170,6 +227,15 @@ def public_directory() -> Iterator[Path]:
     os.chown(directory, NOBODY.pw_uid, NOBODY.pw_gid)
     yield directory
     shutil.rmtree(directory)
+
+
+@pytest.fixture
+def fuse_for_all() -> Iterator[None]:
+    """Let all users open /dev/fuse, as udev does."""
+    mode = stat.S_IMODE(os.stat("/dev/fuse").st_mode)
+    os.chmod("/dev/fuse", 0o666)
+    yield
+    os.chmod("/dev/fuse", mode)
 
 
 def _as_nobody(*command: str) -> "subprocess.CompletedProcess[str]":
@@ -206,8 +272,8 @@ def test_root_mounts_on_no_file_of_others(public_directory: Path) -> None:
         pass
 
 
-def test_who_locks_the_directory_keeps_nobody_from_serving(tmp_path: Path) -> None:
-    """All who may read it can do so, for as long as they like."""
+def test_a_locked_directory_does_not_prevent_serving(tmp_path: Path) -> None:
+    """Any user that may read a directory can lock it, for any time."""
     directory = os.open(tmp_path, os.O_RDONLY)
     fcntl.flock(directory, fcntl.LOCK_EX)
     with FileDaemon(tmp_path / "device") as daemon:
@@ -226,26 +292,34 @@ def test_other_users_may_use_what_root_mounts(public_directory: Path) -> None:
         assert done.stdout.startswith("total ")
 
 
-def test_an_ordinary_user_serves_a_path_of_his_own(public_directory: Path) -> None:
+def test_root_of_a_user_namespace_serves_a_file_and_a_socket(
+    public_directory: Path, fuse_for_all: None
+) -> None:
+    """The real root, which owns /, is not mapped there: its uid is shown as the overflow uid."""
+    path, place = public_directory / "device", public_directory / "socket"
+    process = start("--path", str(path), "--socket", str(place), program=AS_NAMESPACE_ROOT)
+    assert process.stderr is not None
+    lines = list(itertools.takewhile(lambda line: "ready: " not in line, process.stderr))
+    assert process.poll() is None, lines
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(place))
+    process.terminate()
+    _, log = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0, log
+    assert list(public_directory.iterdir()) == []
+
+
+def test_an_ordinary_user_serves_a_path_of_their_own(public_directory: Path, fuse_for_all: None) -> None:
     if shutil.which("fusermount3") is None:
         unavailable("fusermount3 is not installed: apt install fuse3")
     path = public_directory / "device"
-    mode = stat.S_IMODE(os.stat("/dev/fuse").st_mode)
-    os.chmod("/dev/fuse", 0o666)  # as udev has it
-    try:
-        process = start("--path", str(path), program=AS_NOBODY)
-        assert process.stderr is not None
-        lines = []
-        for line in process.stderr:
-            lines.append(line)
-            if "ready: " in line:
-                break
-        assert f"ready: {path}" in "".join(lines), lines
-        done = _as_nobody("head", "-n", "1", str(path))
-        assert done.stdout.startswith("total "), done.stderr
-        process.terminate()
-        _, log = process.communicate(timeout=DEADLINE_S)
-        assert process.returncode == 0, log
-        assert list(public_directory.iterdir()) == []
-    finally:
-        os.chmod("/dev/fuse", mode)
+    process = start("--path", str(path), program=AS_NOBODY)
+    assert process.stderr is not None
+    lines = list(itertools.takewhile(lambda line: "ready: " not in line, process.stderr))
+    assert process.poll() is None, lines
+    done = _as_nobody("head", "-n", "1", str(path))
+    assert done.stdout.startswith("total "), done.stderr
+    process.terminate()
+    _, log = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0, log
+    assert list(public_directory.iterdir()) == []

@@ -46,7 +46,7 @@ def test_ten_thousand_clients() -> None:
         for fd in fds:
             opened.callback(os.close, fd)
             epoll.register(fd, select.EPOLLIN)
-        # Nobody has a threshold. Somebody may look at all of /dev meanwhile, but hardly three times.
+        # No client has a threshold. Another program may list /dev meanwhile, but hardly three times.
         assert any(not daemon.wakes_within(10.0) for _ in range(3))
         threshold = b"used %d" % (used_pages(fds[0]) + step_pages())
         for fd in fds:

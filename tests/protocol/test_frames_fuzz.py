@@ -52,7 +52,7 @@ class Sender:
         probe = self.kernel.send(fake_kernel.OPEN, bytes(8))
         errors = []
         while (reply := self.kernel.receive()).unique != probe:
-            # An interrupt that found nobody is answered when the next request comes.
+            # libfuse answers an interrupt of an unknown request when the next request comes.
             if reply.unique in self.interrupts and reply.error == -errno.EAGAIN:
                 self.interrupts.remove(reply.unique)
                 continue

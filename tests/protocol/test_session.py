@@ -175,7 +175,7 @@ def test_read_is_cut_at_what_was_asked_for(size: int) -> None:
 
 
 def test_read_is_cut_at_4096() -> None:
-    """What a device says at once has an end, whoever asks for more; the next line is its own."""
+    """A reply has at most SHIM_REPLY_MAX bytes, whatever the client asks for; the next read is separate."""
     operations = Scripted()
     lines = iter((b"x" * 10_000, b"x" * 10_000, b"", b"new\n"))
     operations.answers["read"] = lambda *_: next(lines)

@@ -25,7 +25,8 @@ AS_NOBODY = (
     # Everything is imported before the rights are dropped: Python itself may lie where only root may read.
     f"""
 import contextlib, difflib, io, os, sys, tomllib
-import memnotify.daemon, memnotify.transports.selection
+import memnotify.daemon
+from memnotify.transports import selection, unix_listener, unix_server
 from memnotify.cli import main
 with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
     main(["--version"])
@@ -35,7 +36,27 @@ os.setuid({NOBODY.pw_uid})
 sys.exit(main(sys.argv[1:]))
 """,
 )
-"""The program, of an ordinary user who has started it himself."""
+"""The program, started by an ordinary user."""
+CLONE_NEWUSER_AND_NEWNS = 0x10000000 | 0x00020000
+AS_NAMESPACE_ROOT = (
+    *AS_NOBODY[:2],
+    # As ``unshare -Urm`` by an ordinary user. PR_SET_DUMPABLE: the process may write its own uid_map.
+    AS_NOBODY[2].replace(
+        "sys.exit(",
+        f"""
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+libc.prctl(4, 1, 0, 0, 0)
+if libc.unshare({CLONE_NEWUSER_AND_NEWNS}):
+    sys.exit(f"unshare: {{os.strerror(ctypes.get_errno())}}")
+maps = {{"setgroups": "deny", "uid_map": "0 {NOBODY.pw_uid} 1", "gid_map": "0 {NOBODY.pw_gid} 1"}}
+for name, text in maps.items():
+    with open(f"/proc/self/{{name}}", "w") as file:
+        file.write(text)
+sys.exit(""",
+    ),
+)
+"""The program, started by root of a user namespace in which the real root is not mapped."""
 UPDATE_PERIOD_MS = 20
 # So that a threshold answers to a few MiB at once: the default granularity is 1/128 of memory.
 QUICK = ("--update-period", str(UPDATE_PERIOD_MS), "--max-update-period", "100", "--update-space", "64")

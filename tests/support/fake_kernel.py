@@ -78,7 +78,7 @@ class FakeKernel:
         self._socket.send(frame)
 
     def receive(self) -> Reply:
-        """Return the next frame, whatever it is; fail if none comes."""
+        """Return the next frame of any kind; fail if none comes."""
         frame = self._socket.recv(_LARGEST)
         length, error, unique = REPLY.unpack_from(frame)
         assert length == len(frame), "the header gives the frame's length"
@@ -98,7 +98,7 @@ class FakeKernel:
         return self.reply_to(self.send(opcode, body))
 
     def silent(self) -> bool:
-        """Whether the daemon has sent nothing that was not received."""
+        """Return True if every frame that the daemon has sent was received."""
         return not select.select([self._socket], [], [], 0)[0]
 
     def notified(self) -> list[int]:
@@ -127,7 +127,7 @@ class FakeKernel:
         return count
 
     def poll(self, fh: int, events: int, kh: int | None = None) -> int:
-        """Poll an open file and return the revents; with a ``kh`` somebody waits, to be notified by it."""
+        """Poll an open file and return the revents; with a ``kh``, a client waits for a notification."""
         flags = 0 if kh is None else SCHEDULE_NOTIFY
         body = self.ask(POLL, POLL_IN.pack(fh, kh or 0, flags, events)).checked()
         revents: int = POLL_OUT.unpack(body)[0]
@@ -138,7 +138,7 @@ class FakeKernel:
         assert self.ask(RELEASE, RELEASE_IN.pack(fh, 0, 0, 0)).checked() == b""
 
     def close(self) -> None:
-        """End the connection. What was not received is, for the other end must find no error."""
+        """End the connection, after receiving what is left: unread data would reset the other end."""
         if self._socket.fileno() >= 0:
             while not self.silent() and self._socket.recv(_LARGEST):
                 pass

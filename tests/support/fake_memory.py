@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-# The daemon itself, with its own arguments, but for the one file.
+# The daemon itself, with its own arguments, except for the one file.
 _SERVE = """
 import os, sys
 meminfo, opened = sys.argv[1], os.open
@@ -63,6 +63,6 @@ class FakeMemory:
         )
         place = (_MEMINFO % (0, 0, 0)).index(line) + line.index(b"0000000")
         fd = os.open(self._path, os.O_WRONLY)
-        # One byte, so whoever reads meanwhile has the one number or the other.
+        # One byte, so a concurrent read gets either the old number or the new one.
         os.pwrite(fd, b"%d" % digit, place)
         os.close(fd)

@@ -124,7 +124,7 @@ def damaged_thresholds(draw: st.DrawFn) -> bytes:
 
 
 class Frame(NamedTuple):
-    """A request as a broken or lying kernel may send it; the unique number is put in by who sends it."""
+    """A request as a broken or lying kernel may send it; the sender puts in the unique number."""
 
     opcode: int
     body: bytes

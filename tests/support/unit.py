@@ -71,7 +71,7 @@ def file(path: Path, text: str) -> Iterator[None]:
 
 
 def client(*, groups: tuple[str, ...] = ()) -> "subprocess.CompletedProcess[str]":
-    """Run the C program as an ordinary user, who may be in further groups."""
+    """Run the C program as an ordinary user, in further groups if given."""
     return subprocess.run(
         [CLIENT],
         user="nobody",

@@ -110,7 +110,18 @@ def test_settings_out_of_bounds(arguments: list[str], message: str, caplog: pyte
         ([], ["serve", "read", "wait", "used 80%", "--version"]),
         (
             ["serve"],
-            ["CUSE", "FUSE", "/dev/NAME", "250 ms", "15000 ms", "SIGTERM", "0 asked", "1 the", "2 invalid"],
+            [
+                "CUSE",
+                "FUSE",
+                "/dev/NAME",
+                "250 ms",
+                "15000 ms",
+                "SIGTERM",
+                "0 asked",
+                "1 the",
+                "2 invalid",
+                "grep -r",
+            ],
         ),
         (
             ["check-config"],

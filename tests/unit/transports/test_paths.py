@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from memnotify.kernel.mounts import canonical_path
 from memnotify.transports import TransportError
-from memnotify.transports.paths import canonical_path, directory_locked, refuse_untrusted_directory
+from memnotify.transports.paths import directory_locked, refuse_untrusted_directory
 
 
 def test_a_canonical_path_keeps_a_link_at_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

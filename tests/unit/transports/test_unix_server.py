@@ -293,7 +293,7 @@ def test_where_a_write_ends(bench: ServerBench, pieces: list[bytes]) -> None:
 
 
 def test_how_long_silence_is(tmp_path: Path) -> None:
-    """It begins anew with each piece, for each client alone; nobody waits for it whose end is known."""
+    """The silence begins anew with each piece, per client. A write with an end is complete at once."""
     clock = FakeClock()
     bench = ServerBench(tmp_path / "socket", clock, start=False)
     slow, ended, silent = (Client(bench.path) for _ in range(3))
@@ -412,7 +412,7 @@ def test_figures_that_cannot_be_read(
 
 
 def test_a_stuck_client_delays_no_other_client(bench: ServerBench) -> None:
-    """Neither does one who writes all the time and never reads."""
+    """A client that writes all the time and never reads delays no other client either."""
     stuck = bench.client(b"used 500\n")
     stuck.socket.settimeout(None)
     ended = threading.Event()
@@ -456,7 +456,7 @@ def test_a_client_that_goes(bench: ServerBench, *, unread: bool) -> None:
 def test_no_descriptors(
     bench: ServerBench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Who cannot be served waits, without a busy loop, and is served when there is room again."""
+    """A client that cannot be served waits, without a busy loop, until there is room."""
     monkeypatch.setattr(unix_server, "_AGAIN_S", 0.05)
     tries: list[float] = []
     accept = bench.server._accept
@@ -510,7 +510,7 @@ def test_a_defect_is_told(
 
 
 def test_woken_for_a_client_that_has_gone(bench: ServerBench) -> None:
-    """A wake-up that comes after the end of its connection wakes nobody."""
+    """A wake-up that comes after the end of its connection has no effect."""
     client = bench.client(b"used 500\n")
     bench.server.wake(array("Q", [999]), 1)
     bench.memory(600)
