@@ -19,7 +19,15 @@ from typing import NamedTuple
 
 from memnotify.abi.figures import NAMES, USED, Figures
 from memnotify.abi.thresholds import Level
-from memnotify.engine.observer import NO_HANDLE, NOT_ARMED, HandleBatch, Observer, Threshold, ThresholdIndex
+from memnotify.engine.observer import (
+    NO_HANDLE,
+    NOT_ARMED,
+    HandleBatch,
+    Observer,
+    PercentageThreshold,
+    Threshold,
+    ThresholdIndex,
+)
 
 
 class Sample(NamedTuple):
@@ -144,7 +152,7 @@ class ObserverTable:
         nothing, if an event is newer than the figures: take another sample. Raises KeyError: an unknown fh.
         """
         observer = self._observers[fh]
-        if not (observer.pending or observer.damped):
+        if not (observer.pending or observer.may_bind):
             # A crossing from now on stays pending, as if the read had come first.
             return True
         bound = False
@@ -152,10 +160,8 @@ class ObserverTable:
             if sample.taken_s < self.event_s:
                 return False
             observer.pending = False
-            if observer.damped:
-                observer.damped = False
-                for threshold in observer.thresholds:
-                    bound |= self._bind(threshold, sample.figures[threshold.index.figure])
+            for threshold in observer.thresholds:
+                bound |= self._bind(threshold, sample.figures[threshold.index.figure])
         if bound:
             self.on_thresholds_changed()
         return True
@@ -170,11 +176,16 @@ class ObserverTable:
         with self._lock:
             observer = self._observers[fh]
             self._disarm(observer)
-            observer.pending = observer.damped = False
+            observer.pending = False
             if figures.total != self._total_pages:
                 self._total_pages = 0
             total = figures.total
-            observer.thresholds = tuple([Threshold(observer, level, total) for level in levels.values()])
+            observer.thresholds = tuple(
+                [
+                    (PercentageThreshold if level.of_total else Threshold)(observer, level, total)
+                    for level in levels.values()
+                ]
+            )
             for threshold, figure in zip(observer.thresholds, levels, strict=True):
                 if figures[figure] >= threshold.pages:
                     self._down[figure].arm(threshold, 1 - threshold.pages)
@@ -270,10 +281,7 @@ class ObserverTable:
 
     def _arm(self, threshold: Threshold, index: ThresholdIndex) -> None:
         """Arm a threshold that is armed nowhere at its level in this direction."""
-        level = threshold.level(index.sign, self._granularity_pages)
-        index.arm(threshold, index.key_of(level))
-        if level != threshold.pages:
-            threshold.observer.damped = True
+        index.arm(threshold, index.key_of(threshold.level(index.sign, self._granularity_pages)))
 
     def _bind(self, threshold: Threshold, value: int) -> bool:
         """Arm a threshold for the way back if a client was told a value behind it and before its level."""
@@ -283,7 +291,6 @@ class ObserverTable:
             return False
         above = value >= threshold.pages
         if above != (index.sign > 0) or index.sign * value >= threshold.key:
-            threshold.observer.damped |= threshold.key != index.key_of(threshold.pages)
             return False
         index.disarm(threshold)
         threshold.value = value
