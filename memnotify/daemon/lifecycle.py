@@ -77,15 +77,14 @@ class ServiceStatus:
     def reload(self, reload: Callable[[], str]) -> None:
         """Call ``reload``; the text that it returns is part of the status from now on."""
         if self._ready:
-            now_us = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
-            self._notifier.tell("RELOADING=1", f"MONOTONIC_USEC={now_us}")
+            self._notifier.send_reloading()
         self._reload_result = " ".join(reload().split())
         if self._ready:
-            self._notifier.tell("READY=1", self._status())
+            self._notifier.send_ready(self._status())
 
     def end(self) -> None:
         """Tell the service manager that the daemon ends, and nothing after that."""
-        self._notifier.tell("STOPPING=1")
+        self._notifier.send_stopping()
         self._notifier.close()
 
     def _become_ready_if_settled(self) -> None:
@@ -97,7 +96,7 @@ class ServiceStatus:
         self._ready = True
         log.info("ready: %s", self._what)
         log.debug("waited for udev for %.3f s", waited_s)
-        self._notifier.tell("READY=1", self._status())
+        self._notifier.send_ready(self._status())
         if self._notifier.watchdog_s:
             for thread in self._threads:
                 thread.check_alive()
@@ -108,7 +107,7 @@ class ServiceStatus:
         # A thread that is late has until the watchdog's time is over.
         pause_s = self._notifier.watchdog_s / (8 if silent else 2)
         if not silent:
-            self._notifier.tell("WATCHDOG=1", self._status())
+            self._notifier.send_watchdog(self._status())
         if silent != self._silent:
             self._silent = silent
             if silent:
@@ -119,4 +118,4 @@ class ServiceStatus:
 
     def _status(self) -> str:
         result = f"; {self._reload_result}" if self._reload_result else ""
-        return f"STATUS={self._what}, clients: {self._count_clients()}{result}"
+        return f"{self._what}, clients: {self._count_clients()}{result}"

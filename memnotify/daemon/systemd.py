@@ -4,6 +4,7 @@
 import errno
 import logging
 import os
+import time
 from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -57,8 +58,25 @@ class SystemdNotifier:
         """Return True if a notification is still to be sent."""
         return bool(self._unsent)
 
-    def tell(self, *assignments: str) -> None:
-        """Send variables, in one message, such as ``READY=1`` (sd_notify(3) has their list)."""
+    def send_ready(self, status: str) -> None:
+        """Say that the daemon serves, at its start and after a reload."""
+        self._send("READY=1", f"STATUS={status}")
+
+    def send_reloading(self) -> None:
+        """Say that a reload begins; ``send_ready`` ends it."""
+        now_us = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        self._send("RELOADING=1", f"MONOTONIC_USEC={now_us}")
+
+    def send_watchdog(self, status: str) -> None:
+        """Say that all threads are alive."""
+        self._send("WATCHDOG=1", f"STATUS={status}")
+
+    def send_stopping(self) -> None:
+        """Say that the daemon ends."""
+        self._send("STOPPING=1")
+
+    def _send(self, *assignments: str) -> None:
+        """Send variables in one message (sd_notify(3) has their list)."""
         if self._socket is not None:
             self._unsent.append("\n".join(assignments).encode())
             self.flush()

@@ -94,7 +94,7 @@ def test_without_a_manager_nothing_is_done() -> None:
 def test_a_socket_in_the_file_system(tmp_path: Path) -> None:
     with FakeManager(str(tmp_path / "notify")) as systemd:
         manager = SystemdNotifier(systemd.environment)
-        manager.tell("READY=1", "STATUS=well")
+        manager.send_ready("well")
         assert systemd.heard() == ["READY=1\nSTATUS=well"]
         manager.close()
 
@@ -108,8 +108,8 @@ def test_another_kind_of_address_is_said_to_be_unknown(place: str, caplog: pytes
 def test_a_manager_that_is_gone_is_complained_of_once(caplog: pytest.LogCaptureFixture) -> None:
     with FakeManager() as systemd:
         manager = SystemdNotifier(systemd.environment)
-    manager.tell("READY=1")
-    manager.tell("STATUS=well")
+    manager.send_ready("well")
+    manager.send_stopping()
     assert not manager.unsent
     assert caplog.text.count("NOTIFY_SOCKET cannot be written to: Connection refused") == 1
     manager.close()
