@@ -13,7 +13,7 @@ from support.daemon import QUICK, TRANSPORT, Daemon
 from support.fake_memory import FakeMemory
 from support.memory import Hog
 from support.program import POSTED
-from support.require import unavailable
+from support.require import MN_TEST_C, unavailable
 
 REPOSITORY = Path(__file__).parents[2]
 TWIN = REPOSITORY / "tools/mn_test.py"
@@ -104,7 +104,7 @@ def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         unavailable("gcc is not installed: apt install gcc libc6-dev")
     source = POSTED if request.param == "posted" else REPOSITORY / "tests/clients/client.c"
     if not source.exists():
-        unavailable(f"{source} is not there: set MEMNOTIFY_MN_TEST_C to the posted mn_test.c")
+        unavailable(f"{source} is not there: set {MN_TEST_C} to the posted mn_test.c")
     binary = tmp_path_factory.mktemp("mn_test") / "mn_test"
     # -w: the posted source prints a ssize_t with %d.
     subprocess.run(["gcc", "-w", "-O2", "-o", str(binary), str(source)], check=True)

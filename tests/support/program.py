@@ -11,9 +11,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from support.require import MN_TEST_C
 from support.waiting import DEADLINE_S, eventually
 
-POSTED = Path(os.environ.get("MEMNOTIFY_MN_TEST_C", Path(__file__).parents[3] / "shared/mn_test.c"))
+POSTED = Path(os.environ.get(MN_TEST_C, Path(__file__).parents[3] / "shared/mn_test.c"))
 """The posted mn_test; it is GPL and stays out of this tree."""
 _OWN = Path(__file__).parents[1] / "clients/client.c"
 _WAITS = {"7", "232", "271", "281"}

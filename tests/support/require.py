@@ -10,9 +10,13 @@ REQUIRE_ALL = "MEMNOTIFY_REQUIRE_ALL"
 """Set to 1 where a test that cannot run is a failure, as in CI."""
 
 
+MN_TEST_C = "MEMNOTIFY_MN_TEST_C"
+"""The path of the posted mn_test.c."""
+
+
 def required() -> dict[str, str]:
-    """Return the variable for a program whose tests skip or fail as this machine's do: a guest's."""
-    return {name: os.environ[name] for name in (REQUIRE_ALL,) if name in os.environ}
+    """Return the variables for a program whose tests skip or fail as this machine's do: a guest's."""
+    return {name: os.environ[name] for name in (REQUIRE_ALL, MN_TEST_C) if name in os.environ}
 
 
 def unavailable(reason: str) -> NoReturn:
