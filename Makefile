@@ -2,7 +2,7 @@
 # Installs memnotify for the whole machine. debian/rules takes the list of files from here, too.
 #   make install                     below /usr/local
 #   make install prefix=/usr         where the package has the files
-#   make uninstall                   with the same variables; keeps a configuration that was changed
+#   make uninstall                   with the same variables; keeps the configuration
 # DESTDIR is put before all names, those in /etc too, which are the same for every prefix.
 prefix = /usr/local
 PYTHON = /usr/bin/python3
@@ -43,17 +43,18 @@ install-data:
 	$(put) dbus/*.conf -t $(bus)/system.d
 	for page in docs/man/*.[1-8]; do $(put) $$page -t $(share)/man/man$${page##*.} || exit; done
 	find docs -name '*.md' -exec $(put) {} $(share)/doc/memnotify/{} \;
+	$(put) docs/memnotify.toml -t $(share)/doc/memnotify/docs
 	$(put) README.md -t $(share)/doc/memnotify
 	$(put) examples/*.* -t $(share)/doc/memnotify/examples
-	test -e $(etc)/memnotify/memnotify.toml || $(put) docs/memnotify.toml -t $(etc)/memnotify
+	install -d -m 755 $(etc)/memnotify/memnotify.toml.d
 
 # The files are those that an installation into an empty directory makes. The user memnotify stays, as with the package.
 uninstall:
 	list=$$(mktemp -d) && trap 'rm -rf "$$list"' EXIT && \
 	$(MAKE) --no-print-directory --silent install-unit install-data DESTDIR="$$list" && \
-	(cd "$$list" && find . -type f ! -name memnotify.toml) | while read -r file; do rm -f "$(DESTDIR)/$$file"; done
+	(cd "$$list" && find . -type f) | while read -r file; do rm -f "$(DESTDIR)/$$file"; done
 	rm -rf $(share)/doc/memnotify $(DESTDIR)$(prefix)/bin/memnotify
 	modules=$(DESTDIR)$$($(layout) $(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("platlib"))') && \
 	rm -rf "$$modules/memnotify" "$$modules"/memnotify-*.dist-info
-	! cmp --quiet docs/memnotify.toml $(etc)/memnotify/memnotify.toml || rm $(etc)/memnotify/memnotify.toml
-	test ! -d $(etc)/memnotify || rmdir --ignore-fail-on-non-empty $(etc)/memnotify
+	for made in $(etc)/memnotify/memnotify.toml.d $(etc)/memnotify; do \
+		test ! -d $$made || rmdir --ignore-fail-on-non-empty $$made; done

@@ -96,7 +96,6 @@ def test_the_source_package_builds(tmp_path: Path) -> None:
 
 def test_what_is_in_it(package: Path) -> None:
     assert {
-        "/etc/memnotify/memnotify.toml",
         "/usr/bin/memnotify",
         "/usr/lib/modules-load.d/memnotify.conf",
         "/usr/lib/python3/dist-packages/memnotify/_shim.abi3.so",
@@ -109,6 +108,7 @@ def test_what_is_in_it(package: Path) -> None:
         "/usr/share/dbus-1/system.d/org.freedesktop.LowMemoryMonitor.conf",
         "/usr/share/doc/memnotify/copyright",
         "/usr/share/doc/memnotify/docs/architecture.md",
+        "/usr/share/doc/memnotify/docs/memnotify.toml",
         "/usr/share/doc/memnotify/examples/epoll.c",
         "/usr/share/man/man1/memnotify.1",
         "/usr/share/man/man4/memnotify.4",
@@ -118,8 +118,8 @@ def test_what_is_in_it(package: Path) -> None:
     depends = run("dpkg-deb", "--field", str(package), "Depends")
     for needed in ("python3 (>= 3.11)", "python3-cffi-backend", "libfuse3-"):
         assert needed in depends
-    conffiles = run("dpkg-deb", "--info", str(package), "conffiles")
-    assert conffiles.split() == ["/etc/memnotify/memnotify.toml"]
+    # dpkg asks about a conffile that both the administrator and the package have changed.
+    assert "conffiles" not in run("dpkg-deb", "--info", str(package))
 
 
 def test_make_install_installs_the_same_files(tree: Path, package: Path, tmp_path: Path) -> None:
@@ -139,29 +139,25 @@ def test_make_install_installs_the_same_files(tree: Path, package: Path, tmp_pat
 
 @pytest.mark.parametrize("prefix", ["/usr", "/usr/local"])
 def test_make_uninstall_leaves_nothing(tree: Path, tmp_path: Path, prefix: str) -> None:
-    """A configuration that was changed stays, and so do other files."""
-    (tmp_path / "etc/memnotify").mkdir(parents=True)
-    (tmp_path / "etc/memnotify/mine").touch()
+    """The configuration stays, and so do other files."""
     variables = (f"prefix={prefix}", f"DESTDIR={tmp_path}")
     run("make", "install", *variables, cwd=tree)
     run("make", "uninstall", *variables, cwd=tree)
-    assert files(tmp_path) == {"/etc/memnotify/mine"}
-    assert [path for path in tmp_path.rglob("memnotify*") if path != tmp_path / "etc/memnotify"] == []
+    assert files(tmp_path) == set()
+    assert list(tmp_path.rglob("memnotify*")) == []
     run("make", "install", *variables, cwd=tree)
-    (tmp_path / "etc/memnotify/mine").unlink()
-    (tmp_path / "etc/memnotify/memnotify.toml").write_text("# mine\n")
+    mine = {"/etc/memnotify/mine", "/etc/memnotify/memnotify.toml.d/10-local.toml"}
+    for name in mine:
+        (tmp_path / name.removeprefix("/")).touch()
     run("make", "uninstall", *variables, cwd=tree)
-    assert files(tmp_path) == {"/etc/memnotify/memnotify.toml"}
+    assert files(tmp_path) == mine
     assert changes(tree) == ""
 
 
 def test_make_install_below_usr_local_runs(tree: Path, system: Path, tmp_path: Path) -> None:
-    """A second installation keeps the configuration."""
+    """So does a second installation over the first."""
     for _ in range(2):
         run("make", "install", f"DESTDIR={tmp_path}", cwd=tree)
-        with (tmp_path / "etc/memnotify/memnotify.toml").open("a") as configuration:
-            configuration.write("# mine\n")
-    assert (tmp_path / "etc/memnotify/memnotify.toml").read_text().endswith("# mine\n# mine\n")
     script = """
         cp -a /mnt/. /
         /usr/local/bin/memnotify --version
@@ -190,19 +186,18 @@ def test_installed_upgraded_removed_and_purged(packages: Path, system: Path) -> 
         [ "$(systemctl is-enabled memnotify)" = enabled ]
 
         systemctl disable memnotify
-        echo '# mine' >>/etc/memnotify/memnotify.toml
-        mkdir -p /etc/memnotify/memnotify.toml.d
-        touch /etc/memnotify/memnotify.toml.d/mine.toml /etc/memnotify/mydaemon.mn
+        echo '# mine' >/etc/memnotify/memnotify.toml.d/10-local.toml
+        touch /etc/memnotify/memnotify.toml /etc/memnotify/mydaemon.mn
         dpkg --install /mnt/new.deb
         dpkg-query --show memnotify
         memnotify --version
         [ "$(systemctl is-enabled memnotify)" = disabled ]
-        grep -x '# mine' /etc/memnotify/memnotify.toml
+        grep -x '# mine' /etc/memnotify/memnotify.toml.d/10-local.toml
 
         systemctl enable memnotify
         dpkg --remove memnotify
         [ ! -e /usr/bin/memnotify ]
-        grep -x '# mine' /etc/memnotify/memnotify.toml
+        grep -x '# mine' /etc/memnotify/memnotify.toml.d/10-local.toml
         dpkg --install /mnt/new.deb
         [ "$(systemctl is-enabled memnotify)" = enabled ]
         dpkg --purge memnotify

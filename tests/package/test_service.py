@@ -32,7 +32,7 @@ cat said
 grep '^--> memory figures reached' said
 
 before=$(pid)
-echo 'update_period = 500' >>/etc/memnotify/memnotify.toml
+echo 'update_period = 500' >/etc/memnotify/memnotify.toml.d/10-local.toml
 systemctl reload memnotify
 until journalctl --unit=memnotify | grep 'changed: update_period'; do sleep 0.1; done
 test "$(pid)" = "$before"
@@ -47,7 +47,7 @@ apt install ./new.deb
 systemctl is-active memnotify memnotify.socket
 user python3 -c 'import socket; socket.socket(socket.AF_UNIX).connect("/run/memnotify/socket")'
 test "$(pid)" != "$before"
-grep 'update_period = 500' /etc/memnotify/memnotify.toml
+grep 'update_period = 500' /etc/memnotify/memnotify.toml.d/10-local.toml
 mn_test
 
 dpkg --remove memnotify
