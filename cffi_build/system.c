@@ -103,14 +103,15 @@ struct counter {
 	void *ring;
 };
 
-/* A header page and the smallest ring. If it is mapped read-only, the kernel overwrites what was not read, so it
+/* A header page and the smallest ring; one for all counters of a CPU that are polled together. If it is mapped read-only, the kernel overwrites what was not read, so it
  * never fills (kernel/events/core.c:perf_mmap, ring_buffer.c:__perf_output_begin). Without a ring, poll() never ends. */
 static size_t ring_size(void)
 {
 	return 2 * (size_t)sysconf(_SC_PAGESIZE);
 }
 
-static int counter_open(struct counter *counter, uint64_t tracepoint, const char *filter, int cpu)
+static int counter_open(struct counter *counter, uint64_t tracepoint, const char *filter, int cpu,
+			int polled_fd)
 {
 	struct perf_event_attr wanted = {
 		.type = PERF_TYPE_TRACEPOINT,
@@ -126,11 +127,13 @@ static int counter_open(struct counter *counter, uint64_t tracepoint, const char
 		return errno;
 	if (filter[0] != '\0' && ioctl(counter->fd, PERF_EVENT_IOC_SET_FILTER, filter) != 0)
 		return errno;
+	if (polled_fd >= 0)
+		return ioctl(counter->fd, PERF_EVENT_IOC_SET_OUTPUT, polled_fd) == 0 ? 0 : errno;
 	counter->ring = mmap(NULL, ring_size(), PROT_READ, MAP_SHARED, counter->fd, 0);
 	return counter->ring == MAP_FAILED ? errno : 0;
 }
 
-struct counter *counter_new(uint64_t tracepoint, const char *filter, int cpu, int *error)
+struct counter *counter_new(uint64_t tracepoint, const char *filter, int cpu, int polled_fd, int *error)
 {
 	struct counter *counter = malloc(sizeof(*counter));
 
@@ -139,7 +142,7 @@ struct counter *counter_new(uint64_t tracepoint, const char *filter, int cpu, in
 		return NULL;
 	}
 	*counter = (struct counter){ .fd = -1, .ring = MAP_FAILED };
-	*error = counter_open(counter, tracepoint, filter, cpu);
+	*error = counter_open(counter, tracepoint, filter, cpu, polled_fd);
 	if (*error == 0)
 		return counter;
 	counter_free(counter);

@@ -31,9 +31,9 @@ int system_tracefs(void);
 /* Counts, on one CPU, how often the kernel passes one of its tracepoints. */
 struct counter;
 
-/* A counter that is not armed. `filter` is a condition on the tracepoint's fields, "" for none.
-   NULL with `*error` an errno. */
-struct counter *counter_new(uint64_t tracepoint, const char *filter, int cpu, int *error);
+/* A counter that is not armed. `filter` is a condition on the tracepoint's fields, "" for none. If
+   `polled_fd` is not -1, that counter of the same CPU is to be polled for both. NULL with `*error` an errno. */
+struct counter *counter_new(uint64_t tracepoint, const char *filter, int cpu, int polled_fd, int *error);
 
 /* A descriptor that polls POLLIN once the armed number is reached, and each time it is reached again. */
 int counter_fd(const struct counter *counter);

@@ -123,14 +123,18 @@ class TracepointCounter:
     """Counts on one CPU how often the kernel passes a tracepoint; polls POLLIN whenever a number is reached.
 
     ``condition`` restricts it by the tracepoint's fields, as in ``order==0``; empty, all count. The
-    poll that sees POLLIN consumes it. Raises OSError: PermissionError without CAP_PERFMON, ENODEV for
-    a CPU that is not there.
+    poll that sees POLLIN consumes it. If ``polled`` is given, a counter of the same CPU, that one polls
+    POLLIN for both: it saves 8 KiB of resident memory. Raises OSError: PermissionError without
+    CAP_PERFMON, ENODEV for a CPU that is not there.
     """
 
-    def __init__(self, tracepoint: int, condition: str, cpu: int) -> None:
+    def __init__(
+        self, tracepoint: int, condition: str, cpu: int, polled: "TracepointCounter | None" = None
+    ) -> None:
         """Begin with nothing armed."""
         error = ffi.new("int *")
-        self._counter = lib.counter_new(tracepoint, os.fsencode(condition), cpu, error)
+        polled_fd = polled.fileno() if polled else -1
+        self._counter = lib.counter_new(tracepoint, os.fsencode(condition), cpu, polled_fd, error)
         if self._counter == ffi.NULL:
             raise OSError(error[0], os.strerror(error[0]))
 

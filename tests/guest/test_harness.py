@@ -186,3 +186,14 @@ def test_dead_fuse_mounts_are_named(root: None, tmp_path: Path) -> None:
         assert str(directory) in kernel.stale_fuse_mounts()
     finally:
         subprocess.run(["umount", "--lazy", directory], check=True)
+
+
+def test_a_cpu_costs_two_rings(guest: Run) -> None:
+    """The benchmark of many CPUs runs; of its rings one is for what is allocated, one for what is freed."""
+    command = [sys.executable, "benchmarks/cpus.py", "--cpus", "4"]
+    done = subprocess.run(command, cwd=vm.REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    cpus, rss_kib, rings, descriptors, _ = done.stdout.splitlines()[-1].split()
+    assert (cpus, rings) == ("4", "8")
+    assert int(rss_kib) > 0
+    assert int(descriptors) > int(rings)

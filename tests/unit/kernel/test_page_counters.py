@@ -107,9 +107,14 @@ class FakeCounter:
     """A counter that only notes what it is armed for."""
 
     made: ClassVar[list["FakeCounter"]] = []
+    open_at_once: ClassVar[list[int]] = []
+    """How many were open whenever one was closed."""
 
-    def __init__(self, _number: int, condition: str, _cpu: int) -> None:
+    def __init__(self, _number: int, condition: str, cpu: int, polled: "FakeCounter | None" = None) -> None:
         self.condition = condition
+        self.cpu = cpu
+        self.polled = polled
+        self.closed = False
         self.armed: list[int] = []
         self._fd = os.eventfd(0)
         self.made.append(self)
@@ -121,6 +126,8 @@ class FakeCounter:
         self.armed.append(events)
 
     def close(self) -> None:
+        self.open_at_once.append(sum(not counter.closed for counter in self.made))
+        self.closed = True
         os.close(self._fd)
 
 
@@ -128,6 +135,7 @@ class FakeCounter:
 def counters(monkeypatch: pytest.MonkeyPatch) -> list[FakeCounter]:
     """Let page_counters be made of fake counters, and return these."""
     monkeypatch.setattr(FakeCounter, "made", [])
+    monkeypatch.setattr(FakeCounter, "open_at_once", [])
     monkeypatch.setattr(page_counters, "TracepointCounter", FakeCounter)
     monkeypatch.setattr(
         page_counters, "tracepoint", lambda name: Tracepoint(1, has_order=not name.endswith("extfrag"))
@@ -189,7 +197,62 @@ def test_a_suspend_kills_the_counters(counters: list[FakeCounter], monkeypatch: 
     assert counter.arm(1 << 30)
     assert len(counters) == 2 * before
     assert counters[-1].armed
+    # Never all of a tracepoint's: to close its last counter takes as long as 36 ms.
+    assert min(FakeCounter.open_at_once) > before
     counter.close()
+
+
+def test_the_counters_of_a_cpu_that_stays_are_kept(
+    counters: list[FakeCounter], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    online = tmp_path / "online"
+    monkeypatch.setattr(page_counters, "ONLINE_FILE", str(online))
+    online.write_text("0-3\n")
+    counter = PageCounter(ALLOCATED)
+    assert counter.arm(1 << 30)
+    a_cpu = len(counters) // 4
+    shares = [each.armed[-1] for each in counters]
+    online.write_text("0,2-3,7\n")
+    assert counter.arm(1 << 30)
+    assert len(counters) == 5 * a_cpu
+    assert {each.cpu for each in counters if each.closed} == {1}
+    assert {each.cpu for each in counters if not each.closed} == {0, 2, 3, 7}
+    assert {each.cpu for each in counters[4 * a_cpu :]} == {7}
+    online.write_text("0-255\n")
+    assert counter.arm(1 << 30)
+    now = [each for each in counters if not each.closed]
+    assert len(now) == 256 * a_cpu
+    assert all(each.armed[-1] <= share // 64 for each, share in zip(now, shares, strict=False))
+    counter.close()
+
+
+def test_a_cpu_has_one_counter_that_is_polled(counters: list[FakeCounter]) -> None:
+    """Its ring is the only one: that of another takes 8 KiB of resident memory."""
+    counter = PageCounter(ALLOCATED)
+    for cpu in {each.cpu for each in counters}:
+        first, *others = [each for each in counters if each.cpu == cpu]
+        assert first.polled is None
+        assert others
+        assert {each.polled for each in others} == {first}
+    counter.close()
+
+
+def test_a_counter_is_polled_for_another_one() -> None:
+    """Only the other one counts what happens, and both can go in either order."""
+    number = tracepoint("kmem/mm_page_free").number
+    for last in (0, 1):
+        polled = TracepointCounter(number, "order==10", 0)
+        pair = [polled, TracepointCounter(number, "order==0", 0, polled)]
+        pair[1].arm(1)
+        before = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, {0})
+        try:
+            fault(0).close()
+        finally:
+            os.sched_setaffinity(0, before)
+        assert select.select([polled], [], [], 0)[0]
+        pair[1 - last].close()
+        pair[last].close()
 
 
 def test_a_refusal_after_root_was_given_up_is_said_once(
