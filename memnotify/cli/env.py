@@ -9,7 +9,7 @@ import shlex
 from memnotify.abi.figures import EXTRA_FIGURES, NAMES
 from memnotify.cli import add_command
 from memnotify.cli.common import NOTHING_WATCHED, report, watches
-from memnotify.client import DEFAULT_PATH
+from memnotify.client import default_path
 
 _DESCRIPTION = """\
 Print the two variables with which a program that follows systemd's
@@ -43,7 +43,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     )
     parser.add_argument("--when", metavar="THRESHOLDS", required=True, help="such as 'used 80%%'")
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--path", type=_path, default=DEFAULT_PATH, help="the device (default: %(default)s)")
+    where.add_argument("--path", type=_path, default=default_path(), help="the device (default: %(default)s)")
     where.add_argument(
         "--socket", type=_path, metavar="PATH", help="the socket of 'memnotify serve --socket PATH'"
     )

@@ -6,7 +6,7 @@ import json
 
 from memnotify.cli import add_command
 from memnotify.cli.common import as_object, explain, human, report
-from memnotify.client import DEFAULT_PATH, PAGE_SIZE, Figures, Memnotify
+from memnotify.client import PAGE_SIZE, Figures, Memnotify, default_path
 
 _EPILOG = """\
 exit codes: 0 figures printed; 2 no device, or wrong arguments
@@ -22,7 +22,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         "Print the figures in pages, in human units and in percent of total.",
         _EPILOG,
     )
-    parser.add_argument("--path", default=DEFAULT_PATH, help="the device (default: %(default)s)")
+    parser.add_argument("--path", default=default_path(), help="the device (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     parser.set_defaults(run=run)
 

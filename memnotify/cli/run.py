@@ -16,7 +16,6 @@ from typing import Self
 from memnotify.cli import add_command
 from memnotify.cli.common import count, explain, reap_orphans, report, seconds, subscribed
 from memnotify.client import (
-    DEFAULT_PATH,
     PAGE_SIZE,
     Change,
     Crossed,
@@ -25,6 +24,7 @@ from memnotify.client import (
     Lost,
     Memnotify,
     Restored,
+    default_path,
 )
 
 _DESCRIPTION = """\
@@ -69,7 +69,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     parser.add_argument(
         "--count", type=count, metavar="N", default=0, help="end after N runs; 0: never (default: 0)"
     )
-    parser.add_argument("--path", default=DEFAULT_PATH, help="the device (default: %(default)s)")
+    parser.add_argument("--path", default=default_path(), help="the device (default: %(default)s)")
     parser.add_argument("command", metavar="COMMAND", nargs="+", help="what to run, after --")
     parser.set_defaults(run=run, parser=parser)
 

@@ -8,7 +8,7 @@ import time
 
 from memnotify.cli import add_command
 from memnotify.cli.common import as_object, count, explain, reap_orphans, report, seconds, subscribed
-from memnotify.client import DEFAULT_PATH, PAGE_SIZE, Crossed
+from memnotify.client import PAGE_SIZE, Crossed, default_path
 
 _DESCRIPTION = """\
 Wait until one of the thresholds is crossed, up or down, and print the figures.
@@ -29,7 +29,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     """Add the subcommand to the parser."""
     parser = add_command(commands, "wait", "wait until a threshold is crossed", _DESCRIPTION, _EPILOG)
     parser.add_argument("thresholds", metavar="THRESHOLDS", help="such as 'used 80%%'")
-    parser.add_argument("--path", default=DEFAULT_PATH, help="the device (default: %(default)s)")
+    parser.add_argument("--path", default=default_path(), help="the device (default: %(default)s)")
     parser.add_argument(
         "--timeout", type=seconds, metavar="S", help="end S seconds after the start (default: never)"
     )

@@ -5,7 +5,7 @@
 """
 
 from memnotify.client._control import ControlFileError
-from memnotify.client._device import DEFAULT_PATH, Crossed, Event, Lost, Memnotify, Restored
+from memnotify.client._device import DEFAULT_PATH, Crossed, Event, Lost, Memnotify, Restored, default_path
 from memnotify.client._errors import (
     DeviceForbiddenError,
     DeviceLostError,
@@ -43,5 +43,6 @@ __all__ = [
     "Signals",
     "Source",
     "ThresholdError",
+    "default_path",
     "device_error",
 ]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from memnotify.abi.thresholds import VALUE_MAX
-from memnotify.client._device import DEFAULT_PATH
+from memnotify.client._device import default_path
 from memnotify.client._errors import MemnotifyError
 from memnotify.client._figures import PAGE_SIZE
 from memnotify.client._thresholds import parse
@@ -184,7 +184,7 @@ def _definition(place: str, section: str, values: Mapping[str, str]) -> Definiti
         used = Amount(95, is_percentage=True)
     return Definition(
         name=values.get("property", section),
-        sensor=os.path.expanduser(values.get("sensor", DEFAULT_PATH)),
+        sensor=os.path.expanduser(values.get("sensor", default_path())),
         used=used,
         free=free,
         limit=limit,

@@ -18,6 +18,12 @@ from memnotify.client._timer import Timer
 
 DEFAULT_PATH = "/dev/memnotify"
 
+
+def default_path() -> str:
+    """Return the device that is opened if no path is given: $MEMNOTIFY_PATH, or else DEFAULT_PATH."""
+    return os.environ.get("MEMNOTIFY_PATH") or DEFAULT_PATH
+
+
 _RETRY_FIRST_S = 0.02
 _RETRY_LAST_S = 1.0
 """The time between attempts to reopen: it doubles from the first to the last, so that a new daemon is found
@@ -73,8 +79,9 @@ class Memnotify(Source[Event]):
     Raises OSError as the device does: ``device_error`` in this package lists the classes.
     """
 
-    def __init__(self, path: str = DEFAULT_PATH, *, reopen: bool = True) -> None:
-        """Open the device."""
+    def __init__(self, path: str | None = None, *, reopen: bool = True) -> None:
+        """Open the device at ``path``, by default ``default_path()``."""
+        path = path or default_path()
         # A program that only reads needs this file alone, and the first subscription takes it over. A
         # program that does both needs two: a read of the observer would acknowledge an unseen event.
         self._reader: DeviceFile | None = DeviceFile(path)

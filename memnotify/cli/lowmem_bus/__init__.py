@@ -6,7 +6,7 @@ import argparse
 from memnotify.cli import EXTRA_MISSING, add_command
 from memnotify.cli.common import reap_orphans, report, seconds
 from memnotify.cli.lowmem_bus.levels import LEVELS, Limiter
-from memnotify.client import DEFAULT_PATH
+from memnotify.client import default_path
 
 _DESCRIPTION = """\
 Serve org.freedesktop.LowMemoryMonitor on the system bus, until SIGTERM or SIGINT. Programs
@@ -53,7 +53,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         default=15.0,
         help="for S seconds after a warning send only a more severe one (default: 15)",
     )
-    parser.add_argument("--path", default=DEFAULT_PATH, help="the device (default: %(default)s)")
+    parser.add_argument("--path", default=default_path(), help="the device (default: %(default)s)")
     parser.set_defaults(run=run)
 
 

@@ -14,12 +14,12 @@ from memnotify.cli import EXTRA_MISSING, add_command
 from memnotify.cli.common import explain, human, reap_orphans, report, seconds, subscribed
 from memnotify.cli.watch.model import Note, Watch
 from memnotify.client import (
-    DEFAULT_PATH,
     Crossed,
     Lost,
     Memnotify,
     Restored,
     ThresholdError,
+    default_path,
 )
 
 _INTERVAL_MIN_S = 0.2
@@ -59,7 +59,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         help="read the figures every S seconds, at least 0.2 (default: 1)",
     )
     parser.add_argument("--plain", action="store_true", help="print lines, draw no picture")
-    parser.add_argument("--path", default=DEFAULT_PATH, help="the device (default: %(default)s)")
+    parser.add_argument("--path", default=default_path(), help="the device (default: %(default)s)")
     parser.set_defaults(run=run)
 
 
