@@ -63,9 +63,9 @@ EXTRA_FIGURES = {
         )
     },
 }
-"""Names, and what each is: fields of /proc/meminfo that are added and subtracted. One line makes a figure.
+"""Names, and what each is: fields of /proc/meminfo that are added and subtracted, such as ``Active(anon)``.
 
-docs/figures.md says what they mean.
+One line anywhere makes a figure. docs/figures.md and memnotify.toml(5) say what they mean.
 """
 
 LINE_MAX = 255

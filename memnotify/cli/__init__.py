@@ -146,5 +146,8 @@ def add_command(
 def _run(arguments: Sequence[str]) -> int:
     # Import the module of one command: the daemon keeps in memory what it imports.
     names = arguments[:1] if arguments and arguments[0] in COMMANDS else COMMANDS
+    if not arguments:
+        make_parser(*names).print_help(sys.stderr)
+        return 2
     options = make_parser(*names).parse_args(arguments)
     return int(options.run(options))

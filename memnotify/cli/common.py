@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from memnotify.abi.thresholds import parse
-from memnotify.client import Figures, Memnotify, ThresholdError
+from memnotify.client import DeviceLostError, DeviceMissingError, Figures, Memnotify, ThresholdError
 
 NOTHING_WATCHED = "nothing is watched: give a threshold, such as 'used 80%'"
 """The message for thresholds that can never be crossed."""
@@ -27,6 +27,13 @@ def explain(path: str, error: OSError) -> str:
     """Return the message for an error of a device, or of thresholds that were refused."""
     what = "" if isinstance(error, ThresholdError) and error.filename is None else f"{path}: "
     return f"{what}{error.strerror}"
+
+
+def loss(error: OSError) -> str:
+    """Return the text for a device that was lost, in a command that waits for the next daemon by itself."""
+    if isinstance(error, DeviceLostError | DeviceMissingError):
+        return "the device is no longer served"
+    return f"the device cannot be read: {os.strerror(error.errno or errno.EIO)}"
 
 
 def reap_orphans() -> None:

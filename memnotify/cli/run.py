@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Self
 
 from memnotify.cli import add_command
-from memnotify.cli.common import count, explain, reap_orphans, report, seconds, subscribed
+from memnotify.cli.common import count, explain, loss, reap_orphans, report, seconds, subscribed
 from memnotify.client import (
     PAGE_SIZE,
     Change,
@@ -135,7 +135,7 @@ def _serve(
 def note(event: Event | None, path: str, due: Due, fd: int, *, up: bool) -> None:
     """Add the runs that an event causes, and drop those whose figure has gone back."""
     if isinstance(event, Lost):
-        report("run", f"{path}: {event.error.strerror}")
+        report("run", f"{path}: {loss(event.error)}")
     if isinstance(event, Restored):
         report("run", f"{path}: the device is served again")
     if isinstance(event, Crossed | Restored):

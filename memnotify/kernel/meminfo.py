@@ -29,7 +29,7 @@ _FIELDS = (
     b"Shmem",
     b"SReclaimable",
 )
-_TERM = re.compile(r"([+-]?) ?(\w+)")
+_TERM = re.compile(r"([+-]?) ?(\w+(?:\(\w+\))?)")
 _LINE = re.compile(rb"^(.+):( *[0-9]+) kB\n", re.MULTILINE)
 _COUNT = re.compile(rb"count: +([0-9]+)\n +high")
 # The first CPU's lines in each zone; the other CPUs have the same limits (mm/page_alloc.c:pageset_update).

@@ -164,7 +164,7 @@ def test_a_new_daemon_is_found(bus: DesktopBus, serve: Callable[[str], Daemon], 
         service.hear("ready")
         _tune_in(old.path, memory, service, listener)
         old.end(signal.SIGKILL)
-        service.hear("start 'memnotify serve' again")
+        service.hear("no longer served")
         memory.use(90)
         with serve(NAME):
             listener.hear("100")

@@ -41,17 +41,31 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> str:
     return program
 
 
-def test_it_prints_each_crossing(daemon: Daemon, memory: FakeMemory, example: str) -> None:
+def test_it_prints_each_crossing(
+    serve: Callable[[str], Daemon], daemon: Daemon, memory: FakeMemory, example: str
+) -> None:
+    """The state at the start, each crossing, and the state when a new daemon serves."""
+    above, below = (f"total 2500000 used {used} active 250000" for used in (2250000, 1250000))
     with Program(example) as program:
         assert program.line() == "watching used 80%"
+        assert program.line() == below
         for _ in range(2):
             memory.use(90)
-            assert program.line() == "total 2500000 used 2250000 active 250000"
+            assert program.line() == above
             memory.use(50)
-            assert program.line() == "total 2500000 used 1250000 active 250000"
+            assert program.line() == below
         daemon.end(signal.SIGKILL)
-        assert program.line() == "example: the daemon has ended: open the device again"
-        assert program.end(0) == 3
+        memory.use(90)
+        with serve("memnotify"):
+            assert program.line() == above
+            memory.use(50)
+            assert program.line() == below
+
+
+def test_it_needs_a_daemon_at_the_start(example: str) -> None:
+    with Program(example) as program:
+        assert program.line() == "example: /dev/memnotify: No such file or directory"
+        assert program.end(0) == 1
 
 
 def test_it_says_what_is_refused(daemon: Daemon, example: str) -> None:

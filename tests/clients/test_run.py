@@ -196,7 +196,7 @@ def test_crossings_without_a_daemon_are_found_by_the_next(
         code, out, err = run.end()
     assert (code, out) == (0, "up used 90\n")
     assert [line.rpartition(": ")[2] for line in err.splitlines()] == [
-        "start 'memnotify serve' again",
+        "the device is no longer served",
         "the device is served again",
     ]
 

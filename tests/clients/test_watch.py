@@ -58,7 +58,7 @@ def test_lines_find_a_new_daemon(serve: Callable[[str], Daemon], memory: FakeMem
     with Program(*_command(old.path, "--plain", "--when", "used 80%")) as program:
         program.line()
         old.end(signal.SIGKILL)
-        program.hear("start 'memnotify serve'")
+        program.hear("the device is no longer served")
         memory.use(90)
         with serve(NAME):
             events = [program.hear("served again")[20:], program.hear(": now")[20:]]
@@ -176,8 +176,28 @@ def test_it_ends_with_the_terminal(daemon: Daemon, tmp_path: Path) -> None:
     assert (tmp_path / "errors").read_text() == ""
 
 
-@pytest.mark.parametrize("environment", [{"TERM": "dumb"}, {"PYTHONIOENCODING": "latin-1"}])
-def test_a_terminal_that_cannot_draw_gets_lines(daemon: Daemon, environment: dict[str, str]) -> None:
+def test_a_question_mark_shows_the_keys(daemon: Daemon) -> None:
+    with _terminal(daemon.path) as terminal:
+        terminal.shows("50.0 %")
+        terminal.press(b"?")
+        terminal.shows("keys and signs")
+        terminal.press(b"?")
+        terminal.shows("50.0 %")
+        terminal.press(b"q")
+        assert terminal.end() == 0
+
+
+@pytest.mark.parametrize("environment", [{"LC_ALL": "C"}, {"PYTHONIOENCODING": "latin-1"}])
+def test_a_terminal_without_the_characters_gets_ascii(daemon: Daemon, environment: dict[str, str]) -> None:
     with _terminal(daemon.path, environment=environment) as terminal:
+        terminal.shows("50.0 %    4.8 GiB")
+        assert terminal.sent.isascii()
+        assert terminal.frame[0].startswith("+- memnotify ")
+        terminal.press(b"q")
+        assert terminal.end() == 0
+
+
+def test_a_terminal_that_cannot_draw_gets_lines(daemon: Daemon) -> None:
+    with _terminal(daemon.path, environment={"TERM": "dumb"}) as terminal:
         eventually(lambda: re.match(STAMP + " used ", terminal.sent), "a line")
         assert "\x1b" not in terminal.sent

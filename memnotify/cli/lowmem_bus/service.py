@@ -12,7 +12,7 @@ from dbus_fast.errors import AuthError, DBusError, InvalidAddressError
 from dbus_fast.service import ServiceInterface
 from dbus_fast.service import signal as dbus_signal  # the older name, which Debian's releases have
 
-from memnotify.cli.common import NOTHING_WATCHED, explain, report, watches
+from memnotify.cli.common import NOTHING_WATCHED, explain, loss, report, watches
 from memnotify.cli.lowmem_bus.levels import LEVELS, Limiter
 from memnotify.client import Crossed, Lost, Memnotify, Restored
 
@@ -155,7 +155,7 @@ class _Service:
             # All devices have the same daemon: report its end once.
             if device is self._devices[LEVELS["critical"]]:
                 if isinstance(event, Lost):
-                    _report(f"{self._path}: {event.error.strerror}")
+                    _report(f"{self._path}: {loss(event.error)}")
                 if isinstance(event, Restored):
                     _report(f"{self._path}: the device is served again")
         self._warn()

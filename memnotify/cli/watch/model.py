@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from memnotify.abi.thresholds import parse
-from memnotify.cli.common import human
+from memnotify.cli.common import human, loss
 from memnotify.client import (
     Change,
     Figures,
@@ -66,9 +66,7 @@ class Watch:
             figures = reader.read()
         except OSError as error:
             self.history.append(None)
-            # The last part of the text says what to do.
-            hint = str(error.strerror).rpartition("; ")[2]
-            return [] if was_lost else self._note(now_s, "lost", hint)
+            return [] if was_lost else self._note(now_s, "lost", loss(error))
         if figures.total != self.last.total:
             self.last = figures
             self._measure()

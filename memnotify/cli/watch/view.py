@@ -2,6 +2,7 @@
 """The picture of ``memnotify watch``: the only module that needs rich."""
 
 import contextlib
+import locale
 import os
 import re
 import signal
@@ -18,6 +19,7 @@ from rich.console import Console, ConsoleDimensions, ConsoleOptions, RenderResul
 from rich.control import Control
 from rich.panel import Panel
 from rich.screen import Screen
+from rich.segment import Segment
 from rich.text import Text
 
 from memnotify.cli.common import human
@@ -33,6 +35,28 @@ _SIGNS = {
     "lost": ("✖", "bold red"),
     "restored": ("●", "bold green"),
 }
+_KEYS = (
+    ("?", "show or hide this"),
+    ("q", "quit; Ctrl-C as well"),
+    ("Ctrl-Z", "stop, until the shell's fg"),
+)
+_ASCII = str.maketrans(
+    {
+        **dict.fromkeys("╭╮╰╯", "+"),
+        **dict.fromkeys("─┄", "-"),
+        **dict.fromkeys("│┤┃", "|"),
+        **dict.fromkeys("▁▂", "_"),
+        **dict.fromkeys("▃▄▅", "="),
+        **dict.fromkeys("▆▇█", "#"),
+        "▲": "^",
+        "▼": "v",
+        "✖": "x",
+        "●": "o",
+        "·": ".",
+        "…": "~",
+    }
+)
+"""What stands for the characters of the picture on a terminal that has ASCII only."""
 _AXIS = 8
 """Columns left of a plot."""
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
@@ -44,13 +68,24 @@ _FUNCTION_KEY = re.compile(rb"\x1b(?:O|\[[0-?]*)?.", re.DOTALL)
 class View:
     """The picture, for any size of terminal."""
 
-    def __init__(self, watch: Watch) -> None:
+    def __init__(self, watch: Watch, *, keys: bool = False, ascii_only: bool = False) -> None:
         self._watch = watch
+        self._keys = keys
+        self._ascii_only = ascii_only
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield the panels that fit."""
-        watch = self._watch
         width, height = options.max_width, options.height or console.height
+        for panel in [self._help(height)] if self._keys else self._panels(width, height):
+            if not self._ascii_only:
+                yield panel
+                continue
+            for segment in console.render(panel, options):
+                text = segment.text.translate(_ASCII).encode("ascii", "replace").decode()
+                yield Segment(text, segment.style)
+
+    def _panels(self, width: int, height: int) -> Iterable[Panel]:
+        watch = self._watch
         names = [name for name in watch.last.names if name != "total"]
         left = height - len(names) - 2
         yield self._bars(names, width, last=left < 4)
@@ -58,7 +93,7 @@ class View:
             return
         # For a figure without thresholds its bar is enough.
         plotted = ["used", *sorted({line.name for line in watch.lines} - {"used", "total"})]
-        notes = max(5, left // 3) if left >= 12 else 0
+        notes = max(5, left // 3) if left >= 12 else 4 if left >= 9 else 0
         plotted = plotted[: max(1, (left - notes) // 7)]
         rows = left - notes
         for index, name in enumerate(plotted):
@@ -108,16 +143,18 @@ class View:
             for pages in shown
         ]
         levels = {
-            min(rows - 1, int(line.pages.percent / top * rows)): line.pages.percent
+            min(rows - 1, int(line.pages.percent / top * rows)): f"{line.pages.percent:.4g} %"
             for line in self._lines(name)
             if line.pages.percent <= top
         }
-        labels = {rows // 2: f"{top / 2:g} %"} if rows > 4 else {}
-        labels |= {rows - 1: f"{top} %", 0: "0 %"}
+        scale = {rows // 2: f"{top / 2:g} %"} if rows > 4 else {}
+        scale |= {rows - 1: f"{top} %", 0: "0 %"}
+        # A level that is rounded to a value of the scale may be in the row beside it.
+        labels = {row: label for row, label in scale.items() if label not in levels.values()} | levels
         text = Text(no_wrap=True)
         for row in reversed(range(rows)):
             is_level = row in levels
-            label = f"{levels[row]:.4g} %" if is_level else labels.get(row, "")
+            label = labels.get(row, "")
             text.append(f"{label:>{_AXIS - 2}} ", "yellow" if is_level else "dim")
             text.append("┤" if label else "│", "dim")
             empty = "┄" if is_level else " "
@@ -148,6 +185,29 @@ class View:
         text.rstrip()
         return _panel(text, Text("events", "bold default"), height, last=True, watch=watch)
 
+    def _help(self, height: int) -> Panel:
+        text = Text(no_wrap=True, overflow="ellipsis")
+        for key, meaning in _KEYS:
+            text.append(f"{key:<8}", "bold")
+            text.append(f"{meaning}\n")
+        text.append("\n┃", "bold yellow")
+        text.append(" a threshold, in the bar of its figure\n")
+        for kind, meaning in (
+            ("up", "a threshold was reached"),
+            ("down", "the figure fell below a threshold"),
+            ("lost", "the device is no longer served"),
+            ("restored", "the device is served again"),
+        ):
+            text.append(*_SIGNS[kind])
+            text.append(f" {meaning}\n")
+        text.append("\ngreen", "green")
+        text.append(" no threshold reached, ")
+        text.append("yellow", "yellow")
+        text.append(" some, ")
+        text.append("red", "red")
+        text.append(" all")
+        return _panel(text, Text("keys and signs", "bold default"), height, last=True, watch=self._watch)
+
     def _lines(self, name: str) -> Iterable[Line]:
         return (line for line in self._watch.lines if line.name == name)
 
@@ -160,8 +220,8 @@ class View:
 
 
 def _panel(text: Text, title: Text, height: int, *, last: bool, watch: Watch, style: str = "") -> Panel:
-    """Return a panel. The last one says how to quit."""
-    subtitle = Text(f"every {watch.interval_s:g} s · q quits") if last else None
+    """Return a panel. The last one names the keys, and the interval if there is room."""
+    subtitle = Text(f"q quits · ? keys · every {watch.interval_s:g} s") if last else None
     if style:
         title.append(": not served", f"bold {style}")
     return Panel(
@@ -184,9 +244,16 @@ def _duration(seconds: float) -> str:
 
 
 def can_draw() -> bool:
-    """Return True if the terminal can move the cursor and has the characters."""
-    console = Console()
-    return not console.is_dumb_terminal and console.encoding.startswith("utf")
+    """Return True if the terminal can move the cursor."""
+    return not Console().is_dumb_terminal
+
+
+def _has_ascii_only(console: Console) -> bool:
+    """Return True unless the terminal has the characters of the picture.
+
+    Under LC_ALL=C Python writes UTF-8 all the same (PEP 540); the locale says what the terminal has.
+    """
+    return not (console.encoding.startswith("utf") and locale.getencoding().lower().startswith("utf"))
 
 
 class Terminal:
@@ -197,7 +264,9 @@ class Terminal:
 
     def __init__(self) -> None:
         self._console = Console()
+        self._ascii_only = _has_ascii_only(self._console)
         self._keys: int | None = None
+        self._help = False
 
     def show(self, watch: Watch, _news: Sequence[Note], *, sampled: bool) -> None:  # noqa: ARG002 - the picture shows all notes
         """Draw the picture."""
@@ -209,7 +278,8 @@ class Terminal:
             self._console.size = ConsoleDimensions(columns or 80, rows or 24)
             with self._console:
                 self._console.control(Control.home())
-                self._console.print(Screen(View(watch)), end="")
+                view = View(watch, keys=self._help, ascii_only=self._ascii_only)
+                self._console.print(Screen(view), end="")
 
     def fds(self) -> Sequence[int]:
         """Return the descriptors of signals, and of keys if stdin is a terminal."""
@@ -222,7 +292,9 @@ class Terminal:
                 keys = os.read(fd, 1024)
             except OSError:
                 return False
-            return bool(keys) and not set(_FUNCTION_KEY.sub(b"", keys)) & set(b"qQ\x03\x04")
+            pressed = _FUNCTION_KEY.sub(b"", keys)
+            self._help ^= pressed.count(b"?") % 2 == 1
+            return bool(keys) and not set(pressed) & set(b"qQ\x03\x04")
         numbers = set(self._near.recv(1024))
         if numbers & set(_ENDS):
             return False

@@ -16,7 +16,7 @@ import pytest
 from support.fake_device import FakeDaemon
 
 from memnotify import __version__
-from memnotify.cli import main
+from memnotify.cli import COMMANDS, main, make_parser
 from memnotify.cli.lowmem_bus import service
 from memnotify.cli.run import Due, environment, note
 from memnotify.client import PAGE_SIZE, Change, Crossed, Figures, Lost, Restored
@@ -30,7 +30,6 @@ UNKNOWN = "is not understood: the names are total, used, active (others by 'memn
 @pytest.mark.parametrize(
     "arguments",
     [
-        [],
         ["fly"],
         ["read", "--fly"],
         ["read", "extra"],
@@ -81,6 +80,14 @@ def test_wrong_arguments(arguments: list[str], capsys: pytest.CaptureFixture[str
     assert out == ""
     assert err.startswith("usage: memnotify")
     assert "error: " in err
+
+
+def test_the_command_alone_shows_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    """On stderr, with the exit code of wrong arguments: a script that forgot the command must fail."""
+    assert main([]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == make_parser(*COMMANDS).format_help()
 
 
 @pytest.mark.parametrize(

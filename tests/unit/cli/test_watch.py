@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
@@ -37,19 +37,30 @@ def _watch(useds_percent: Sequence[float | None], *thresholds: str) -> Watch:
     return watch
 
 
-def _drawn(watch: Watch, width: int, height: int, *, no_color: bool = False) -> str:
+def _drawn(
+    watch: Watch,
+    width: int,
+    height: int,
+    *,
+    no_color: bool = False,
+    keys: bool = False,
+    ascii_only: bool = False,
+) -> str:
     """Return the bytes that draw the picture."""
     sent = io.StringIO()
     console = Console(
         file=sent, width=width, height=height, force_terminal=True, color_system="standard", no_color=no_color
     )
-    console.print(Screen(View(watch)), end="")
+    console.print(Screen(View(watch, keys=keys, ascii_only=ascii_only)), end="")
     return sent.getvalue()
 
 
-def _lines(watch: Watch, width: int, height: int) -> list[str]:
+def _lines(
+    watch: Watch, width: int, height: int, *, keys: bool = False, ascii_only: bool = False
+) -> list[str]:
     """Return the picture as characters."""
-    return re.sub(r"\x1b\[[0-9;]*m", "", _drawn(watch, width, height)).split("\n")
+    drawn = _drawn(watch, width, height, keys=keys, ascii_only=ascii_only)
+    return re.sub(r"\x1b\[[0-9;]*m", "", drawn).split("\n")
 
 
 PICTURE = """\
@@ -76,7 +87,7 @@ PICTURE = """\
 │ 09-09 01:46  ▲ used reached 85 %                                             │
 │                                                                              │
 │                                                                              │
-╰──────────────────────────────────────────────────────── every 1 s · q quits ─╯"""
+╰─────────────────────────────────────────────── q quits · ? keys · every 1 s ─╯"""
 
 
 @pytest.fixture
@@ -107,21 +118,48 @@ def test_it_fits(size: tuple[int, int]) -> None:
     assert len(lines) == height
     assert {cell_len(line) for line in lines} == {width}
     picture = "\n".join(lines)
-    assert ("events" in picture) == (height >= 16)
+    assert ("events" in picture) == (height >= 15)
     assert ("in the last" in picture) == (height >= 8)
     assert ("active in the last" in picture) == (height >= 24)
     assert ("60.0 %" in picture) == (width >= 30)
-    assert ("q quits" in picture) == (width >= 30 and height >= 5)
+    assert ("q quits" in picture) == (width >= 20 and height >= 5)
+
+
+def test_the_last_events_are_in_a_small_terminal() -> None:
+    watch = _watch([40, 60], "used 50%")
+    watch.notes += [Note(WHEN_S, "up", f"event {number}") for number in range(9)]
+    picture = "\n".join(_lines(watch, 60, 15))
+    assert re.findall(r"event [0-9]", picture) == ["event 8", "event 7"]
 
 
 @given(
     width=st.integers(1, 150),
     height=st.integers(1, 50),
     useds_percent=st.lists(st.one_of(st.none(), st.floats(0, 100)), max_size=200),
+    keys=st.booleans(),
+    ascii_only=st.booleans(),
 )
-def test_it_fits_whatever_it_shows(width: int, height: int, useds_percent: list[float | None]) -> None:
-    lines = _lines(_watch([*useds_percent, 3], "used 50%"), width, height)
+def test_it_fits_whatever_it_shows(
+    width: int, height: int, useds_percent: list[float | None], *, keys: bool, ascii_only: bool
+) -> None:
+    watch = _watch([*useds_percent, 3], "used 50%")
+    watch.notes.append(Note(WHEN_S, "up", "réached " + "x" * 200))
+    lines = _lines(watch, width, height, keys=keys, ascii_only=ascii_only)
     assert [cell_len(line) for line in lines] == [width] * height
+    assert not ascii_only or "".join(lines).isascii()
+
+
+@given(st.floats(0, 100), st.floats(0.01, 100), st.integers(10, 40))
+@example(75.0, 49.9999, 22)
+def test_no_label_is_on_an_axis_twice(used_percent: float, level_percent: float, height: int) -> None:
+    plot = "\n".join(_lines(_watch([used_percent], f"used {level_percent:.8f}%"), 80, height)).split("╭")[2]
+    labels = re.findall(r"│ +(\S+ %) ┤", plot)
+    assert len(labels) == len(set(labels)) > 0
+
+
+def test_help() -> None:
+    lines = _lines(_watch([40], "used 50%"), 80, 24, keys=True)
+    assert [line.split()[1:3] for line in lines[1:4]] == [["?", "show"], ["q", "quit;"], ["Ctrl-Z", "stop,"]]
 
 
 @pytest.mark.parametrize(
