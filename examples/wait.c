@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Print the figures each time a threshold is crossed, up or down: wait [THRESHOLDS] */
+/* Print the figures at the start and each time a threshold is crossed, up or down: wait [THRESHOLDS] */
 #include <err.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -8,32 +8,57 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
-int main(int argc, char *argv[])
+static const char *thresholds = "used 80%";
+
+/* Open the device and set the thresholds; -1 if no daemon serves it. */
+static int begin(int epoll)
 {
-	const char *thresholds = argc > 1 ? argv[1] : "used 80%";
 	struct epoll_event event = { .events = EPOLLIN };
 	int device = open("/dev/memnotify", O_RDWR | O_CLOEXEC);
-	int epoll = epoll_create1(EPOLL_CLOEXEC);
 
+	if (device < 0)
+		return -1;
 	/* EPERM: a plain file, not the device. So nothing is written to it. */
-	if (device < 0 || epoll_ctl(epoll, EPOLL_CTL_ADD, device, &event) < 0)
-		err(1, "/dev/memnotify");
-	if (write(device, thresholds, strlen(thresholds)) < 0)
-		err(2, "%s", thresholds); /* EINVAL: not understood */
+	if (epoll_ctl(epoll, EPOLL_CTL_ADD, device, &event) == 0 &&
+	    write(device, thresholds, strlen(thresholds)) >= 0)
+		return device;
+	if (errno == EINVAL)
+		err(2, "%s", thresholds); /* not understood */
+	close(device);
+	return -1;
+}
+
+int main(int argc, char *argv[])
+{
+	int epoll = epoll_create1(EPOLL_CLOEXEC), device, wait_ms = 20;
+	struct epoll_event event;
+
+	if (argc > 1)
+		thresholds = argv[1];
 	setlinebuf(stdout);
+	device = begin(epoll);
+	if (device < 0)
+		err(1, "/dev/memnotify");
 	printf("watching %s\n", thresholds);
 	for (;;) {
 		char line[256];
 		ssize_t length;
 
-		if (epoll_wait(epoll, &event, 1, -1) < 0) {
-			if (errno == EINTR)
-				continue;
-			err(1, "epoll_wait");
+		while (device < 0 && (device = begin(epoll)) < 0) {
+			usleep(1000 * wait_ms);
+			wait_ms = wait_ms < 500 ? 2 * wait_ms : 1000;
 		}
-		length = read(device, line, sizeof line); /* acknowledges the event */
-		if (length <= 0)
-			errx(3, "the daemon has ended: open the device again");
+		/* The first line of a new daemon is the state now. */
+		length = read(device, line, sizeof line); /* acknowledges an event */
+		if (length <= 0) {
+			close(device); /* also removes it from the epoll */
+			device = -1;
+			continue;
+		}
+		wait_ms = 20;
 		printf("%.*s", (int)length, line);
+		while (epoll_wait(epoll, &event, 1, -1) < 0)
+			if (errno != EINTR)
+				err(1, "epoll_wait");
 	}
 }

@@ -28,7 +28,7 @@ HIGH = "total 2500000 used 2250000 active 250000"
 LOW = "total 2500000 used 1250000 active 250000"
 # The output at the start, at 90 % used, and at 50 % again.
 SAID = {
-    "wait.c": (["watching used 80%"], [HIGH], [LOW]),
+    "wait.c": (["watching used 80%", LOW], [HIGH], [LOW]),
     "epoll.c": (
         ["watching used 60%", "watching used 80%"],
         [f"used 60%: {HIGH}", f"used 80%: {HIGH}"],
