@@ -101,7 +101,7 @@ class Device:
             if events & _READABLE:
                 acknowledge = self.poll_acknowledges
             else:
-                # Who asks for POLLPRI and not for POLLIN never reads, as with the kernel's PSI files.
+                # A client that polls for POLLPRI without POLLIN (as for PSI files) never reads.
                 acknowledge = bool(events & select.POLLPRI) and events & _SELECT_WRITE != _SELECT_WRITE
             if acknowledge:
                 self._table.acknowledge(fh)

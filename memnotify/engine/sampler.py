@@ -21,14 +21,14 @@ from memnotify.worker import Worker
 
 log = logging.getLogger(__name__)
 
-# A sleep of a second or more may end so much of it early, with another wake-up of the CPU: 0.9 s of the
-# default max_update_period, since each further second costs one more wake-up in four minutes; 4 s at most,
-# which 32 bits of nanoseconds hold. A sleep towards a near threshold has no time to give.
+# A sleep of a second or more may end early by this share, together with another wake-up of the CPU: 0.9 s of
+# the default max_update_period, as each further second costs one more wake-up in four minutes; at most 4 s,
+# which 32 bits of nanoseconds hold. A shorter sleep, towards a near threshold, has no slack.
 _SLACK_SHARE = 1 / 16
 _SLACK_FROM_S = 1.0
 _SLACK_MAX_S = 4.0
-# What the per-CPU lists can hold grows with memory, CPUs and a sysctl; an exact reading finds out. After a
-# long sleep one costs half as much as the whole wake-up, so it is not taken with every few of them.
+# The per-CPU lists can hold more after a change of memory, CPUs or a sysctl; an exact reading measures it.
+# After a long sleep an exact reading costs half of the whole wake-up, so it is taken rarely.
 _LIMIT_AGE_S = 600.0
 
 
@@ -55,16 +55,16 @@ class PageCounter(Protocol):
 
 
 class WakeSources(NamedTuple):
-    """What causes a sample beside the timer. The sampler closes them."""
+    """The sources that cause a sample, beside the timer. The sampler closes them."""
 
     pressure_fd: int | None = None
     """A PSI trigger."""
     page_counters: tuple[PageCounter, PageCounter] | None = None
-    """One counts what is allocated, the other what is freed."""
+    """The first counts allocated pages, the second freed pages."""
 
 
 def poll(poller: select.poll, timeout_s: float | None) -> list[tuple[int, int]]:
-    """Wait for ``poller``; round the time-out up, since an early end would find nothing due."""
+    """Wait for ``poller``; round the time-out up, because nothing is due before."""
     return poller.poll(None if timeout_s is None else max(0, math.ceil(timeout_s * 1000)))
 
 
@@ -76,25 +76,25 @@ class Timing(NamedTuple):
 
 
 class Sampler:
-    """Samples while any observer has a threshold, and sleeps without a time-out while none has.
+    """Samples while any observer has a threshold; otherwise sleeps without a time-out.
 
     Threads: ``cached``, ``refresh``, ``thresholds_changed`` and ``set_parameters`` may be called from any
-    thread; ``sample``, the schedule and the page counters belong to the sampler thread once it is started.
-    Every reading counts, a client's as well: one lock is held from before the reading until what crossed with
-    it is notified, so samples count in the order in which they were taken. ``notify`` is called with the
+    thread; ``sample``, the schedule and the page counters belong to the sampler thread once it is started. A
+    reading for a client counts as a sample too. One lock is held from before each reading until its crossings
+    are notified, so samples count in the order in which they were taken. ``notify`` is called with the
     handles of the observers that crossed and their number; it must send and free the handles.
 
-    A sample is taken when the interval is over, at once when memory stalls, and when a page counter announces
-    that the nearest threshold on ``used`` may have been reached, so that this threshold need not bound the
-    interval. Between the crossing and the notification nothing is allocated for each observer or threshold,
-    logged or waited for.
+    A sample is taken when the interval is over, when tasks stall for memory, and when a page counter
+    announces that the nearest threshold on ``used`` may have been reached; this threshold then does not bound
+    the interval. Between a crossing and its notification the sampler logs nothing, waits for nothing and
+    allocates nothing for an observer or threshold.
 
-    No new subscription is slept over. The sampler thread first publishes that it may sleep for ever, then
-    asks the table. A serving thread first subscribes in the table, then looks at the published sleep. The
-    one that comes second sees what the other did.
+    The sampler misses no new subscription: the sampler thread publishes that it may sleep for ever, then asks
+    the table; a serving thread subscribes in the table, then reads the published sleep. The second of the two
+    sees what the first did.
 
     New parameters take effect in the sampler thread, between two samples, and the next sample follows at
-    once. No observer, threshold or level is touched, so no crossing is lost or invented by that.
+    once. They change no observer, threshold or level, so no crossing is lost or invented.
     """
 
     def __init__(
@@ -121,10 +121,10 @@ class Sampler:
         self._interval = self._schedule.reset(parameters)
         self._sampled_s = self._exact_s = -math.inf
         self._exact_total_pages = 0
-        # When reading failed last, and why.
+        # When a reading failed last, and why.
         self._failed_s, self._failure = -math.inf, ""
         self._slack_s = 0.0
-        # When the next sample is due, and what a serving thread may see of it: infinite while parked.
+        # When the next sample is due, and what serving threads see of it: infinite while parked.
         self._due_s = self._published_due_s = math.inf
         self._counter_fired = False
         self._fresh = False
@@ -145,10 +145,10 @@ class Sampler:
     def refresh(self, use: Callable[[Sample], object] | None = None) -> Sample:
         """Take an exact sample in the calling thread and return it; pass it to ``use`` before it counts.
 
-        While the figures cannot be read, return the last good ones for ``max_update_period``; after that
-        raise MemInfoError, without a call of ``use``. What crosses with the sample is notified after ``use``.
+        While the figures cannot be read, return the last good ones for ``max_update_period``. After that
+        raise MemInfoError without a call of ``use``. Crossings are notified after ``use``.
         """
-        # A reading that does not come back is a failed one: a request must not wait for it.
+        # A reading that hangs counts as failed: a request must not wait for it.
         if not self._sampling_lock.acquire(timeout=self._parameters.update_period_s):
             return self._reuse(use)
         try:
@@ -162,7 +162,7 @@ class Sampler:
                     self._table.follow(sample.figures.total, self._granularity_pages(sample))
                     use(sample)
             finally:
-                # What was read counts, even if the observer has been closed meanwhile.
+                # The reading counts, even if the observer was closed meanwhile.
                 self._count(sample)
             crossed = self._table.event_s != crossings
         finally:
@@ -172,14 +172,14 @@ class Sampler:
         return sample
 
     def _reuse(self, use: Callable[[Sample], object] | None) -> Sample:
-        """Return the last good figures, after ``use`` of them. Raises MemInfoError."""
+        """Return the last good figures, after calling ``use`` with them. Raises MemInfoError."""
         sample = self._last_good()
         if use is not None:
             use(sample)
         return sample
 
     def thresholds_changed(self) -> None:
-        """Take note that thresholds have changed: sample at the shortest interval, or not at all."""
+        """Sample at ``update_period`` again, or stop sampling, because thresholds have changed."""
         if self._table.watching:
             self._fresh = True
             wake = self._published_due_s - self._clock() > self._parameters.update_period_s
@@ -189,7 +189,7 @@ class Sampler:
             self.worker.wake()
 
     def set_parameters(self, parameters: SamplingParameters) -> None:
-        """Let the sampler thread take these parameters over, without waiting for it. The last ones count."""
+        """Give new parameters to the sampler thread, without waiting for it. The last ones count."""
         self._parameters = parameters
         self.worker.wake()
 
@@ -206,8 +206,8 @@ class Sampler:
             distances = self._count(sample)
         self._interval = self._schedule.update(
             sample.taken_s,
-            # Extra figures bound the interval by their distance alone: what moves all the time, like the page
-            # cache, or is no memory, like what is only promised, would keep the interval short.
+            # Extra figures bound the interval by their distance only: one that moves all the time (page
+            # cache) or is no memory (Committed_AS) would keep the back-off short.
             sample.figures[: len(NAMES)],
             self._granularity_pages(sample),
             distances.nearest,
@@ -229,7 +229,7 @@ class Sampler:
         return self._parameters.granularity_pages(sample.figures.total)
 
     def _last_good(self) -> Sample:
-        """Return figures that were read lately and are not older than any event's. Raises MemInfoError."""
+        """Return the last good figures that are not older than any event's. Raises MemInfoError."""
         good = self._table.latest_exact
         if good.taken_s < self._table.event_s:
             good = self._table.latest
@@ -245,7 +245,7 @@ class Sampler:
 
         def announces(counter: PageCounter, pages: float) -> bool:
             def left() -> float:
-                # What may have moved since the figures were read was not counted; arming takes time as well.
+                # Pages that moved since the reading were not counted; arming takes time as well.
                 return pages - self._schedule.rate_pages_s * (self._clock() - taken_s)
 
             return 0 < counter.arm(left()) <= left()
@@ -288,7 +288,7 @@ class Sampler:
     def stop(self) -> None:
         """End the thread. When this returns, ``notify`` is not running and is not called again."""
         self.worker.stop()
-        # Observers may still be closed, and the number of wake_fd may be another file's by then.
+        # Observers may be closed later, when the number of wake_fd may be another file's.
         self._table.on_thresholds_changed = lambda: None
         self.worker.close()
         if self._pressure_fd is not None:
@@ -325,7 +325,7 @@ class Sampler:
         if self._fresh:
             self._fresh = False
             self._restart()
-        # Only ever earlier: however often the thread is woken, a sample that is due is taken.
+        # Never later than before: wake-ups, however frequent, must not delay a sample.
         due_s = self._due_s = self._published_due_s = min(self._due_s, self._clock() + self._interval.timer_s)
         ready = self._sleep(self._sampling_poller, due_s - self._clock())
         early_s = due_s - self._slack_s
@@ -345,7 +345,7 @@ class Sampler:
         try:
             self.sample(counter_fired=counter_fired)
         except MemInfoError:
-            # No news: whatever the reason was, no threshold is crossed, and the next reading may be good.
+            # No threshold is crossed; the next reading may succeed.
             self._due_s = self._failed_s + self._parameters.min_update_period_s
 
     def _restart(self) -> None:

@@ -7,18 +7,18 @@ from typing import NamedTuple
 
 from memnotify.abi.figures import PAGE_SIZE
 
-# Of the time in which the nearest level could be reached: a page counter that fires says that memory moves,
-# perhaps faster than seen. Half of that time finds a faster rate in steps that halve as well.
+# Share of the time in which the nearest level could be reached. A page counter that fires says that memory
+# moves, perhaps faster than seen; half of the time finds a faster rate in steps that halve as well.
 _COUNTER_SHARE = 0.5
-# A burst is over within seconds; the rate seen in it must not keep the interval short for longer.
+# A burst is over within seconds; its rate must not keep the interval short for longer.
 _HALF_LIFE_S = 1.0
 
 
 class SamplingParameters(NamedTuple):
-    """When the sampler samples, as configured; made once from the settings and handed on whole."""
+    """When the sampler samples, as configured."""
 
     update_period_s: float
-    """Base interval, and the greatest age of figures that are read."""
+    """Base interval, and the greatest age of the figures that a read returns."""
     max_update_period_s: float
     min_update_period_s: float
     """The shortest interval; not above ``update_period_s``."""
@@ -28,7 +28,7 @@ class SamplingParameters(NamedTuple):
     """Twice the granularity; 0 is automatic."""
 
     def granularity_pages(self, total_pages: int) -> int:
-        """Return g: by how many pages a figure must move to count as moved.
+        """Return g, the number of pages by which a figure must move to count as moved.
 
         Half of ``update_space``; if that is 0, 1/128 of total (0.78 %), or 512 KiB if total is too small.
         """
@@ -41,7 +41,7 @@ class Interval(NamedTuple):
     """When the next sample is due, in seconds after the last one, and why; formatted for the log."""
 
     timer_s: float
-    """By time, for what no page counter announces."""
+    """After this time the timer causes a sample, for levels that no page counter announces."""
     counter_s: float
     """The earliest moment at which a page counter causes a sample."""
     reason: str = "start"
@@ -49,7 +49,7 @@ class Interval(NamedTuple):
     reach_s: float = math.inf
     """The nearest level that no page counter announces is in reach after this time."""
     rate_pages_s: float = 0.0
-    """How fast memory was seen to move."""
+    """The highest rate seen lately."""
 
     def __str__(self) -> str:
         """Return the interval and why it is as long as it is."""
@@ -87,9 +87,9 @@ class SamplingSchedule:
         self.reset(parameters)
 
     def reset(self, parameters: SamplingParameters) -> Interval:
-        """Begin again with these parameters and return the first interval. The seen rate is kept."""
+        """Begin again with these parameters and return the first interval. Keep the seen rate."""
         self.parameters = parameters
-        # The last sample of each kind, exact and not: between the kinds `used` jumps by the per-CPU lists.
+        # The last exact and the last plain sample: they differ in `used` by the per-CPU lists.
         self._last: dict[bool, tuple[float, Sequence[int]]] = {}
         return self.restart(Interval(math.inf, parameters.update_period_s))
 

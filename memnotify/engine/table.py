@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: MIT
 """The table of observers, where the figures and the requests meet.
 
-Threads: whoever serves requests opens, writes, reads, polls and closes (the request loop, and the
-sockets' thread for its own observers); the sampler advances. One lock guards everything here and is
-held for bookkeeping alone: no file is read, no reply or notification sent under it. A wake-up can
-then be neither lost nor doubled:
+Threads: the serving threads (the session's, and the socket server's for its own observers) open, write,
+read, poll and close; the sampler advances. One lock guards the table. Under it no file is read, and no reply
+or notification is sent. So no wake-up is lost or doubled:
 
-- a poll stores its handle, then looks at ``pending``; a crossing sets ``pending``, then takes the
-  handle; both under the lock, so whichever comes second sees the first;
-- a handle that was taken out belongs to whoever took it, and to nobody else.
+- a poll stores its handle, then reads ``pending``; a crossing sets ``pending``, then takes the handle. Both
+  hold the lock, so the second sees what the first did;
+- the thread that takes a handle out of the table is its only owner.
 """
 
 import math
@@ -31,10 +30,10 @@ from memnotify.engine.observer import (
 
 
 class Sample(NamedTuple):
-    """Figures and the moment their reading began, in seconds of the monotonic clock.
+    """Figures and the moment at which their reading began, in seconds of the monotonic clock.
 
-    ``exact`` is false if the pages on the per-CPU free lists were left out, so that ``used`` is an upper
-    bound. ``pcp_pages`` is how many there were, 0 if they were left out.
+    If the pages on the per-CPU free lists were not counted, ``exact`` is false, ``used`` is an upper bound
+    and ``pcp_pages`` is 0; otherwise ``pcp_pages`` is how many there were.
     """
 
     taken_s: float
@@ -44,15 +43,14 @@ class Sample(NamedTuple):
 
 
 class Distances(NamedTuple):
-    """How many pages a figure must move by, at the least, for a threshold to fire; infinite if none can."""
+    """The fewest pages by which a figure must move for a threshold to fire; infinite if no threshold can."""
 
     rising: float
     """Of ``used``, upwards."""
     allocated: float
-    """The same by pages that leave the buddy allocator; 0 or less where those that lie on the per-CPU
-    lists may be enough."""
+    """The same, in pages that leave the buddy allocator; 0 or less if the per-CPU lists hold enough pages."""
     falling: float
-    """Of ``used``, downwards; if the sample is not exact, from the least that it may be."""
+    """Of ``used``, downwards; if the sample is not exact, from the lowest possible ``used``."""
     other: float
     """Of the other figures, in either direction."""
 
@@ -82,8 +80,8 @@ class ObserverTable:
         self.latest_exact = self.latest
         """The newest exact one. Any thread may read it."""
         self.event_s = -math.inf
-        """When the last sample that any threshold fired at was taken. Any thread may read it."""
-        # What percentages are of; 0 while they may have been computed of different totals.
+        """When the last sample at which a threshold fired was taken. Any thread may read it."""
+        # The total of all percentages; 0 while they may have been computed from different totals.
         self._total_pages = 0
         self._granularity_pages = 0
         self._thresholds = 0
@@ -100,16 +98,16 @@ class ObserverTable:
         return self._thresholds > 0
 
     def add_batch(self, notify: Callable[["array[int]", int], object]) -> HandleBatch:
-        """Return the batch of another thread that serves, to be notified after those before it."""
+        """Return the batch of another serving thread, to be notified after the earlier batches."""
         batch = HandleBatch(notify)
         with self._lock:
             self._batches = (*self._batches, batch)
         return batch
 
     def open(self, batch: HandleBatch | None = None) -> int:
-        """Add an observer without thresholds and return its fh, which is never used again.
+        """Add an observer without thresholds and return its fh, which no later observer gets.
 
-        ``batch`` is that of the thread that serves it; without one it is the table's own.
+        ``batch`` is the serving thread's; the default is the table's own.
         """
         batch = batch or self._batches[0]
         with self._lock:
@@ -117,12 +115,12 @@ class ObserverTable:
             self._observers[self._opened] = Observer(batch)
             batch.observers += 1
             if batch.observers > len(batch.space):
-                # Another array: the sampler may be notifying by the old one.
+                # A new array: the sampler may be using the old one.
                 batch.space = array("Q", bytes(8 * (batch.observers * 5 // 4 + 8)))
             return self._opened
 
     def close(self, fh: int) -> int:
-        """Forget an observer; its handle goes to the caller. Raises KeyError for an unknown fh."""
+        """Remove an observer; its handle belongs to the caller. Raises KeyError for an unknown fh."""
         with self._lock:
             observer = self._observers.pop(fh)
             observer.batch.observers -= 1
@@ -134,22 +132,22 @@ class ObserverTable:
         return observer.handle
 
     def close_all(self) -> "array[int]":
-        """Forget every observer; their handles go to the caller."""
+        """Remove every observer and return their handles, which the caller owns."""
         return array("Q", filter(None, map(self.close, list(self._observers))))
 
     def acknowledge(self, fh: int) -> None:
         """Clear an observer's pending event. Raises KeyError for an unknown fh.
 
-        Without the lock: it is one store, and a crossing comes either before it or after it.
+        The lock is not needed: this is one store, and a crossing comes before it or after it.
         """
         self._observers[fh].pending = False
 
     def acknowledge_read(self, fh: int, sample: Sample) -> bool:
-        """Clear an observer's pending event, since the client is told the figures of ``sample``.
+        """Clear an observer's pending event, because a read returns the figures of ``sample``.
 
-        What a client was told binds: if the figures lie between a threshold and its damped level, the client
-        sees the other side without an event, so the threshold is armed for the way back. Return False, and do
-        nothing, if an event is newer than the figures: take another sample. Raises KeyError: an unknown fh.
+        If the figures lie between a threshold and its damped level, the client sees the other side without an
+        event, so the threshold is armed for the way back. If an event is newer than the figures, do nothing
+        and return False: the read needs a newer sample. Raises KeyError for an unknown fh.
         """
         observer = self._observers[fh]
         if not (observer.pending or observer.may_bind):
@@ -169,8 +167,8 @@ class ObserverTable:
     def subscribe(self, fh: int, levels: Mapping[int, Level], sample: Sample) -> None:
         """Replace an observer's thresholds by ``levels``, by the figure's index; clear its pending event.
 
-        ``sample`` says which thresholds are exceeded already: it must be exact and be counted here. Raises
-        KeyError for an unknown fh.
+        ``sample`` decides which thresholds are exceeded already. It must be exact, and ``advance`` must have
+        had it. Raises KeyError for an unknown fh.
         """
         figures = sample.figures
         with self._lock:
@@ -197,9 +195,8 @@ class ObserverTable:
     def poll(self, fh: int, handle: int) -> tuple[bool, bool]:
         """Store ``handle`` and return whether an event is pending and whether the handle was kept.
 
-        It is not kept if it is NO_HANDLE or if one is stored already: all handles of one open file
-        wake the same waiters (fs/fuse/file.c: they carry the file's kh and nothing else). Raises
-        KeyError for an unknown fh.
+        A second handle is not kept: all handles of one open file wake the same waiters (fs/fuse/file.c: they
+        carry the file's kh and nothing else). Raises KeyError for an unknown fh.
         """
         with self._lock:
             observer = self._observers[fh]
@@ -209,10 +206,10 @@ class ObserverTable:
             return observer.pending, keep
 
     def needs_exact_figures(self, plain: Figures, pcp_limit_pages: int) -> bool:
-        """Whether the pages on the per-CPU free lists, ``pcp_limit_pages`` or fewer, can change who crosses.
+        """Return True if the per-CPU free lists, with at most ``pcp_limit_pages``, can change what crosses.
 
-        The exact ``used`` is the plain one less those pages. What fires up at the plain one may not at
-        a lower one, and what is armed down may fire at a lower one.
+        The exact ``used`` is the plain one minus those pages. At a lower ``used``, a threshold that is
+        reached upwards may not be, and one that is not reached downwards may be.
         """
         with self._lock:
             return self._up[USED].has_reached(plain.used) or self._down[USED].has_reached(
@@ -220,9 +217,9 @@ class ObserverTable:
             )
 
     def follow(self, total_pages: int, granularity_pages: int) -> None:
-        """Move the thresholds in percent with total, before a client is told figures that do not count yet.
+        """Move the thresholds in percent with total, before a read returns figures that do not count yet.
 
-        Nothing fires by that: ``advance`` of the same figures must follow, and nothing may be left to rearm.
+        No threshold fires: ``advance`` with the same figures must follow. ``rearm`` must have been called.
         """
         with self._lock:
             self._follow(total_pages, granularity_pages)
@@ -230,10 +227,10 @@ class ObserverTable:
     def advance(self, sample: Sample, granularity_pages: int) -> tuple[HandleBatch, ...]:
         """Set the event of each observer that crosses, and return the batches with the handles to notify.
 
-        From now on events are damped by the granularity. A sample must be newer than the one before;
-        ``rearm`` must follow, and no threshold fires a second time before. An observer whose event is pending
-        already is not among the handles: it was notified before. Nothing is allocated for each threshold or
-        observer, so that the clients are woken even if there is no memory left.
+        The granularity damps events from now on. The sample must be newer than the one before, and ``rearm``
+        must follow: until then no threshold fires again. An observer with a pending event was notified
+        before, so its handle is not returned. No memory is allocated for a threshold or observer, because
+        clients must be woken even if no memory is left.
         """
         with self._lock:
             self._keep(sample)
@@ -257,20 +254,21 @@ class ObserverTable:
             return self._batches
 
     def rearm(self, sample: Sample, pcp_limit_pages: int) -> Distances:
-        """Arm each threshold that fired at ``sample`` for the other direction.
+        """Arm each threshold that fired at ``sample`` for the other direction; return the distances then.
 
-        Thresholds that were replaced or closed in the meantime are left out. Return how far the nearest
-        levels are; the per-CPU lists hold at most ``pcp_limit_pages``.
+        Skip thresholds that were replaced or closed in the meantime. The per-CPU lists hold at most
+        ``pcp_limit_pages``.
         """
         with self._lock:
             threshold, self._fired = self._fired, None
             while threshold is not None:
                 if threshold in threshold.observer.thresholds:
-                    # It cannot fire at once again: the level down is at most the value, the level up above.
+                    # It cannot fire again at once: the level down is at most the value, the level up is above
+                    # it.
                     figure = threshold.index.figure
                     threshold.value = sample.figures[figure]
                     self._arm(threshold, (self._down if threshold.index.sign > 0 else self._up)[figure])
-                # Otherwise each threshold would keep all that fired before it alive.
+                # Otherwise each threshold would keep those that fired before it in memory.
                 threshold.fired_before, threshold = None, threshold.fired_before
             return self._distances(sample, pcp_limit_pages)
 
@@ -284,10 +282,10 @@ class ObserverTable:
         index.arm(threshold, index.key_of(threshold.level(index.sign, self._granularity_pages)))
 
     def _bind(self, threshold: Threshold, value: int) -> bool:
-        """Arm a threshold for the way back if a client was told a value behind it and before its level."""
+        """Arm a threshold for the way back if a read returned a value between it and its damped level."""
         index = threshold.index
         if threshold.key == NOT_ARMED:
-            # It has just fired at these very figures: readings count one after the other.
+            # It has just fired at these figures.
             return False
         above = value >= threshold.pages
         if above != (index.sign > 0) or index.sign * value >= threshold.key:
@@ -300,7 +298,7 @@ class ObserverTable:
     def _follow(self, total_pages: int, granularity_pages: int) -> None:
         """Move the thresholds in percent with total, each in the direction for which it is armed.
 
-        The one place on the way to a notification that allocates; total changes by hot-plug and swapon.
+        This alone allocates on the way to a notification; total changes by hot-plug and swapon.
         """
         self._granularity_pages = granularity_pages
         if total_pages == self._total_pages:
@@ -332,7 +330,7 @@ class ObserverTable:
             if threshold.key != NOT_ARMED:
                 threshold.index.disarm(threshold)
         self._thresholds -= len(observer.thresholds)
-        # A threshold refers to its observer: without this the pair would wait for the cycle collector.
+        # A threshold refers to its observer; without this only the cycle collector would free the pair.
         observer.thresholds = ()
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Page counters: descriptors that poll ready when memory may have moved far enough to look at it."""
+"""Page counters: descriptors that poll ready when memory may have moved far enough for a sample."""
 
 import errno
 import logging
@@ -17,38 +17,39 @@ ONLINE_FILE = "/sys/devices/system/cpu/online"
 BUDDY_FILE = "/proc/buddyinfo"
 # The column of order 0 in BUDDY_FILE
 _BUDDY_FIRST_ORDER = 4
-# What `used` may grow by. Every page that leaves the buddy allocator's lists passes one of the first two,
-# whatever it is for: a page fault, MAP_POPULATE, tmpfs, huge pages, the kernel itself
-# (mm/page_alloc.c:__rmqueue_smallest; a page stolen from another migrate type may pass the second one
-# alone, __rmqueue_steal). Else it comes from the per-CPU lists, where cached pages go when they are
-# dropped, which alone moves no figure.
+# Pages by which `used` may grow. Every page that leaves the buddy allocator's lists passes one of the first
+# two: for a page fault, MAP_POPULATE, tmpfs, huge pages, the kernel itself
+# (mm/page_alloc.c:__rmqueue_smallest; a page stolen from another migrate type may pass the second one alone,
+# __rmqueue_steal). Other pages come from the per-CPU lists. Dropped page cache goes to these lists, which
+# alone moves no figure.
 ALLOCATED = (
     "kmem/mm_page_alloc_zone_locked",
     "kmem/mm_page_alloc_extfrag",
     "filemap/mm_filemap_delete_from_page_cache",
 )
-# Every page that is freed, wherever it goes (mm/page_alloc.c:free_pages_prepare).
+# Every freed page (mm/page_alloc.c:free_pages_prepare).
 FREED = ("kmem/mm_page_free",)
-# Where pages on the per-CPU lists count as used, `used` falls when these are drained (free_pcppages_bulk).
+# If pages on the per-CPU lists count as used, `used` falls when the lists are drained (free_pcppages_bulk).
 DRAINED = (*FREED, "kmem/mm_page_pcpu_drain")
-# Of order 0, for each counter: what interrupts a CPU more often costs its pages more than 30 ns each.
+# The smallest share of one counter, in pages of order 0. More frequent interrupts cost more than 30 ns a
+# page.
 _LEAST_SHARE_PAGES = 64
-# By so much for each CPU /proc/meminfo may be behind, in MemFree for each zone and in Cached, Shmem and
-# SReclaimable for each node (mm/vmstat.c:calculate_normal_threshold).
+# How far /proc/meminfo may lag for each CPU: in MemFree for each zone, and in Cached, Shmem and SReclaimable
+# for each node (mm/vmstat.c:calculate_normal_threshold).
 _LAG_PAGES = 125
 _NODE_COUNTERS = 3
-# Of a difference between two clocks that are read one after the other; no suspend is as short.
+# The longest time between the readings of two clocks; every suspend is longer.
 _SUSPEND_S = 0.1
-# Samples without it, at the most, if a counter comes too early again and again: 16 s at 4 samples a second.
+# The most samples that a counter rests for if it fires too early again and again: 16 s at 4 samples a second.
 _LONGEST_REST = 64
 
 
 class PageCounter:
-    """Ready for POLLIN once as many pages as it is armed for may have passed the tracepoints it counts.
+    """Polls POLLIN once as many pages as it is armed for may have passed its tracepoints.
 
-    Each CPU counts for itself, and each kind of event apart, so each of these counters may hide its
-    share of the pages. The poll that sees it ready takes that. One thread, the sampler's.
-    Raises OSError where the kernel has no such counters or this process may not have them.
+    There is a counter for each CPU and each kind of event, and each may hide its share of the pages. The poll
+    that reports POLLIN clears it. Threads: the sampler's only. Raises OSError if the kernel has no such
+    counters or refuses them to this process.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
@@ -81,11 +82,11 @@ class PageCounter:
         return self._lag_pages + (1 << (_LEAST_SHARE_PAGES * counters - 1).bit_length())
 
     def arm(self, pages: float) -> int:
-        """Be ready no later than when ``pages`` more have passed; return for how many, 0 if it cannot.
+        """Fire no later than when ``pages`` more have passed; return for how many it is armed, or 0.
 
-        It cannot for less than ``least_pages`` or while it rests, and need not for infinity. To arm it
-        each CPU has to be interrupted, so it is armed for a power of two and goes on as it is, which
-        is early if anything, until that is less or four times as much.
+        It is not armed for fewer than ``least_pages``, for infinity, or while it rests. Arming interrupts
+        each CPU. So a counter is armed for a power of two, and stays as it is while that is not above the new
+        number and more than a quarter of it: it may then fire early, never late.
         """
         if self._armed_pages:
             self._rest = 0
@@ -105,12 +106,12 @@ class PageCounter:
             )
             self._close_counters()
             if isinstance(error, PermissionError):
-                # Root was given up since, and will not be had again: nothing is tried, or said, once more.
+                # Root was given up since, permanently: do not try again, and do not log again.
                 self._events = []
             return 0
 
     def rest(self) -> None:
-        """Count nothing, as it came too early to be of use, until some samples later; more each time."""
+        """Count nothing for some samples, because it fired too early; for twice as many each time."""
         self._rest = self._to_rest = min(2 * self._rest or 1, _LONGEST_REST)
         self.disarm()
 
@@ -122,7 +123,7 @@ class PageCounter:
             self._armed_pages = 0
 
     def drain(self) -> None:
-        """Be ready no more, for what has passed until now."""
+        """Clear the readiness."""
         self._epoll.poll(0)
 
     def close(self) -> None:
@@ -138,12 +139,12 @@ class PageCounter:
             return 0
         rounded = 1 << (int(pages) - self._lag_pages).bit_length() - 1
         if not self._armed_pages or not self._armed_pages <= rounded < 4 * self._armed_pages:
-            # What was counted until now is in the figures.
+            # The figures include what was counted until now.
             self.disarm()
             self.drain()
             share_pages = rounded // len(counters)
             for counter, weight_pages in counters:
-                # The first event of a larger order is reason enough, where one may be more than the share.
+                # At least 1: one event of a larger order may stand for more than the share.
                 counter.arm(max(1, share_pages // weight_pages))
             self._armed_pages = rounded
         return self._armed_pages + self._lag_pages
@@ -151,9 +152,9 @@ class PageCounter:
     def _by_order(self, point: Tracepoint) -> list[tuple[int, str, int]]:
         """Return what to count of a tracepoint: its number, a condition, how many pages one event stands for.
 
-        99 % of the pages that a page fault, MAP_POPULATE or a tmpfs file takes are of order 0, so these
-        are counted apart, and exactly. Slabs and buffers of up to order 3 come and go on an idle machine
-        too; each counts as eight pages, and what is larger as the largest there is.
+        99 % of the pages that a page fault, MAP_POPULATE or a tmpfs file takes are of order 0, so these are
+        counted exactly. Slabs and buffers of up to order 3 come and go on an idle machine too, so each counts
+        as eight pages. A larger event counts as the largest order.
         """
         if not point.has_order:
             return [(point.number, "", self._largest_pages)]
@@ -164,9 +165,9 @@ class PageCounter:
         ]
 
     def _follow_cpus(self) -> None:
-        """Count on the CPUs that are online. A counter dies with its CPU, and all but one go in a suspend.
+        """Count on the CPUs that are online. A CPU that goes offline, as in a suspend, ends its counters.
 
-        What counts anew is opened before what died is closed: to close the last counter of a tracepoint takes
+        Open the new counters before closing the dead ones: closing the last counter of a tracepoint takes
         36 ms, any other one 0.02 ms (Linux 6.18, two CPUs; kernel/trace/trace_event_perf.c:
         perf_trace_event_unreg waits for all CPUs).
         """
@@ -178,7 +179,7 @@ class PageCounter:
         if online == self._cpus and not resumed:
             return
         self._cpus, self._suspended_s = online, suspended_s
-        # Each hides its share of the pages, and there will be another number of them.
+        # Each counter hides its share of the pages, and the number of counters changes.
         self.disarm()
         before = self._counters
         kept = {} if resumed else before
@@ -213,7 +214,7 @@ class PageCounter:
 
     @staticmethod
     def _close(counters: list[tuple[TracepointCounter, int]]) -> None:
-        # The one that is polled last.
+        # The counter that is polled is closed last.
         for counter, _ in reversed(counters):
             counter.close()
 
@@ -223,9 +224,9 @@ class PageCounter:
 
 
 def open_page_counters(*, pcp_is_free: bool = True) -> tuple[PageCounter, PageCounter] | None:
-    """Return page_counters for what is allocated and for what is freed, with or without the per-CPU lists.
+    """Return a counter of allocated pages and one of freed pages; the per-CPU lists may count as free.
 
-    None, and one line in the log, where this kernel or this process cannot have them.
+    Return None, with one line in the log, if the kernel lacks or refuses them.
     """
     try:
         allocated = PageCounter(ALLOCATED)
@@ -242,11 +243,11 @@ def open_page_counters(*, pcp_is_free: bool = True) -> tuple[PageCounter, PageCo
 def _read_zones() -> tuple[int, int]:
     """Return the pages of the largest order and how many counters /proc/meminfo sums up for each CPU.
 
-    Raises OSError, also where another file is mounted over the list (containers mask it with /dev/null).
+    Raises OSError, also if another file is mounted over the list (containers mask it with /dev/null).
     """
     with open(BUDDY_FILE, "rb") as buddy:
         zones = buddy.readlines()
-    # "Node 0, zone Normal" and a column for each order
+    # "Node 0, zone Normal" and a column for each order.
     columns = len(zones[0].split()) if zones else 0
     if columns < _BUDDY_FIRST_ORDER + 1:
         raise OSError(errno.ENODATA, "is masked: it lists no zone", BUDDY_FILE)
@@ -255,7 +256,7 @@ def _read_zones() -> tuple[int, int]:
 
 
 def _numbers(ranges: str) -> list[int]:
-    """Return the numbers in a list of ranges as the kernel writes it: ``0-3,7``."""
+    """Return the numbers in the kernel's list of ranges, such as ``0-3,7``."""
     numbers: list[int] = []
     for part in ranges.split(","):
         first, _, last = part.partition("-")
