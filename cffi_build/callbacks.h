@@ -10,9 +10,9 @@ int64_t shim_on_read(void *session, uint64_t fh);
 /* Return the number of bytes taken. */
 int64_t shim_on_write(void *session, uint64_t fh, const char *data, size_t size);
 
-/* Return the revents in the lower 32 bits. Any bit above them keeps `handle`; else the shim frees it. A `handle`
-   of 0 is none. */
+/* Return the revents in the lower 32 bits. Any bit above them keeps `handle`; otherwise the shim frees it. If the
+   client does not wait, `handle` is 0. */
 int64_t shim_on_poll(void *session, uint64_t fh, uint32_t events, uint64_t handle);
 
-/* Return the handle that the open file still kept, or 0. The request has been answered already. */
+/* Return the handle that the open file still kept, or 0. The reply has been sent already. */
 int64_t shim_on_release(void *session, uint64_t fh);

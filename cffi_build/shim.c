@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * libfuse3 made small enough for Python: its structs, bit fields and two operation tables (CUSE device, FUSE file)
- * become five callbacks on plain integers and bytes. Each request is replied to here, exactly once, by the function
- * that received it, with what the callback returned.
+ * A narrow interface between libfuse3 and Python: its structs, bit fields and two operation tables (CUSE device, FUSE
+ * file) become five callbacks on plain integers and bytes. The function that received a request replies to it, exactly
+ * once, with the value that the callback returned.
  */
 #define FUSE_USE_VERSION 314
 
@@ -31,9 +31,9 @@
 
 #include "callbacks.h"
 
-/* Ends a blocking read in the thread that serves. */
+/* It ends a blocking read in the serving thread. */
 #define INTERRUPT_SIGNAL SIGUSR1
-/* Only this process changes the attributes, so the kernel need not ask again for a day. */
+/* Only this process changes the attributes, so the kernel may keep them for a day. */
 #define ATTRIBUTES_VALID_S 86400.0
 
 struct shim {
@@ -44,7 +44,7 @@ struct shim {
 	bool initialised;
 	uid_t owner; /* the user that mounted */
 	atomic_bool interrupted;
-	atomic_int thread; /* that serves, or 0 */
+	atomic_int thread; /* the serving thread, or 0 */
 	struct stat attributes; /* of the file; the attributes of a device node are devtmpfs's */
 	char reply[SHIM_REPLY_MAX];
 };
@@ -78,7 +78,7 @@ static void answer_open(fuse_req_t request, struct fuse_file_info *file)
 		return;
 	}
 	file->fh = (uint64_t)fh;
-	/* Without it the kernel cuts reads at the file's size, which is 0. */
+	/* Otherwise the kernel cuts reads at the file's size, which is 0. */
 	file->direct_io = !shim->is_cuse;
 	/* ENOENT: the client was killed while it waited, and the kernel will send no release. */
 	if (fuse_reply_open(request, file) == -ENOENT)
@@ -116,7 +116,7 @@ static void answer_poll(fuse_req_t request, struct fuse_file_info *file, struct 
 	int64_t answer =
 		shim_on_poll(shim_of(request)->session, file->fh, file->poll_events, (uintptr_t)handle);
 
-	/* By the answer alone: a kept handle may have been used and freed by another thread already. */
+	/* Do not touch a kept handle: another thread may have used and freed it already. */
 	if (handle != NULL && answer <= UINT32_MAX)
 		fuse_pollhandle_destroy(handle);
 	if (answer < 0)
@@ -130,7 +130,7 @@ static void answer_release(fuse_req_t request, struct fuse_file_info *file)
 	struct shim *shim = shim_of(request);
 	uint64_t fh = file->fh;
 
-	/* First: on CUSE the client's close() waits for it (fs/fuse/file.c:fuse_sync_release). */
+	/* Reply first: on CUSE the client's close() waits for it (fs/fuse/file.c:fuse_sync_release). */
 	fuse_reply_err(request, 0);
 	released(shim, fh);
 }
@@ -307,7 +307,7 @@ int shim_attach(struct shim *shim, const char *where)
 	shim->owner = geteuid();
 	if (fuse_session_mount(shim->fuse, where) != 0)
 		return -1;
-	/* A copy of the descriptor in a child would keep the device alive, and its requests unanswered. */
+	/* A copy of the descriptor in a child would keep the device, without a reply to its requests. */
 	return fcntl(fuse_session_fd(shim->fuse), F_SETFD, FD_CLOEXEC);
 }
 
@@ -327,7 +327,7 @@ static void set_blocking(const struct shim *shim, bool blocking)
 	fcntl(fd, F_SETFL, blocking ? flags & ~O_NONBLOCK : flags | O_NONBLOCK);
 }
 
-/* Return the least body that libfuse reads behind the header without a check of its own. */
+/* Return the size of the body that libfuse reads after the header without a check. */
 static size_t least_body(const struct fuse_in_header *header)
 {
 	switch (header->opcode) {
@@ -413,7 +413,7 @@ int shim_handshake(struct shim *shim)
 		if (result <= 0)
 			return result == 0 ? -ENODEV : result;
 	}
-	/* libfuse does not see that the kernel refused: the connection is aborted before its write of the reply
+	/* libfuse does not notice a refusal: the kernel aborts the connection before libfuse's write of the reply
 	 * returns (fs/fuse/cuse.c:cuse_process_init_reply, fs/fuse/dev.c:fuse_dev_poll). */
 	return pending_on(shim) & POLLERR ? -ECONNREFUSED : 0;
 }
@@ -439,13 +439,13 @@ int shim_serve(struct shim *shim)
 		result = serve_one(shim);
 	while (result > 0);
 	shim->thread = 0;
-	/* In this order: an interruption in between makes the next read return EAGAIN. */
+	/* In this order, because an interruption in between must make the next read return EAGAIN. */
 	set_blocking(shim, true);
 	shim->interrupted = false;
 	return result;
 }
 
-/* A signal alone could come just before the read blocks, where it would interrupt nothing. */
+/* A signal alone is not enough: just before the read blocks, it would interrupt nothing. */
 void shim_interrupt(struct shim *shim)
 {
 	shim->interrupted = true;
@@ -457,7 +457,7 @@ void shim_interrupt(struct shim *shim)
 void shim_notify(const uint64_t *handles, size_t count)
 {
 	for (size_t i = 0; i < count; i++) {
-		/* A closed file's handle is ignored by the kernel (fs/fuse/file.c:fuse_notify_poll_wakeup). */
+		/* The kernel ignores a closed file's handle (fs/fuse/file.c:fuse_notify_poll_wakeup). */
 		struct fuse_pollhandle *handle = (struct fuse_pollhandle *)(uintptr_t)handles[i];
 		fuse_lowlevel_notify_poll(handle);
 		fuse_pollhandle_destroy(handle);

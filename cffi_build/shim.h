@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The whole interface between Python and libfuse3: one connection that speaks the FUSE protocol. */
+/* The whole interface between Python and libfuse3: one connection with the FUSE protocol. */
 
 /* The longest reply to a read; a client's buffer may be larger. */
 #define SHIM_REPLY_MAX 4096
@@ -14,7 +14,7 @@ struct shim *shim_new_file(const char *mount_options, unsigned int mode, void *s
 /* Return the buffer of SHIM_REPLY_MAX bytes that shim_on_read fills. */
 char *shim_reply(struct shim *shim);
 
-/* Mount at a path, or take over an open descriptor as /dev/fd/N. 0, or -1 after a message of libfuse on stderr. */
+/* Mount at a path, or attach to an open descriptor, /dev/fd/N. 0, or -1 after a message of libfuse on stderr. */
 int shim_attach(struct shim *shim, const char *where);
 
 /* Serve until the connection is initialised: 0. -ECONNREFUSED if the kernel then refused the device,

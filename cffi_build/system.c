@@ -17,13 +17,13 @@
 
 #include "system.h"
 
-/* linux/mount.h, which cannot stand beside the C library's sys/mount.h everywhere. */
+/* From linux/mount.h, which conflicts with some C libraries' sys/mount.h. */
 #define OPEN_CLOEXEC 1u
 #define CREATE_SUPERBLOCK 6u
 
 int system_lock_memory(void)
 {
-	/* On fault; otherwise all that is mapped would be populated at once: 90 MB of stacks, libraries and heaps. */
+	/* On fault; otherwise the kernel would populate all mappings at once: 90 MB of stacks, libraries and heaps. */
 	return mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) == 0 ? 0 : -errno;
 }
 
@@ -117,7 +117,7 @@ static int counter_open(struct counter *counter, uint64_t tracepoint, const char
 		.type = PERF_TYPE_TRACEPOINT,
 		.size = sizeof(wanted),
 		.config = tracepoint,
-		.sample_period = 1, /* only what has a period may have one set later */
+		.sample_period = 1, /* without a period, none can be set later */
 		.wakeup_events = 1,
 		.disabled = 1,
 	};

@@ -1,24 +1,24 @@
 /* SPDX-License-Identifier: MIT */
 /* System calls that Python does not offer. */
 
-/* Lock the process's memory as it is touched; 0 or a negative errno. */
+/* Lock each page of the process when it is touched; 0 or a negative errno. */
 int system_lock_memory(void);
 
-/* Let this process have no transparent huge pages from now on; 0 or a negative errno. */
+/* Disable transparent huge pages for this process; 0 or a negative errno. */
 int system_no_huge_pages(void);
 
-/* Let the calling thread's sleeps with a time-out end up to so much later, with other wake-ups of its CPU;
+/* Let the kernel end the calling thread's timed sleeps up to `slack_ns` late, with other wake-ups of its CPU;
    0 or a negative errno. */
 int system_timer_slack(unsigned long slack_ns);
 
-/* Limit the capabilities that this thread, and what it starts, can ever gain to those in `kept`, bits
-   (1 << capability); it keeps those that it has. 0 or a negative errno. */
+/* Limit the capabilities that this thread and its children can gain to `kept`, bits (1 << capability); those that
+   it has stay. 0 or a negative errno. */
 int system_limit_capabilities(uint64_t kept);
 
 /* Give up this thread's capabilities except those in `kept`. 0 or a negative errno. */
 int system_keep_capabilities(uint64_t kept);
 
-/* Let no program that is executed from now on give this thread privileges, by its mode or otherwise;
+/* Prevent this thread from gaining privileges by executing a program (set-user-ID, file capabilities);
    0 or a negative errno. */
 int system_no_new_privileges(void);
 

@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; ``arguments`` defaults to the process's own."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the process that started this one
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for good
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - until the end
     with contextlib.suppress(ValueError):  # not the main thread: this is part of another program
         _prepare_signals()
     try:

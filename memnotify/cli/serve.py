@@ -28,7 +28,7 @@ character device /dev/NAME (udev sets its mode: 0600 without a rule). Otherwise
 it is a FUSE file mounted at the same path, with the same behaviour. An
 ordinary user can serve such a file at a --path in a directory of their own.
 
-With --user, root becomes that user, for good, once it has opened the device
+With --user, root becomes that user permanently once it has opened the device
 and all else that needs root. Clients are served with that user's rights only.
 
 With --socket, programs that cannot open the device (in a sandbox, or services
@@ -125,7 +125,7 @@ def _serve(options: argparse.Namespace) -> int:
     try:
         user = find_user(settings.user) if settings.user else None
     except PrivilegesError as error:
-        log.error("%s", error)  # noqa: TRY400 - a mistake of the user needs no traceback
+        log.error("%s", error)  # noqa: TRY400 - the user's mistake needs no traceback
         return 2
     try:
         with ExitStack() as undo:

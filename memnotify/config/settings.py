@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from memnotify.abi.figures import select_extra_figures
 
-# In KiB or MiB/s: more than any machine has. The number of pages still fits into 64 bits.
+# In KiB or MiB/s: more than any machine has, and few enough that the number of pages fits into 64 bits.
 _MOST = 2**48
 # poll() takes its timeout as an int of milliseconds.
 _DAY_MS = 86_400_000
@@ -170,7 +170,7 @@ _ROWS = (
     ),
     Setting(
         "user",
-        "the user that root becomes, for good, once the device is open: a name, UID or UID:GID",
+        "the user that root becomes permanently once the device is open: a name, UID or UID:GID",
         "USER",
         default_means="none: stay root",
     ),

@@ -63,12 +63,12 @@ def serve(
     the main thread, once in a process. Raises TransportError if the device cannot be registered,
     PrivilegesError if root cannot be given up, MemInfoError or OSError if memory's files cannot be read.
     """
-    # For good: the main thread waits for them once there is something to serve.
+    # Blocked until the end: the main thread waits for them once there is something to serve.
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     avoid_huge_pages()
-    # Page counters take a dozen and more for each CPU, a client of the socket one: 1,024 are too few.
+    # Page counters need a dozen or more for each CPU, a client of the socket one: 1,024 are too few.
     raise_fd_limit()
-    # Everything ends in reverse: the threads, the handles, the session, then what root left to remove.
+    # In reverse order everything ends: the threads, the handles, the session, then the cleanup process.
     with ExitStack() as cleanup:
         after_all = cleanup.enter_context(ExitStack())
         cleanup.callback(transport.close)
@@ -84,7 +84,7 @@ def serve(
             SystemdNotifier(), service.what, table.__len__, settled=transport.settled, threads=workers
         )
         _register(session, transport)
-        # All that takes rights is done, the notifier's socket included, and there is no other thread yet.
+        # All that needs root is done, the notifier's socket included, and there is no other thread yet.
         _lock_memory(stays_root=user is None)
         if user is not None:
             _give_up_root(user, transport, listener, after_all)
@@ -99,7 +99,7 @@ def _table_and_sampler(settings: Settings, cleanup: ExitStack) -> tuple[Observer
     further = select_extra_figures(settings.figures)
     table = ObserverTable(len(NAMES) + len(further))
     reader = cleanup.enter_context(MemInfoReader(pcp_is_free=settings.pcp_is_free, further=further))
-    reader.read_exact()  # if it cannot be read, say so before any client is served
+    reader.read_exact()  # raises before any client is served
     counters = open_page_counters(pcp_is_free=settings.pcp_is_free) if settings.count_pages else None
     sampler = Sampler(
         table,
@@ -142,7 +142,7 @@ def _register(session: Session, transport: Transport) -> None:
 
 def _lock_memory(*, stays_root: bool) -> None:
     if not lock_memory(stays_root=stays_root):
-        log.info("memory is not locked: that takes RLIMIT_MEMLOCK without a limit")
+        log.info("memory is not locked: that needs an unlimited RLIMIT_MEMLOCK")
     gc.collect()
     gc.freeze()
 
@@ -150,7 +150,7 @@ def _lock_memory(*, stays_root: bool) -> None:
 def _give_up_root(
     user: User, transport: Transport, listener: "Listener | None", after_all: ExitStack
 ) -> None:
-    """Become ``user``, and leave to a process that stays root what only root may remove."""
+    """Become ``user``; a process that stays root removes at the end what only root may remove."""
     creators: list[Transport | Listener] = [transport] if listener is None else [transport, listener]
     removals = [removal for creator in creators if (removal := creator.hand_over())]
     if removals:
@@ -185,7 +185,7 @@ class Service:
         try:
             return self._run(status, reloader)
         finally:
-            # One that comes twice, or late, must not kill the process when the mask is restored.
+            # A signal that comes twice, or late, must not kill the process when the mask is restored.
             for number in _SIGNALS:
                 signal.signal(number, signal.SIG_IGN)
 
@@ -219,7 +219,7 @@ class Service:
     def _check_transport(self) -> None:
         """Find out whether clients can still reach the device.
 
-        With a client's file open, a lazy unmount (umount -l) leaves the connection as it was.
+        If a client has the file open, the connection survives a lazy unmount (umount -l).
         """
         try:
             self._transport.verify()
@@ -238,7 +238,7 @@ class Service:
 
 
 def _has_terminal() -> bool:
-    """Return True if the terminal in which the daemon was started exists; it goes before its SIGHUP comes."""
+    """Return True if the daemon's terminal still exists. A terminal vanishes before its SIGHUP arrives."""
     try:
         os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC))
     except OSError:

@@ -25,14 +25,14 @@ _TO_REMOVE = 1 << CAP_SYS_ADMIN | 1 << CAP_DAC_OVERRIDE
 
 
 class CleanupProcess:
-    """A process that stays root, waits for the end of this one, however it comes, and then removes things.
+    """A process that stays root, waits until this process has ended in any way, and then removes things.
 
-    It has at most two capabilities and can gain none. Its descriptors are 0 to 2 and those that the removals
-    use; SIGKILL is the only signal that reaches it. Make it while there is one thread, before ``become``.
+    It has at most two capabilities and cannot gain others. Its descriptors are 0 to 2 and those that the
+    removals use. It takes no signal except SIGKILL. Make it while there is one thread, before ``become``.
     """
 
     def __init__(self, removals: Collection[Removal]) -> None:
-        # Its end of file says that this process, the only writer, has ended.
+        # It reads the end of the file when this process, the only writer, has ended.
         end, self._end = os.pipe2(os.O_CLOEXEC)
         mask = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
         try:
@@ -49,7 +49,7 @@ class CleanupProcess:
         _, status = os.waitpid(self._pid, 0)
         if status:
             log.warning(
-                "what was to be removed may be left: its process ended with %d",
+                "files may be left behind: the process that removes them ended with %d",
                 os.waitstatus_to_exitcode(status),
             )
 
@@ -69,12 +69,12 @@ def _remove_at(end: int, removals: Collection[Removal]) -> NoReturn:
     """Run as the cleanup process."""
     status = 1
     try:
-        # A service may have been given less, and root needs none in its own directories.
+        # A service may have fewer; in its own directories root needs no capability.
         capabilities = _TO_REMOVE & int(process_status()["CapPrm"], 16)
         limit_future_capabilities(capabilities)
         keep_capabilities(capabilities)
         forbid_new_privileges()
-        # Above all the connection's descriptor: as long as a copy is open, clients wait for an answer.
+        # While a copy of the connection's descriptor is open, clients wait for an answer.
         close_all_except({0, 1, 2, end}.union(*(removal.fds for removal in removals)))
         with open("/proc/self/comm", "w", encoding="utf-8") as name:
             name.write("memnotify-rm")  # beside the daemon's own in ps
@@ -84,10 +84,10 @@ def _remove_at(end: int, removals: Collection[Removal]) -> NoReturn:
             try:
                 removal.remove()
             except OSError as error:
-                log.warning("what was to be removed is left: %s", error)
+                log.warning("a file is left behind: %s", error)
                 left = 1
         status = left
     except Exception:
-        log.exception("what was to be removed is left")
+        log.exception("files are left behind")
     finally:
         os._exit(status)

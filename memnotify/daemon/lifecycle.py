@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The daemon as a service: when it is ready, and what the service manager is told (sd_notify, watchdog)."""
+"""The daemon as a service: when it is ready, and when it notifies the service manager and the watchdog."""
 
 import logging
 import math
@@ -67,7 +67,7 @@ class ServiceStatus:
         return max(0.0, due_in_s)
 
     def do_due(self) -> None:
-        """Become ready, notify the watchdog and send again what the service manager had no room for."""
+        """Become ready, notify the watchdog, and send the notifications that are still unsent."""
         if not self._ready:
             self._become_ready_if_settled()
         if self._clock() >= self._watchdog_due_s:
@@ -104,7 +104,7 @@ class ServiceStatus:
 
     def _check_threads(self) -> None:
         silent = [thread.name for thread in self._threads if not thread.check_alive()]
-        # A thread that is late has until the watchdog's time is over.
+        # Check a late thread again soon, before the watchdog's time is over.
         pause_s = self._notifier.watchdog_s / (8 if silent else 2)
         if not silent:
             self._notifier.send_watchdog(self._status())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Least privilege: root becomes another user for good, once it holds everything that takes root."""
+"""Least privilege: root becomes another user permanently, once all that needs root is done."""
 
 import logging
 import os
@@ -42,7 +42,7 @@ def find_user(text: str) -> User | None:
     user = _look_up(text)
     if user.uid == os.geteuid():
         if user.uid == 0:
-            raise PrivilegesError(f"--user {text} is root itself: choose one without rights, or leave it out")
+            raise PrivilegesError(f"--user {text} is root itself: choose an ordinary user")
         return None
     if os.geteuid() != 0:
         raise PrivilegesError(
@@ -72,14 +72,14 @@ def _look_up(text: str) -> User:
 
 
 def become(user: User) -> None:
-    """Become ``user`` for good, without any capability or group but its first.
+    """Become ``user`` permanently, without capabilities, and with the user's first group only.
 
-    Call it before there is a second thread, which would keep its rights. Raises PrivilegesError: the caller
-    must exit then, since some of the rights may be gone.
+    Threads: the only one; another thread would keep its rights. Raises PrivilegesError. The caller must then
+    exit, because some rights may be lost.
     """
     before = process_status()
     if before["Threads"] != "1":
-        raise PrivilegesError("there is more than one thread, and rights are a thread's")
+        raise PrivilegesError("there is more than one thread, and each thread has its own rights")
     try:
         limit_future_capabilities(0)
         os.setgroups([])
@@ -89,13 +89,13 @@ def become(user: User) -> None:
         forbid_new_privileges()
     except OSError as error:
         raise PrivilegesError(
-            f"cannot become user {user.name} for good ({error.strerror}): it takes CAP_SETUID and CAP_SETGID"
-            " (CapabilityBoundingSet= of a unit)"
+            f"cannot become user {user.name} permanently ({error.strerror}): this needs CAP_SETUID and"
+            " CAP_SETGID (CapabilityBoundingSet= of a unit)"
         ) from error
     _verify(user)
     log.info(
-        "root is given up for good: user %s (%d), group %d and no other, no new privileges,"
-        " none of the %d capabilities",
+        "root is given up permanently: user %s (%d), group %d only, no new privileges,"
+        " all %d capabilities dropped",
         user.name,
         user.uid,
         user.gid,
@@ -111,14 +111,14 @@ def _verify(user: User) -> None:
     wrong += [f"{name} is {now[name]}" for name in _SETS if int(now[name], 16)]
     with suppress(OSError):
         os.setresuid(0, 0, 0)
-        wrong.append("root can be had again")
+        wrong.append("this process can become root again")
     if wrong:
-        raise PrivilegesError(f"rights were not all given up, so no client is served: {', '.join(wrong)}")
+        raise PrivilegesError(f"some rights were not given up, so no client is served: {', '.join(wrong)}")
 
 
 def limit_future_capabilities(kept: int) -> None:
-    """Limit future capabilities as well, if there is CAP_SETPCAP; without it, no_new_privs has to do."""
+    """Limit the capabilities that this process can gain. Without CAP_SETPCAP only no_new_privs does that."""
     try:
         limit_capabilities(kept)
     except PermissionError:
-        log.debug("no CAP_SETPCAP: the capabilities' bounding set stays as it is")
+        log.debug("no CAP_SETPCAP: the bounding set of capabilities stays as it is")

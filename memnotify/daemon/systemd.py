@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _UNSENT_MAX = 16
-_NO_ROOM = (errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM)
+_FULL = (errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM)
 
 
 class SystemdNotifier:
     """Sends notifications to the service manager that NOTIFY_SOCKET names, if there is one.
 
-    It never waits: a notification for which the socket has no room is sent later.
+    It never waits: while the socket's buffer is full, notifications are kept and sent later.
     """
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
@@ -82,12 +82,12 @@ class SystemdNotifier:
             self.flush()
 
     def flush(self) -> None:
-        """Send the notifications for which there was no room."""
+        """Send the notifications that are still unsent."""
         while self._unsent and self._socket is not None:
             try:
                 self._socket.send(self._unsent[0])
             except OSError as error:
-                if error.errno in _NO_ROOM:
+                if error.errno in _FULL:
                     return
                 if not self._refused:
                     log.warning("NOTIFY_SOCKET cannot be written to: %s", error.strerror)
@@ -95,14 +95,14 @@ class SystemdNotifier:
             self._unsent.popleft()
 
     def close(self) -> None:
-        """Send nothing any more."""
+        """Close the socket."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
 
 
 def _address(place: str) -> str:
-    """Return NOTIFY_SOCKET as socket.sendto wants it, '' if there is none."""
+    """Return NOTIFY_SOCKET as socket.connect wants it, or '' if it is not set."""
     if not place.startswith(("/", "@")):
         if place:
             log.warning("NOTIFY_SOCKET is %s: only AF_UNIX sockets are supported", place)

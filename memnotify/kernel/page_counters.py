@@ -31,8 +31,8 @@ ALLOCATED = (
 FREED = ("kmem/mm_page_free",)
 # If pages on the per-CPU lists count as used, `used` falls when the lists are drained (free_pcppages_bulk).
 DRAINED = (*FREED, "kmem/mm_page_pcpu_drain")
-# The smallest share of one counter, in pages of order 0. More frequent interrupts cost more than 30 ns a
-# page.
+# The smallest share of one counter, in pages of order 0. A smaller one would cost over 30 ns a page in
+# interrupts.
 _LEAST_SHARE_PAGES = 64
 # How far /proc/meminfo may lag for each CPU: in MemFree for each zone, and in Cached, Shmem and SReclaimable
 # for each node (mm/vmstat.c:calculate_normal_threshold).

@@ -12,16 +12,16 @@ from memnotify._shim import ffi, lib
 CAP_DAC_OVERRIDE = 1  # linux/capability.h
 _CAP_IPC_LOCK = 14
 CAP_SYS_ADMIN = 21
-# Where more were allowed, one user alone could make the daemon use up memory, by connections to its socket.
+# With a higher limit, one user alone could make the daemon use up memory by connections to its socket.
 _DESCRIPTORS_MAX = 16_384
 _TRACEFS = "/sys/kernel/tracing"
 
 
 def lock_memory(*, stays_root: bool = True) -> bool:
-    """Keep what this process has touched, or will, in memory, so that it can answer when there is none.
+    """Lock this process's memory, now and later, so that it can serve when memory is short.
 
-    False if it may not: below a limit (RLIMIT_MEMLOCK) each later mmap could fail, so without
-    CAP_IPC_LOCK, or if the process will not keep it (``stays_root``), it takes an unlimited one.
+    Return False if that is not permitted. Below a limit (RLIMIT_MEMLOCK) each later mmap could fail. So the
+    limit must be unlimited, unless the process keeps CAP_IPC_LOCK (``stays_root``).
     """
     unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
     with suppress(ValueError, OSError):
@@ -34,43 +34,42 @@ def lock_memory(*, stays_root: bool = True) -> bool:
 
 
 def avoid_huge_pages() -> None:
-    """Let the kernel not round this process's memory up to transparent huge pages.
+    """Disable transparent huge pages for this process.
 
-    Where they are given without being asked for, khugepaged made 2 MiB of 140 KiB within seconds, on 6.1.
+    If they are enabled for all memory, khugepaged turned 140 KiB into 2 MiB within seconds (Linux 6.1).
     """
     lib.system_no_huge_pages()
 
 
 def process_status() -> dict[str, str]:
-    """Return what /proc/self/status says of this process, by its names (proc_pid_status(5))."""
+    """Return the fields of /proc/self/status (proc_pid_status(5))."""
     with open("/proc/self/status", encoding="utf-8", errors="replace") as status:
         pairs = (line.split(":", 1) for line in status)
         return {name: value.strip() for name, value in pairs}
 
 
 def limit_capabilities(kept: int = 0) -> None:
-    """Let this thread, and what it starts, have no other capabilities in the future than ``kept``.
+    """Limit the capabilities that this thread and its children can gain to ``kept``, bits 1 << CAP_....
 
-    Those are bits, 1 << CAP_...; what it has already it keeps. Raises OSError: PermissionError without
-    CAP_SETPCAP.
+    Those that it has stay. Raises OSError: PermissionError without CAP_SETPCAP.
     """
     _checked(lib.system_limit_capabilities(kept))
 
 
 def keep_capabilities(kept: int = 0) -> None:
-    """Give up all of this thread's capabilities but ``kept``. Raises OSError."""
+    """Give up this thread's capabilities except ``kept``. Raises OSError."""
     _checked(lib.system_keep_capabilities(kept))
 
 
 def forbid_new_privileges() -> None:
-    """Let no program that this thread executes, as of now, give it more rights. Raises OSError."""
+    """Prevent this thread from gaining privileges by executing a program. Raises OSError."""
     _checked(lib.system_no_new_privileges())
 
 
 def set_timer_slack(slack_s: float) -> None:
-    """Let the calling thread's timed sleeps end up to ``slack_s`` late, with another wake-up of the CPU.
+    """Let the kernel end the calling thread's timed sleeps up to ``slack_s`` late, with other wake-ups.
 
-    0 sets the thread's default back, as a rule 50 us (prctl(2), PR_SET_TIMERSLACK).
+    0 restores the thread's default, usually 50 us (prctl(2), PR_SET_TIMERSLACK).
     """
     lib.system_timer_slack(round(slack_s * 1e9))
 
@@ -84,7 +83,7 @@ def signal_fd(signals: Collection[int]) -> int:
 
 
 def raise_fd_limit() -> None:
-    """Let this process open as many descriptors as it may, up to a number that is large enough."""
+    """Raise this process's limit of descriptors as far as permitted, up to _DESCRIPTORS_MAX."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, _DESCRIPTORS_MAX)), hard))
 
@@ -100,8 +99,8 @@ class Tracepoint(NamedTuple):
 def tracepoint(name: str, tracefs: str = _TRACEFS) -> Tracepoint:
     """Return a tracepoint such as ``kmem/mm_page_alloc``.
 
-    Where tracefs is not mounted it is looked into without mounting it anywhere. Raises OSError:
-    FileNotFoundError if the kernel has no such tracepoint, PermissionError without CAP_SYS_ADMIN.
+    If tracefs is not mounted, read it without mounting it anywhere. Raises OSError: FileNotFoundError if the
+    kernel has no such tracepoint, PermissionError without CAP_SYS_ADMIN.
     """
     path = f"events/{name}"
     try:

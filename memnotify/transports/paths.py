@@ -13,14 +13,14 @@ from memnotify.transports import TransportError
 
 log = logging.getLogger(__name__)
 
-# Any process that may read a directory may lock it for as long as it likes; a daemon needs some ms.
+# Any process that may read a directory may lock it for any time; a daemon needs some ms.
 _LOCK_S = 3.0
 _LOCK_RETRY_S = 0.02
 
 
 @contextmanager
 def directory_locked(path: str) -> Iterator[None]:
-    """Keep other daemons from mounting and unmounting in the directory of ``path`` meanwhile.
+    """Prevent other daemons from mounting and unmounting in the directory of ``path``.
 
     If another process holds the lock for too long, go on without it. Raises TransportError.
     """
@@ -52,7 +52,7 @@ def _lock(directory: int, path: str) -> None:
 def refuse_untrusted_directory(path: str) -> None:
     """Raise TransportError if this is root and another user could replace ``path`` or a directory above it.
 
-    By a link in its place, that user would make root mount on another file, or remove it.
+    With a link in its place, that user could make root mount on another file, or remove one.
     """
     directory = path
     while os.geteuid() == 0 and directory != "/":
@@ -69,9 +69,9 @@ def refuse_untrusted_directory(path: str) -> None:
 
 
 def belongs_to_root(status: os.stat_result) -> bool:
-    """Return True if the owner is root here, or is not mapped in this user namespace, such as the real root.
+    """Return True if the owner is root, or is not mapped in this user namespace, as the real root.
 
-    An owner that is not mapped is shown as the overflow uid (user_namespaces(7)).
+    stat(2) shows an owner that is not mapped as the overflow uid (user_namespaces(7)).
     """
     if status.st_uid == 0:
         return True

@@ -49,7 +49,7 @@ def test_every_thread_is_another_user_without_any_rights(tmp_path: Path) -> None
             assert status["Groups"] == ""
             assert {status[f"Cap{name}"] for name in ("Inh", "Prm", "Eff", "Bnd", "Amb")} == {NONE}
             assert status["NoNewPrivs"] == "1"
-        line = f"root is given up for good: user nobody ({NOBODY.pw_uid}), group {NOBODY.pw_gid}"
+        line = f"root is given up permanently: user nobody ({NOBODY.pw_uid}), group {NOBODY.pw_gid}"
         assert daemon.log.count(line) == 1
         assert daemon.log.index(line) < daemon.log.index("ready: ")
 
@@ -207,7 +207,7 @@ def test_rights_that_cannot_be_given_up_are_not_kept(tmp_path: Path) -> None:
     process = start(*arguments, *USER, program=program)
     _, log = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 1, log
-    assert "cannot become user nobody for good" in log
+    assert "cannot become user nobody permanently" in log
     assert "CAP_SETUID" in log
     assert "ready" not in log
     assert "Traceback" not in log
