@@ -195,10 +195,7 @@ class Memnotify(Source[Event]):
         try:
             if not revents & select.EPOLLIN:
                 raise device_error(errno.ENOTCONN, self.path)
-            # Set the thresholds again. The device damps chatter: after an event a threshold is armed for
-            # the other direction only, at a distance. If the figure has gone back by now, the device
-            # would not report the change that comes next.
-            snapshot = _subscribe(self._observer, self._text, self._observer.read())
+            snapshot = Snapshot(self._observer.read(), before.levels)
         except OSError as error:
             if not self._reopen:
                 raise
@@ -236,11 +233,8 @@ class Memnotify(Source[Event]):
         Returns the snapshot from which changes are counted.
         """
         if self._observer is not None:
-            # Check the text before the read, which acknowledges an event.
             assert self._snapshot is not None  # noqa: S101 - for mypy: an observer is subscribed
-            parse(text, self._snapshot.figures.names)
-            self._observer.write(text)
-            return _subscribe(self._observer, text, self._observer.read())
+            return _subscribe(self._observer, text, self._snapshot.figures)
         file, self._reader = self._reader or DeviceFile(self.path), None
         epoll = self._epoll
         try:
@@ -302,18 +296,12 @@ class Memnotify(Source[Event]):
 def _subscribe(file: DeviceFile, text: bytes, figures: Figures) -> Snapshot:
     """Write thresholds and return the snapshot from which changes are counted.
 
-    ``figures`` were just read: they are the first guess of the side of each threshold.
+    ``figures`` are earlier ones, whose names the thresholds may have. What the read tells binds: the device
+    reports each change of side from there on.
     """
     levels = parse(text, figures.names)
-    while True:
-        before = Snapshot(figures, levels)
-        file.write(text)
-        # This read acknowledges what was crossed since the write. If a threshold was crossed, the device
-        # has armed it the other way by now, so write again.
-        after = Snapshot(file.read(), levels)
-        figures = after.figures
-        if not before.changes_to(after):
-            return after
+    file.write(text)
+    return Snapshot(file.read(), levels)
 
 
 def _watch(epoll: "select.epoll", file: DeviceFile) -> None:

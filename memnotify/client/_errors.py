@@ -34,7 +34,13 @@ _KINDS: dict[int, tuple[type[MemnotifyError], str]] = {
     # A CUSE node whose device is gone, or not there yet
     errno.ENODEV: (DeviceMissingError, "start 'memnotify serve'"),
     errno.ENXIO: (DeviceMissingError, "start 'memnotify serve'"),
-    errno.EACCES: (DeviceForbiddenError, "the device's mode is up to udev (99-memnotify.rules) or chmod"),
+    errno.EACCES: (
+        DeviceForbiddenError,
+        (
+            "another user's FUSE file is for that user alone; else its mode is set by"
+            " udev (99-memnotify.rules) or chmod: see 'memnotify doctor'"
+        ),
+    ),
     # The device cgroup
     errno.EPERM: (
         DeviceForbiddenError,

@@ -477,18 +477,9 @@ def test_wait_reads_something_else(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "no line of a memnotify device" in capsys.readouterr().err
 
 
-@pytest.fixture
-def daemon(monkeypatch: pytest.MonkeyPatch) -> FakeDaemon:
-    """Return a daemon that the test moves."""
-    daemon = FakeDaemon()
-    monkeypatch.setattr("memnotify.client._device.DeviceFile", daemon.open)
-    return daemon
-
-
 def _play(daemon: FakeDaemon, *useds: int) -> None:
     """Set used to each of the values, each as soon as the one before has been read."""
-    for used in useds:
-        daemon.after_read += [lambda: None, functools.partial(daemon.use, used)]  # before and after the write
+    daemon.after_read += [lambda: None, *(functools.partial(daemon.use, used) for used in useds)]
 
 
 def test_wait_until_it_crosses(daemon: FakeDaemon, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,16 +7,17 @@ import pickle
 import select
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import strategies
-from support.fake_device import FakeDaemon
+from support.fake_device import GRANULARITY_PAGES, FakeDaemon
 from support.waiting import DEADLINE_S
 
+from memnotify.abi.figures import figures_with
 from memnotify.client import (
     PAGE_SIZE,
     Change,
@@ -24,7 +25,6 @@ from memnotify.client import (
     DeviceForbiddenError,
     DeviceLostError,
     DeviceMissingError,
-    Event,
     Figures,
     Lost,
     Memnotify,
@@ -37,21 +37,6 @@ from memnotify.client._errors import device_error
 from memnotify.client._thresholds import parse, spell
 
 NAME = "a path"
-
-
-@pytest.fixture
-def daemon(monkeypatch: pytest.MonkeyPatch) -> FakeDaemon:
-    """Return a fake daemon that serves every path in this process."""
-    daemon = FakeDaemon()
-    monkeypatch.setattr("memnotify.client._device.DeviceFile", daemon.open)
-    return daemon
-
-
-@pytest.fixture
-def device(daemon: FakeDaemon) -> Iterator[Memnotify]:
-    """Return a client of the fake daemon."""
-    with Memnotify(NAME) as device:
-        yield device
 
 
 def figures(used: int, total: int = 10_000) -> Figures:
@@ -141,8 +126,10 @@ def test_up_and_down(daemon: FakeDaemon, device: Memnotify) -> None:
     daemon.use(200)
     assert device.wait(0) == Crossed(figures(100), figures(200), (Change("used", 200, up=True),))
     assert device.wait(0) is None
-    daemon.use(199)
-    assert device.wait() == Crossed(figures(200), figures(199), (Change("used", 200, up=False),))
+    daemon.use(201 - GRANULARITY_PAGES)
+    assert device.wait(0) is None, "the device damps"
+    daemon.use(200 - GRANULARITY_PAGES)
+    assert device.wait(0) == Crossed(figures(200), figures(195), (Change("used", 200, up=False),))
     assert device.wait(0) is None
 
 
@@ -179,13 +166,16 @@ def test_what_is_crossed_while_subscribing_is_where_it_starts(daemon: FakeDaemon
     assert device.wait(0) == Crossed(figures(250), figures(100), (Change("used", 200, up=False),))
 
 
-def test_what_is_crossed_while_an_event_is_taken(daemon: FakeDaemon, device: Memnotify) -> None:
+def test_what_a_late_read_saw_is_where_it_goes_on(daemon: FakeDaemon, device: Memnotify) -> None:
+    """A figure has gone back within the damping when the event is taken: the next way up is an event."""
     device.subscribe(used=200)
     daemon.use(201)
-    daemon.after_write.append(lambda: daemon.use(199))
+    daemon.use(199)
     assert device.wait(0) == Crossed(figures(100), figures(199), ())
-    daemon.use(200)
-    assert device.wait(0) == Crossed(figures(199), figures(200), (Change("used", 200, up=True),))
+    daemon.use(203)
+    assert device.wait(0) is None, "the device damps"
+    daemon.use(204)
+    assert device.wait(0) == Crossed(figures(199), figures(204), (Change("used", 200, up=True),))
 
 
 def test_a_percentage_is_of_the_total_that_the_read_saw(daemon: FakeDaemon, device: Memnotify) -> None:
@@ -285,24 +275,23 @@ def test_wait_for_a_time_only(daemon: FakeDaemon, device: Memnotify) -> None:
 # The daemon's end
 
 
-def test_an_extra_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_extra_figure(daemon: FakeDaemon, device: Memnotify) -> None:
     """An extra figure has thresholds by its name, until a daemon without that figure serves."""
-    daemon = FakeDaemon(available=500)
-    monkeypatch.setattr("memnotify.client._device.DeviceFile", daemon.open)
-    with Memnotify(NAME) as device:
-        assert device.subscribe(available="10%", used=200)["available"].percent == 5.0
-        for pages, up in ((1000, True), (999, False)):
-            daemon.use(100, available=pages)
-            event = device.wait(0)
-            assert isinstance(event, Crossed)
-            assert event.changes == (Change("available", 1000, up=up),)
-        daemon.end()
-        assert isinstance(device.wait(DEADLINE_S), Lost)
-        daemon.figures, daemon.serving = FakeDaemon().figures, True
-        with pytest.raises(
-            ThresholdError, match=r"'available' .* total, used, active \(others by .*--figures"
-        ):
-            device.wait(DEADLINE_S)
+    daemon.end()
+    three, daemon.figures = daemon.figures, figures_with(["available"])._make([10_000, 100, 50, 500])
+    daemon.serving = True
+    assert device.subscribe(available="10%", used=200)["available"].percent == 5.0
+    for pages, up in ((1000, True), (995, False)):
+        daemon.use(100, available=pages)
+        event = device.wait(0)
+        assert isinstance(event, Crossed)
+        assert event.changes == (Change("available", 1000, up=up),)
+    daemon.end()
+    assert isinstance(device.wait(DEADLINE_S), Lost)
+    daemon.figures = three
+    daemon.serving = True
+    with pytest.raises(ThresholdError, match=r"'available' .* total, used, active \(others by .*--figures"):
+        device.wait(DEADLINE_S)
 
 
 def test_lost_and_restored(daemon: FakeDaemon, device: Memnotify) -> None:
@@ -409,7 +398,7 @@ def test_a_reader_alone_finds_the_new_daemon(daemon: FakeDaemon, device: Memnoti
 
 
 # Most are within the granularity of a threshold.
-_useds = st.sampled_from([90, 98, 99, 100, 101, 110])
+_useds = st.sampled_from([90, 95, 98, 99, 100, 101, 104, 110])
 # "meanwhile" is what happens between a write and the read after it.
 _moves = st.lists(
     st.one_of(
@@ -423,9 +412,8 @@ _moves = st.lists(
 @settings(max_examples=300)
 @given(_moves, st.integers(99, 100), st.integers(99, 100))
 def test_no_change_of_side_is_lost(moves: list[int | str | tuple[str, int]], one: int, other: int) -> None:
-    """After any history, the sum of all changes gives the side of each threshold."""
-    with pytest.MonkeyPatch.context() as patched:
-        daemon = FakeDaemon(100)
+    """After any history, the sum of all changes is wrong about a threshold by less than the damping."""
+    with closing(FakeDaemon(100)) as daemon, pytest.MonkeyPatch.context() as patched:
         patched.setattr("memnotify.client._device.DeviceFile", daemon.open)
         # Attempts without a wait in between
         patched.setattr("memnotify.client._device._RETRY_FIRST_S", 0.0)
@@ -443,15 +431,13 @@ def test_no_change_of_side_is_lost(moves: list[int | str | tuple[str, int]], one
                 elif move == "serve":
                     daemon.serving = True
                 else:
-                    told: list[Event] = []
                     while event := device.wait(0.001 if daemon.serving and not daemon.files else 0):
-                        told.append(event)
-                        if isinstance(event, Crossed | Restored):
-                            for change in event.changes:
-                                assert sides[change.name] != change.up
-                                sides[change.name] = change.up
+                        for change in event.changes if isinstance(event, Crossed | Restored) else ():
+                            assert sides[change.name] != change.up
+                            sides[change.name] = change.up
                     if daemon.files:
-                        assert sides["used"] == (daemon.figures.used >= one)
+                        used = daemon.figures.used
+                        assert sides["used"] == (used >= one) or abs(used - one) < GRANULARITY_PAGES
 
 
 # Errors
@@ -462,7 +448,7 @@ def test_no_change_of_side_is_lost(moves: list[int | str | tuple[str, int]], one
     [
         (errno.ENOENT, [DeviceMissingError, FileNotFoundError], "start 'memnotify serve'"),
         (errno.ENODEV, [DeviceMissingError], "start 'memnotify serve'"),
-        (errno.EACCES, [DeviceForbiddenError, PermissionError], "udev"),
+        (errno.EACCES, [DeviceForbiddenError, PermissionError], "another user's FUSE file"),
         (errno.EPERM, [DeviceForbiddenError, PermissionError], "DeviceAllow="),
         (errno.ENOTCONN, [DeviceLostError, ConnectionError], "again"),
         (errno.EINVAL, [ThresholdError, ValueError], "'used 80%'"),

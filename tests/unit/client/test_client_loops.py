@@ -4,7 +4,7 @@
 import asyncio
 import os
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
@@ -38,23 +38,9 @@ def run(request: pytest.FixtureRequest) -> Callable[[Main], object]:
     return LOOPS[request.param]
 
 
-@pytest.fixture
-def daemon(monkeypatch: pytest.MonkeyPatch) -> FakeDaemon:
-    """Return a daemon that the test moves."""
-    daemon = FakeDaemon()
-    monkeypatch.setattr("memnotify.client._device.DeviceFile", daemon.open)
-    return daemon
-
-
-@pytest.fixture
-def device(daemon: FakeDaemon) -> Iterator[Memnotify]:
-    """Return a client that is subscribed."""
-    with Memnotify("a path") as device:
-        device.subscribe(used=200)
-        yield device
-
-
-def test_events_come_one_by_one(run: Callable[[Main], object], daemon: FakeDaemon, device: Memnotify) -> None:
+def test_events_come_one_by_one(
+    run: Callable[[Main], object], daemon: FakeDaemon, subscribed: Memnotify
+) -> None:
     seen: list[tuple[type, int]] = []
     threads = threading.active_count()
 
@@ -70,13 +56,13 @@ def test_events_come_one_by_one(run: Callable[[Main], object], daemon: FakeDaemo
     ]
 
     async def step() -> None:
-        await anyio.lowlevel.checkpoint()  # the other task waits for the device by then
+        await anyio.lowlevel.checkpoint()  # the other task waits for the subscribed by then
         steps.pop(0)()
 
     async def main() -> None:
         async with anyio.create_task_group() as group:
             group.start_soon(step)
-            async for event in device:
+            async for event in subscribed:
                 seen.append((type(event), event.before.used))
                 assert threading.active_count() == threads
                 if isinstance(event, Restored):
@@ -88,29 +74,29 @@ def test_events_come_one_by_one(run: Callable[[Main], object], daemon: FakeDaemo
 
 
 def test_a_cancelled_wait_loses_nothing(
-    run: Callable[[Main], object], daemon: FakeDaemon, device: Memnotify
+    run: Callable[[Main], object], daemon: FakeDaemon, subscribed: Memnotify
 ) -> None:
     async def main() -> None:
         for used in (300, 100):
             with anyio.move_on_after(0.01) as scope:
-                await anext(device)
+                await anext(subscribed)
             assert scope.cancelled_caught
             daemon.use(used)
-            event = await anext(device)
+            event = await anext(subscribed)
             assert isinstance(event, Crossed)
             assert event.after.used == used
         # Cancelled in the very round in which it becomes readable
         taken: list[Event | None] = []
 
         async def take() -> None:
-            taken.append(await anext(device))
+            taken.append(await anext(subscribed))
 
         async with anyio.create_task_group() as group:
             group.start_soon(take)
             await anyio.sleep(0.01)
             daemon.use(300)
             group.cancel_scope.cancel()
-        (last,) = taken or [device.wait(0)]
+        (last,) = taken or [subscribed.wait(0)]
         assert isinstance(last, Crossed)
         assert last.after.used == 300
 
@@ -118,12 +104,12 @@ def test_a_cancelled_wait_loses_nothing(
 
 
 def test_close_ends_the_iteration(
-    run: Callable[[Main], object], daemon: FakeDaemon, device: Memnotify
+    run: Callable[[Main], object], daemon: FakeDaemon, subscribed: Memnotify
 ) -> None:
     ended: list[bool] = []
 
     async def iterate() -> None:
-        async for event in device:
+        async for event in subscribed:
             pytest.fail(f"{event} although nothing happened")
         ended.append(True)
 
@@ -132,7 +118,7 @@ def test_close_ends_the_iteration(
             async with anyio.create_task_group() as group:
                 group.start_soon(iterate)
                 await anyio.sleep(0.01)
-                device.close()
+                subscribed.close()
         # The number of the closed descriptor is another device's now, which is watched as well as any.
         with Memnotify("another path") as other:
             other.subscribe(used=200)
@@ -144,23 +130,23 @@ def test_close_ends_the_iteration(
     assert ended == [True]
 
 
-def test_closed_in_the_turn_of_an_event(daemon: FakeDaemon, device: Memnotify) -> None:
+def test_closed_in_the_turn_of_an_event(daemon: FakeDaemon, subscribed: Memnotify) -> None:
     async def main() -> list[Event]:
         daemon.use(300)
         # Of one turn asyncio runs timers last: the task that waits is woken, and does not run yet.
-        asyncio.get_running_loop().call_later(0, device.close)
-        return [event async for event in device]
+        asyncio.get_running_loop().call_later(0, subscribed.close)
+        return [event async for event in subscribed]
 
     assert asyncio.run(main()) == []
 
 
 def test_close_in_a_child_leaves_the_parent_s_loop_alone(
-    run: Callable[[Main], object], daemon: FakeDaemon, device: Memnotify
+    run: Callable[[Main], object], daemon: FakeDaemon, subscribed: Memnotify
 ) -> None:
     def close_in_a_child() -> None:
         child = os.fork()
         if child == 0:
-            device.close()
+            subscribed.close()
             os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
@@ -173,28 +159,28 @@ def test_close_in_a_child_leaves_the_parent_s_loop_alone(
         with anyio.fail_after(DEADLINE_S):
             async with anyio.create_task_group() as group:
                 group.start_soon(fork)
-                assert isinstance(await anext(device), Crossed)
+                assert isinstance(await anext(subscribed), Crossed)
 
     run(main)
 
 
 def test_a_second_task_is_refused(
-    run: Callable[[Main], object], daemon: FakeDaemon, device: Memnotify
+    run: Callable[[Main], object], daemon: FakeDaemon, subscribed: Memnotify
 ) -> None:
     async def main() -> None:
         async with anyio.create_task_group() as group:
-            group.start_soon(anext, device)
+            group.start_soon(anext, subscribed)
             await anyio.sleep(0.01)
             with pytest.raises(RuntimeError, match="another task waits for this Memnotify"):
-                await anext(device)
+                await anext(subscribed)
             daemon.use(300)
 
     run(main)
 
 
-def test_a_loop_is_not_kept_alive(daemon: FakeDaemon, device: Memnotify) -> None:
+def test_a_loop_is_not_kept_alive(daemon: FakeDaemon, subscribed: Memnotify) -> None:
     async def wait() -> None:
-        await anext(device)
+        await anext(subscribed)
 
     async def main() -> None:
         task = asyncio.ensure_future(wait())
@@ -203,9 +189,9 @@ def test_a_loop_is_not_kept_alive(daemon: FakeDaemon, device: Memnotify) -> None
 
     asyncio.run(main())
     daemon.use(300)
-    assert isinstance(device.wait(0), Crossed)
+    assert isinstance(subscribed.wait(0), Crossed)
 
 
-def test_without_a_loop(device: Memnotify) -> None:
+def test_without_a_loop(subscribed: Memnotify) -> None:
     with pytest.raises(RuntimeError, match="no running event loop"):
-        device.__anext__().send(None)
+        subscribed.__anext__().send(None)

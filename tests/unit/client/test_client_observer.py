@@ -3,29 +3,12 @@
 
 import os
 import threading
-from collections.abc import Iterator
 
 import pytest
 from support.fake_device import FakeDaemon
 from support.waiting import eventually
 
 from memnotify.client import Crossed, DeviceLostError, Event, Lost, Memnotify, Observer, Restored
-
-
-@pytest.fixture
-def daemon(monkeypatch: pytest.MonkeyPatch) -> FakeDaemon:
-    """Return a daemon that the test moves."""
-    daemon = FakeDaemon()
-    monkeypatch.setattr("memnotify.client._device.DeviceFile", daemon.open)
-    return daemon
-
-
-@pytest.fixture
-def device(daemon: FakeDaemon) -> Iterator[Memnotify]:
-    """Return a client that is subscribed."""
-    with Memnotify("a path") as device:
-        device.subscribe(used=200)
-        yield device
 
 
 @pytest.fixture
@@ -36,9 +19,9 @@ def reported(monkeypatch: pytest.MonkeyPatch) -> list[BaseException | None]:
     return reported
 
 
-def test_each_event_is_a_call(daemon: FakeDaemon, device: Memnotify) -> None:
+def test_each_event_is_a_call(daemon: FakeDaemon, subscribed: Memnotify) -> None:
     seen: list[Event] = []
-    with Observer(device, seen.append):
+    with Observer(subscribed, seen.append):
         for count, used in enumerate((300, 100, 300), start=1):
             daemon.use(used)
             eventually(lambda count=count: len(seen) == count, "the event")  # type: ignore[misc]  # mypy infers no type for a default
@@ -50,7 +33,7 @@ def test_each_event_is_a_call(daemon: FakeDaemon, device: Memnotify) -> None:
     assert [type(event) for event in seen] == [Crossed, Crossed, Crossed, Lost, Restored]
 
 
-def test_no_call_after_stop(daemon: FakeDaemon, device: Memnotify) -> None:
+def test_no_call_after_stop(daemon: FakeDaemon, subscribed: Memnotify) -> None:
     entered, leave = threading.Event(), threading.Event()
     calls: list[str] = []
 
@@ -60,7 +43,7 @@ def test_no_call_after_stop(daemon: FakeDaemon, device: Memnotify) -> None:
         leave.wait()
         calls.append("ended")
 
-    observer = Observer(device, callback)
+    observer = Observer(subscribed, callback)
     observer.start()
     daemon.use(300)
     entered.wait()
@@ -72,11 +55,11 @@ def test_no_call_after_stop(daemon: FakeDaemon, device: Memnotify) -> None:
     leave.set()
     stopper.join()
     assert calls == ["begun", "ended"]
-    assert device.wait(0) is not None, "the device is the caller's again"
+    assert subscribed.wait(0) is not None, "the device is the caller's again"
     observer.stop()
 
 
-def test_stop_from_the_callback(daemon: FakeDaemon, device: Memnotify) -> None:
+def test_stop_from_the_callback(daemon: FakeDaemon, subscribed: Memnotify) -> None:
     calls: list[Event] = []
 
     def callback(event: Event) -> None:
@@ -84,7 +67,7 @@ def test_stop_from_the_callback(daemon: FakeDaemon, device: Memnotify) -> None:
         observer.stop()
         calls.append(event)
 
-    observer = Observer(device, callback)
+    observer = Observer(subscribed, callback)
     observer.start()
     daemon.use(300)
     eventually(lambda: calls, "the call")
@@ -94,7 +77,7 @@ def test_stop_from_the_callback(daemon: FakeDaemon, device: Memnotify) -> None:
 
 
 def test_an_exception_is_reported_and_the_next_event_comes(
-    daemon: FakeDaemon, device: Memnotify, reported: list[BaseException | None]
+    daemon: FakeDaemon, subscribed: Memnotify, reported: list[BaseException | None]
 ) -> None:
     seen = []
 
@@ -103,7 +86,7 @@ def test_an_exception_is_reported_and_the_next_event_comes(
         if len(seen) == 1:
             raise RuntimeError("the callback's")
 
-    with Observer(device, callback):
+    with Observer(subscribed, callback):
         daemon.use(300)
         eventually(lambda: reported, "the report")
         daemon.use(100)
@@ -125,19 +108,19 @@ def test_an_error_of_the_source_ends_the_thread(
 
 
 def test_the_callback_may_close_the_device(
-    daemon: FakeDaemon, device: Memnotify, reported: list[BaseException | None]
+    daemon: FakeDaemon, subscribed: Memnotify, reported: list[BaseException | None]
 ) -> None:
-    observer = Observer(device, lambda _: device.close())
+    observer = Observer(subscribed, lambda _: subscribed.close())
     observer.start()
     daemon.use(300)
-    eventually(lambda: device.closed, "the call")
+    eventually(lambda: subscribed.closed, "the call")
     observer.stop()
     assert reported == []
 
 
-def test_it_is_started_once_and_on_an_open_device(daemon: FakeDaemon, device: Memnotify) -> None:
+def test_it_is_started_once_and_on_an_open_device(daemon: FakeDaemon, subscribed: Memnotify) -> None:
     seen: list[Event] = []
-    observer = Observer(device, seen.append)
+    observer = Observer(subscribed, seen.append)
     observer.stop()  # which is nothing, as it does not run
     observer.start()
     with pytest.raises(RuntimeError, match="started once"):
@@ -145,22 +128,22 @@ def test_it_is_started_once_and_on_an_open_device(daemon: FakeDaemon, device: Me
     daemon.use(300)
     eventually(lambda: seen, "the event")
     observer.stop()
-    device.close()
+    subscribed.close()
     with pytest.raises(ValueError, match="closed"):
-        Observer(device, _ignore).start()
+        Observer(subscribed, _ignore).start()
 
 
-def test_nothing_is_left_behind(device: Memnotify) -> None:
+def test_nothing_is_left_behind(subscribed: Memnotify) -> None:
     fds, threads = len(os.listdir("/proc/self/fd")), threading.active_count()
     for _ in range(100):
-        with Observer(device, _ignore):
+        with Observer(subscribed, _ignore):
             pass
     assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == (fds, threads)
 
 
-def test_stop_in_a_child_touches_nothing_of_the_parent_s(daemon: FakeDaemon, device: Memnotify) -> None:
+def test_stop_in_a_child_touches_nothing_of_the_parent_s(daemon: FakeDaemon, subscribed: Memnotify) -> None:
     seen: list[Event] = []
-    with Observer(device, seen.append) as observer:
+    with Observer(subscribed, seen.append) as observer:
         child = os.fork()
         if child == 0:
             observer.stop()

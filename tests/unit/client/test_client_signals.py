@@ -19,14 +19,6 @@ TOTAL_BYTES = TOTAL * PAGE_SIZE
 
 
 @pytest.fixture
-def daemon(monkeypatch: pytest.MonkeyPatch) -> FakeDaemon:
-    """Return a daemon that the test moves."""
-    daemon = FakeDaemon(total=TOTAL)
-    monkeypatch.setattr("memnotify.client._device.DeviceFile", daemon.open)
-    return daemon
-
-
-@pytest.fixture
 def write(tmp_path: Path) -> Callable[..., str]:
     """Return a function that writes a control file and returns its path."""
 
@@ -232,7 +224,7 @@ def test_a_signal_follows_total_across_daemons(daemon: FakeDaemon, write: Callab
     with Signals(write(f"[low]\nfree = {2000 * PAGE_SIZE}\n"), {}) as signals:
         signals.enable()
         daemon.use(7_900, total=9_000)
-        daemon.after_write += [lambda: None, daemon.end]
+        daemon.after_write.append(daemon.end)
         change = signals.wait(0)
         assert change is not None
         assert change.on
