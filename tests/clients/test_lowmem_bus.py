@@ -119,6 +119,18 @@ def test_glib_hears_each_level_once_it_is_reached(bus: DesktopBus, path: str, me
         assert names == ["low", "medium", "critical", "medium"]
 
 
+def test_levels_follow_total(bus: DesktopBus, path: str, memory: FakeMemory) -> None:
+    """When swap goes, a level in percent is reached though use stays as it is."""
+    memory.use(90)
+    memory.add_swap()
+    with Memnotify(path) as witness, bus.serve(path) as service:
+        eventually(lambda: witness.read().used.percent == 30, "the swap is counted")
+        assert "ready" in service.line()
+        service.settle()
+        memory.remove_swap()
+        assert service.line().endswith(", medium")
+
+
 def test_other_thresholds_and_the_interval(bus: DesktopBus, path: str, memory: FakeMemory) -> None:
     """In the interval after a warning only a more severe one is sent."""
     levels = ("--low", "used 60%", "--medium", "used 70% active 99%", "--critical", "used 90%")

@@ -25,8 +25,8 @@ Inactive:              0 kB
 Active(file):          0 kB
 Inactive(file):        0 kB
 Mlocked:               0 kB
-SwapTotal:             0 kB
-SwapFree:              0 kB
+SwapTotal:      00000000 kB
+SwapFree:       00000000 kB
 Shmem:                 0 kB
 SReclaimable:          0 kB
 """
@@ -56,6 +56,21 @@ class FakeMemory:
     def make_available(self, available_percent: int) -> None:
         """Let so much be available from now on, up to 90."""
         self._write("MemAvailable", available_percent // 10)
+
+    def add_swap(self) -> None:
+        """Add 20 GB of swap, all free: total becomes 30 GB, and the percentages a third."""
+        # Figures with more free than there is are not believed, so no reading is of the time in between.
+        self._write("SwapFree", 2)
+        self._write("SwapTotal", 2)
+
+    def remove_swap(self) -> None:
+        """Take the swap away again."""
+        self._write("SwapTotal", 0)
+        self._write("SwapFree", 0)
+
+    def break_off(self) -> None:
+        """Let each reading be one that cannot be, until ``remove_swap``."""
+        self._write("SwapFree", 2)
 
     def _write(self, name: str, digit: int) -> None:
         line = next(
