@@ -12,6 +12,8 @@ FUSE_FILE = "fuse.memnotify"
 class Mount(NamedTuple):
     """One line of mountinfo."""
 
+    number: int
+    """Its mnt_id, as /proc/PID/fdinfo has it too."""
     type: str
     options: dict[str, str]
     """The file system's own options, such as user_id and allow_other for FUSE; the value may be empty."""
@@ -33,14 +35,23 @@ def read_mounts(path: str, table: str = "/proc/self/mountinfo") -> list[Mount]:
     with open(table, "rb") as mounts:
         for line in mounts:
             fields, _, rest = line.partition(b" - ")
-            place = re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), fields.split(b" ")[4])
+            words_before = fields.split(b" ")
+            place = re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), words_before[4])
             if place == os.fsencode(path):
                 words = os.fsdecode(rest).split()
                 pairs = (option.partition("=") for option in words[-1].split(","))
-                found.append(Mount(words[0], {name: value for name, _, value in pairs}))
+                options = {name: value for name, _, value in pairs}
+                found.append(Mount(int(words_before[0]), words[0], options))
     return found
 
 
 def mounts_at(path: str, table: str = "/proc/self/mountinfo") -> list[str]:
     """Return the types of what is mounted at ``path``, the topmost last. Raises OSError."""
     return [mount.type for mount in read_mounts(path, table)]
+
+
+def mount_number(fd: int) -> int:
+    """Return the mount of a descriptor; st_dev does not tell it, since overlayfs files have their own."""
+    with open(f"/proc/self/fdinfo/{fd}", "rb") as info:
+        (line,) = (line for line in info if line.startswith(b"mnt_id:"))
+    return int(line.split()[1])

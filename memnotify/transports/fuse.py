@@ -11,7 +11,7 @@ from functools import partial
 
 from memnotify.abi.figures import EXTRA_FIGURES, NAMES
 from memnotify.abi.thresholds import WRITE_MAX, parse
-from memnotify.kernel.mounts import FUSE_FILE, canonical_path, mounts_at
+from memnotify.kernel.mounts import FUSE_FILE, canonical_path, mount_number, mounts_at, read_mounts
 from memnotify.transports import Removal, TransportError, TransportUnavailableError
 from memnotify.transports.paths import (
     belongs_to_root,
@@ -131,14 +131,15 @@ def _detach_dead(path: str, level: int = logging.INFO) -> None:
 
     Raises TransportError if another file system is mounted there.
     """
-    while mounts := mounts_at(path):
-        if mounts[-1] != FUSE_FILE:
-            raise TransportError(f"a file system ({mounts[-1]}) is mounted at {path}: choose another --path")
+    while mounts := read_mounts(path):
+        top = mounts[-1]
+        if top.type != FUSE_FILE:
+            raise TransportError(f"a file system ({top.type}) is mounted at {path}: choose another --path")
+        if _is_hidden(path, top.number):
+            return
         try:
             # The kernel would answer a stat from its cache. A living daemon answers an open at once.
             os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
-        except FileNotFoundError:
-            return  # hidden: another mount covers a directory of its path
         except OSError as error:
             if error.errno not in (errno.ENOTCONN, errno.ECONNABORTED):
                 raise TransportError(f"{path} is mounted and does not answer ({error.strerror})") from error
@@ -151,6 +152,19 @@ def _detach_dead(path: str, level: int = logging.INFO) -> None:
             raise TransportError(
                 f"the dead mount at {path} cannot be removed: {command[0]} ended with {status}"
             )
+
+
+def _is_hidden(path: str, number: int) -> bool:
+    """Return True if the path does not lead to that mount: another one covers a directory above it."""
+    try:
+        # Asks no daemon: with O_PATH the file itself is not opened (fs/open.c:do_dentry_open).
+        place = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    try:
+        return mount_number(place) != number
+    finally:
+        os.close(place)
 
 
 def _claim(path: str) -> tuple[int, bool]:
@@ -173,7 +187,7 @@ def _claim(path: str) -> tuple[int, bool]:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # If something was mounted in the meantime, the lock is on the mounted file.
-        if _mount_id(fd) != _mount_id_of_directory(path):
+        if mount_number(fd) != _directory_mount_number(path):
             raise BlockingIOError
         # A client may have written to it while nothing was mounted.
         os.ftruncate(fd, 0)
@@ -213,16 +227,9 @@ def _unlink_same(path: str, fd: int) -> None:
         log.warning("the mount point %s could not be removed: %s", path, error.strerror)
 
 
-def _mount_id(fd: int) -> bytes:
-    """Return the mount of a descriptor; st_dev does not tell it, since overlayfs files have their own."""
-    with open(f"/proc/self/fdinfo/{fd}", "rb") as info:
-        (line,) = (line for line in info if line.startswith(b"mnt_id:"))
-    return line
-
-
-def _mount_id_of_directory(path: str) -> bytes:
+def _directory_mount_number(path: str) -> int:
     directory = os.open(os.path.dirname(path), os.O_PATH | os.O_CLOEXEC)
     try:
-        return _mount_id(directory)
+        return mount_number(directory)
     finally:
         os.close(directory)

@@ -25,8 +25,8 @@ import struct
 import termios
 import time
 from array import array
-from collections import deque
 from collections.abc import Callable
+from threading import Lock
 
 from memnotify.abi.thresholds import WRITE_MAX
 from memnotify.engine.device import Device
@@ -55,7 +55,7 @@ _EVENTS = select.EPOLLIN | select.EPOLLOUT | select.EPOLLET
 class _Connection:
     """One client: its observer, what it has written without an end, and what is to be sent to it."""
 
-    __slots__ = ("event", "fh", "overlong", "refusal", "socket", "text")
+    __slots__ = ("event", "fh", "next_woken", "overlong", "refusal", "socket", "text", "woken")
 
     def __init__(self, connected: socket.socket, fh: int) -> None:
         self.socket = connected
@@ -66,6 +66,9 @@ class _Connection:
         self.refusal = b""
         # An event was acknowledged in the table, and its line is not sent yet.
         self.event = False
+        # Whether it is in the server's list of connections to wake, and the next one there.
+        self.woken = False
+        self.next_woken: _Connection | None = None
 
 
 class SocketServer:
@@ -88,7 +91,10 @@ class SocketServer:
         self._device = Device(table, sampler, batch=table.add_batch(self.wake))
         self._listener = listener
         self._clock = clock
-        self._woken: deque[int] = deque()
+        # A list through the connections themselves, since the sampler must not allocate to wake them.
+        self._first_woken: _Connection | None = None
+        self._last_woken: _Connection | None = None
+        self._woken_lock = Lock()
         self._connections: dict[int, _Connection] = {}
         self._by_fh: dict[int, _Connection] = {}
         # When a write without an end is complete, and when the rest of the writes is received. In each
@@ -105,7 +111,17 @@ class SocketServer:
 
     def wake(self, handles: "array[int]", count: int) -> None:
         """Note that events are pending for the first ``count`` handles, which are fhs. Any thread."""
-        self._woken.extend(handles[:count])
+        with self._woken_lock:
+            for place in range(count):
+                connection = self._by_fh.get(handles[place])
+                if connection is None or connection.woken:
+                    continue
+                connection.woken = True
+                if self._last_woken is None:
+                    self._first_woken = connection
+                else:
+                    self._last_woken.next_woken = connection
+                self._last_woken = connection
         self.worker.wake()
 
     def stop(self) -> None:
@@ -133,14 +149,24 @@ class SocketServer:
                 accept = True
             else:
                 self._serve(self._connections[fd], events)
-        while self._woken:
-            connection = self._by_fh.get(self._woken.popleft())
-            if connection is not None:
+        while (connection := self._take_woken()) is not None:
+            if connection.fh in self._by_fh:
                 self._send_line(connection)
         self._do_what_is_due()
         # Last, as it may take a descriptor that was closed in this turn and has events left in it.
         if accept:
             self._accept()
+
+    def _take_woken(self) -> _Connection | None:
+        """Return the connection that was woken first, or None; it may have been dropped since."""
+        with self._woken_lock:
+            connection = self._first_woken
+            if connection is not None:
+                self._first_woken, connection.next_woken = connection.next_woken, None
+                if self._first_woken is None:
+                    self._last_woken = None
+                connection.woken = False
+            return connection
 
     def _do_what_is_due(self) -> None:
         """Complete the writes and send the lines that are due."""

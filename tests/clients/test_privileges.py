@@ -146,6 +146,38 @@ def test_the_process_that_stays_root_can_remove_and_nothing_else(tmp_path: Path)
         assert opened <= {"pipe", daemon.path}
 
 
+# A seccomp filter of four instructions, as a container's runtime or a kernel before 5.9 has it:
+# close_range(2), 436 on all architectures, gives ENOSYS; all else is allowed (linux/filter.h, linux/seccomp.h).
+_WITHOUT_CLOSE_RANGE = """
+import ctypes, os, struct, sys
+PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, FILTER = 38, 22, 2
+rules = [(0x20, 0, 0, 0), (0x15, 0, 1, 436), (6, 0, 0, 0x50000 | 38), (6, 0, 0, 0x7FFF0000)]
+code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *rule) for rule in rules))
+program = ctypes.create_string_buffer(struct.pack("H6xP", len(rules), ctypes.addressof(code)))
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+assert libc.prctl(PR_SET_SECCOMP, FILTER, program, 0, 0) == 0, ctypes.get_errno()
+assert libc.syscall(436, 1 << 20, 1 << 20, 0) == -1 and ctypes.get_errno() == 38
+os.execv(sys.executable, [sys.executable, "-m", "memnotify", *sys.argv[1:]])
+"""
+
+
+def test_the_end_comes_at_once_where_close_range_is_refused(tmp_path: Path) -> None:
+    """The cleanup process closes what is open, not each of a billion numbers, and holds no more rights."""
+    program = (sys.executable, "-c", _WITHOUT_CLOSE_RANGE)
+    with Daemon(*USER, "--socket", str(tmp_path / "socket"), program=program) as daemon:
+        assert _status(Path(f"/proc/{daemon.pid}/status"))["Seccomp"] == "2"
+        (remover,) = _children(daemon)
+        proc = Path(f"/proc/{remover}")
+        eventually(lambda: _status(proc / "status")["Name"] == "memnotify-rm", "it waits")
+        assert _status(proc / "status")["CapPrm"] == TO_REMOVE
+        opened = {os.readlink(fd).split(":")[0] for fd in (proc / "fd").iterdir() if int(fd.name) > 2}
+        assert opened <= {"pipe", daemon.path}
+        assert daemon.end() == 0
+        assert not os.path.exists(f"/proc/{remover}")
+        assert not os.path.lexists(daemon.path)
+
+
 def test_without_anything_to_remove_no_process_stays_root(dropped: Daemon) -> None:
     assert bool(_children(dropped)) == (TRANSPORT == "fuse")
 

@@ -168,6 +168,28 @@ def test_a_hidden_mount_does_not_prevent_serving(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+@pytest.mark.parametrize("ended", ["killed", "alive"])
+def test_a_file_above_a_hidden_mount_is_no_daemon(tmp_path: Path, ended: str) -> None:
+    """The table of mounts has the hidden one at this path; the path leads to an empty file."""
+    path = tmp_path / "directory/device"
+    path.parent.mkdir()
+    hidden = FileDaemon(path)
+    if ended == "killed":
+        hidden.killed()
+    subprocess.run(["mount", "-t", "tmpfs", "over it", str(path.parent)], check=True)
+    try:
+        path.touch()
+        with FileDaemon(path), path.open("rb", buffering=0) as device:
+            assert device.read(256).startswith(b"total ")
+        assert path.exists()
+    finally:
+        subprocess.run(["umount", str(path.parent)], check=True)
+    if ended == "alive":
+        hidden.end()
+    else:
+        subprocess.run(["umount", "-l", str(path)], check=True)
+
+
 def test_unmounting_from_outside_ends_the_daemon_with_an_error(tmp_path: Path) -> None:
     path = tmp_path / "device"
     daemon = FileDaemon(path)

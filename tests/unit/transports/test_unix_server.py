@@ -15,6 +15,7 @@ import sys
 import termios
 import threading
 import time
+import tracemalloc
 from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -530,3 +531,25 @@ def test_wake_after_stop(tmp_path: Path) -> None:
 def _queued(connected: socket.socket) -> int:
     (count,) = struct.unpack("i", fcntl.ioctl(connected, termios.TIOCOUTQ, b"\0\0\0\0"))
     return int(count)
+
+
+def test_a_wake_allocates_nothing_for_each_client(tmp_path: Path) -> None:
+    """To wake 50 clients takes no more memory than to wake one; each is served once, in order."""
+    bench = ServerBench(tmp_path / "socket", start=False)
+    for _ in range(50):
+        client = Client(bench.path)
+        bench.clients.append(client)
+        bench.server.turn()
+    handles = array("Q", bench.server._by_fh)
+    taken = []
+    for count in (1, 50):
+        tracemalloc.start(1)
+        before, _ = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        bench.server.wake(handles, count)
+        taken.append(tracemalloc.get_traced_memory()[1] - before)
+        tracemalloc.stop()
+    assert taken[1] <= taken[0] + 100
+    woken = iter(bench.server._take_woken, None)
+    assert [connection.fh for connection in woken] == list(handles)
+    bench.close()
