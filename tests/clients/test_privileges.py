@@ -147,7 +147,7 @@ def test_the_process_that_stays_root_can_remove_and_nothing_else(tmp_path: Path)
 
 
 # A seccomp filter of four instructions, as a container's runtime or a kernel before 5.9 has it:
-# close_range(2), 436 on all architectures, gives ENOSYS; all else is allowed (linux/filter.h, linux/seccomp.h).
+# close_range(2), number 436 everywhere, gives ENOSYS; all else is allowed (linux/filter.h, linux/seccomp.h).
 _WITHOUT_CLOSE_RANGE = """
 import ctypes, os, struct, sys
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, FILTER = 38, 22, 2
