@@ -14,5 +14,9 @@ int64_t shim_on_write(void *session, uint64_t fh, const char *data, size_t size)
    client does not wait, `handle` is 0. */
 int64_t shim_on_poll(void *session, uint64_t fh, uint32_t events, uint64_t handle);
 
+/* The reply to the last read or poll has failed: undo its acknowledgement. Return the handle by which to notify, which
+   the shim frees, or 0. */
+int64_t shim_on_give_back(void *session, uint64_t fh);
+
 /* Return the handle that the open file still kept, or 0. The reply has been sent already. */
 int64_t shim_on_release(void *session, uint64_t fh);

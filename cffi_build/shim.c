@@ -90,6 +90,19 @@ static size_t least(size_t one, size_t other)
 	return one < other ? one : other;
 }
 
+/* The client was killed (ENOENT), or the kernel could not copy the reply and told the client EIO
+ * (fs/fuse/dev.c:fuse_dev_do_write): either way no client has seen the event. */
+static void reply_failed(struct shim *shim, uint64_t fh)
+{
+	int64_t handle = shim_on_give_back(shim->session, fh);
+
+	if (handle > 0) {
+		uint64_t one = (uint64_t)handle;
+
+		shim_notify(&one, 1);
+	}
+}
+
 static void answer_read(fuse_req_t request, size_t size, struct fuse_file_info *file)
 {
 	struct shim *shim = shim_of(request);
@@ -97,8 +110,8 @@ static void answer_read(fuse_req_t request, size_t size, struct fuse_file_info *
 
 	if (count < 0)
 		fuse_reply_err(request, (int)-count);
-	else
-		fuse_reply_buf(request, shim->reply, least((size_t)count, least(size, SHIM_REPLY_MAX)));
+	else if (fuse_reply_buf(request, shim->reply, least((size_t)count, least(size, SHIM_REPLY_MAX))) != 0)
+		reply_failed(shim, file->fh);
 }
 
 static void answer_write(fuse_req_t request, const char *data, size_t size, struct fuse_file_info *file)
@@ -113,16 +126,16 @@ static void answer_write(fuse_req_t request, const char *data, size_t size, stru
 
 static void answer_poll(fuse_req_t request, struct fuse_file_info *file, struct fuse_pollhandle *handle)
 {
-	int64_t answer =
-		shim_on_poll(shim_of(request)->session, file->fh, file->poll_events, (uintptr_t)handle);
+	struct shim *shim = shim_of(request);
+	int64_t answer = shim_on_poll(shim->session, file->fh, file->poll_events, (uintptr_t)handle);
 
 	/* Do not touch a kept handle: another thread may have used and freed it already. */
 	if (handle != NULL && answer <= UINT32_MAX)
 		fuse_pollhandle_destroy(handle);
 	if (answer < 0)
 		fuse_reply_err(request, (int)-answer);
-	else
-		fuse_reply_poll(request, (unsigned)(answer & UINT32_MAX));
+	else if (fuse_reply_poll(request, (unsigned)(answer & UINT32_MAX)) != 0)
+		reply_failed(shim, file->fh);
 }
 
 static void answer_release(fuse_req_t request, struct fuse_file_info *file)

@@ -13,7 +13,7 @@ from functools import partial
 from memnotify.abi.thresholds import parse
 from memnotify.engine.observer import NO_HANDLE, HandleBatch
 from memnotify.engine.sampler import Sampler
-from memnotify.engine.table import ObserverTable, Sample
+from memnotify.engine.table import EVENT, NO_NEWS, ObserverTable, Sample
 from memnotify.logs import LIMITED
 
 log = logging.getLogger(__name__)
@@ -50,6 +50,8 @@ class Device:
         self._names = sampler.names
         self.poll_acknowledges = poll_acknowledges
         """Whether a poll that reports an event clears it; may be changed between two requests."""
+        # What the last read or poll acknowledged.
+        self._acknowledged = NO_NEWS
         self._sample: Sample | None = None
         self._line = b""
 
@@ -65,14 +67,31 @@ class Device:
         try:
             sample = self._sampler.cached()
             # Figures first: what can fail must not cost the client its event.
-            if sample is None or not self._table.acknowledge_read(fh, sample):
-                sample = self._sampler.refresh(partial(self._table.acknowledge_read, fh))
+            if sample is None or not self._acknowledge(fh, sample):
+                sample = self._sampler.refresh(partial(self._acknowledge, fh))
         except KeyError:
             raise OSError(errno.EBADF, "not open") from None
         if sample is not self._sample:
             self._sample = sample
             self._line = sample.figures.line
         return self._line
+
+    def _acknowledge(self, fh: int, sample: Sample) -> int:
+        self._acknowledged = self._table.acknowledge_read(fh, sample)
+        return self._acknowledged
+
+    def give_back(self, fh: int) -> int:
+        """Give back what the last read or poll acknowledged, as its reply did not reach the client.
+
+        Return the handle to notify by, or NO_HANDLE.
+        """
+        acknowledged, self._acknowledged = self._acknowledged, NO_NEWS
+        if acknowledged != EVENT:
+            return NO_HANDLE
+        try:
+            return self._table.give_back(fh)
+        except KeyError:
+            return NO_HANDLE
 
     def write(self, fh: int, text: bytes) -> int:
         """Acknowledge, replace the observer's thresholds and return the number of bytes, all of them."""
@@ -96,6 +115,7 @@ class Device:
         except KeyError:
             raise OSError(errno.EBADF, "not open") from None
         revents = KEEP_HANDLE | _WRITABLE if keep else _WRITABLE
+        self._acknowledged = NO_NEWS
         if pending:
             revents |= _EVENT
             if events & _READABLE:
@@ -105,6 +125,7 @@ class Device:
                 acknowledge = bool(events & select.POLLPRI) and events & _SELECT_WRITE != _SELECT_WRITE
             if acknowledge:
                 self._table.acknowledge(fh)
+                self._acknowledged = EVENT
         return revents
 
     def release(self, fh: int) -> int:

@@ -28,6 +28,9 @@ from memnotify.engine.observer import (
     ThresholdIndex,
 )
 
+STALE, NO_NEWS, EVENT = range(3)
+"""What ``ObserverTable.acknowledge_read`` has acknowledged; STALE is false, the others are true."""
+
 
 class Sample(NamedTuple):
     """Figures and the moment at which their reading began, in seconds of the monotonic clock.
@@ -142,27 +145,40 @@ class ObserverTable:
         """
         self._observers[fh].pending = False
 
-    def acknowledge_read(self, fh: int, sample: Sample) -> bool:
+    def acknowledge_read(self, fh: int, sample: Sample) -> int:
         """Clear an observer's pending event, because a read returns the figures of ``sample``.
 
         If the figures lie between a threshold and its damped level, the client sees the other side without an
-        event, so the threshold is armed for the way back. If an event is newer than the figures, do nothing
-        and return False: the read needs a newer sample. Raises KeyError for an unknown fh.
+        event, so the threshold is armed for the way back. Return EVENT if one was pending, otherwise NO_NEWS. If
+        an event is newer than the figures, do nothing and return STALE: the read needs a newer sample. Raises
+        KeyError for an unknown fh.
         """
         observer = self._observers[fh]
         if not (observer.pending or observer.may_bind):
             # A crossing from now on stays pending, as if the read had come first.
-            return True
+            return NO_NEWS
         bound = False
         with self._lock:
             if sample.taken_s < self.event_s:
-                return False
+                return STALE
+            acknowledged = EVENT if observer.pending else NO_NEWS
             observer.pending = False
             for threshold in observer.thresholds:
                 bound |= self._bind(threshold, sample.figures[threshold.index.figure])
         if bound:
             self.on_thresholds_changed()
-        return True
+        return acknowledged
+
+    def give_back(self, fh: int) -> int:
+        """Let an event be pending again, since the client was not told; its handle goes to the caller.
+
+        Raises KeyError for an unknown fh.
+        """
+        with self._lock:
+            observer = self._observers[fh]
+            observer.pending = True
+            handle, observer.handle = observer.handle, NO_HANDLE
+            return handle
 
     def subscribe(self, fh: int, levels: Mapping[int, Level], sample: Sample) -> None:
         """Replace an observer's thresholds by ``levels``, by the figure's index; clear its pending event.

@@ -45,6 +45,12 @@ class Operations(Protocol):
         switch poll off for every file of the connection.
         """
 
+    def give_back(self, fh: int, /) -> int:
+        """Undo the acknowledgement of the last read or poll: its reply has failed.
+
+        Return the handle by which to notify the clients that wait, or 0.
+        """
+
     def release(self, fh: int, /) -> int:
         """Forget the open file and return the handle that it still kept, or 0."""
 
@@ -176,6 +182,11 @@ def _on_write(session: Any, fh: int, data: Any, size: int) -> int:
 @_callback
 def _on_poll(session: Any, fh: int, events: int, handle: int) -> int:
     return _from_handle(session).operations.poll(fh, events, handle)  # type: ignore[no-any-return]  # cffi's
+
+
+@_callback
+def _on_give_back(session: Any, fh: int) -> int:
+    return _from_handle(session).operations.give_back(fh)  # type: ignore[no-any-return]  # cffi's
 
 
 @_callback

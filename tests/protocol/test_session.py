@@ -55,6 +55,10 @@ class Scripted:
             self.handles.append(handle)
         return self._called("poll", fh, events, bool(handle), otherwise=lambda *_: IDLE)
 
+    def give_back(self, fh: int, /) -> Any:
+        """Give back."""
+        return self._called("give_back", fh, otherwise=lambda _: 0)
+
     def release(self, fh: int, /) -> Any:
         """Release."""
         return self._called("release", fh, otherwise=lambda _: 0)
@@ -268,6 +272,39 @@ def test_a_wrong_answer(caplog: pytest.LogCaptureFixture, operation: str, answer
     with serving(operations) as (kernel, _), pytest.raises(OSError, match=os.strerror(errno.EIO)):
         use(kernel)
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
+
+
+@pytest.mark.parametrize("operation", ["read", "poll"])
+def test_what_a_reply_that_fails_acknowledged_is_given_back(operation: str) -> None:
+    """The kernel has gone, so the reply is not delivered; the handle that was kept is notified and freed."""
+    operations = Scripted()
+    with serving(operations) as (kernel, _):
+        fh = kernel.open()
+        operations.answers["poll"] = keep
+        kernel.poll(fh, 0x19, kh=7)
+        (kept,) = operations.handles
+        operations.answers["give_back"] = lambda _: kept
+
+        def go(*_: object) -> object:
+            kernel.close()
+            return b"line\n" if operation == "read" else IDLE
+
+        operations.answers[operation] = go
+        body = (
+            fake_kernel.READ_IN.pack(fh, 0, 4096, 0, 0, 0, 0)
+            if operation == "read"
+            else fake_kernel.POLL_IN.pack(fh, 0, 0, 1)
+        )
+        kernel.send(getattr(fake_kernel, operation.upper()), body)
+        eventually(lambda: ("give_back", fh) in operations.calls, "it is given back")
+    assert operations.calls.count(("give_back", fh)) == 1
+
+
+def test_a_reply_that_is_delivered_gives_nothing_back() -> None:
+    operations = Scripted()
+    with serving(operations) as (kernel, _):
+        use(kernel)
+    assert "give_back" not in {name for name, *_ in operations.calls}
 
 
 def use(kernel: FakeKernel) -> None:

@@ -37,6 +37,9 @@ small_writes = st.dictionaries(st.sampled_from(WIDE._fields), _small_values, min
 granularities = st.sampled_from((*range(7), 10, 12, 14, 20))
 """Little enough to let a crossing through, and enough to damp one."""
 
+damages = st.binary(max_size=60) | st.sampled_from((b"9" * 5000, b"\n" * 100, b"count: 1\n  high"))
+"""What stands in one of the kernel's files where it is damaged."""
+
 totals = st.one_of(st.integers(0, 2000), st.integers(0, 2**40))
 figures = st.one_of(*(st.builds(kind, *(totals for _ in kind._fields)) for kind in (Figures, WIDE)))
 

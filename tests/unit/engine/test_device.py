@@ -84,6 +84,39 @@ def test_read_and_write_acknowledge(bench: DeviceBench, acknowledge: bytes) -> N
     assert bench.device.poll(other, IN, NO_HANDLE) == EVENT
 
 
+@pytest.mark.parametrize("by", ["read", "poll"])
+def test_an_event_whose_reply_failed_is_given_back(bench: DeviceBench, by: str) -> None:
+    """It is pending again, once, and a client that polls meanwhile is to be notified."""
+    bench.event()
+    if by == "read":
+        bench.device.read(bench.fh)
+    else:
+        bench.device.poll(bench.fh, PRI, NO_HANDLE)
+    assert bench.table.poll(bench.fh, 9) == (False, True)
+    assert bench.device.give_back(bench.fh) == 9
+    assert bench.device.give_back(bench.fh) == NO_HANDLE
+    assert bench.pending
+    bench.device.read(bench.fh)
+    assert not bench.pending
+
+
+def test_a_read_that_acknowledged_nothing_gives_nothing_back(bench: DeviceBench) -> None:
+    bench.event()
+    bench.device.read(bench.fh)
+    bench.device.read(bench.fh)
+    assert bench.device.give_back(bench.fh) == NO_HANDLE
+    bench.device.poll(bench.fh, IN, NO_HANDLE)
+    assert bench.device.give_back(bench.fh) == NO_HANDLE
+    assert not bench.pending
+
+
+def test_an_event_of_a_file_that_was_closed_is_not_given_back(bench: DeviceBench) -> None:
+    bench.event()
+    bench.device.read(bench.fh)
+    bench.device.release(bench.fh)
+    assert bench.device.give_back(bench.fh) == NO_HANDLE
+
+
 def test_a_crossing_during_a_read_stays_pending(bench: DeviceBench) -> None:
     """What the read itself finds crossed is the client's next event; the read does not acknowledge it."""
     bench.device.write(bench.fh, b"used 500")

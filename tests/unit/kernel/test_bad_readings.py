@@ -7,7 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.strategies import damages
+from support.zoneinfo import zoneinfo
 
+from memnotify.kernel import meminfo
 from memnotify.kernel.meminfo import MemInfoError, MemInfoReader
 
 KIB = {
@@ -166,3 +171,59 @@ def test_a_file_that_cannot_be_opened_anew(files: Files, reader: MemInfoReader) 
             reader.read_plain()
     files.write()
     assert reader.read_plain().used == PLAIN_KIB // 4
+
+
+MEMINFO_TEXT = "".join(f"{name}:{kib:>14} kB\n" for name, kib in KIB.items()).encode()
+ZONEINFO_TEXT = zoneinfo(cpus=2, nodes=2).text.encode()
+
+
+@pytest.mark.parametrize(("file", "whole"), [("meminfo", MEMINFO_TEXT), ("zoneinfo", ZONEINFO_TEXT)])
+def test_a_file_that_is_cut_at_any_byte(files: Files, reader: MemInfoReader, file: str, whole: bytes) -> None:
+    """The reading fails with EIO or gives figures that can be; the next one of the whole file is good."""
+    files.write(MemTotal=1 << 31)
+    path: Path = getattr(files, file)
+    path.write_bytes(whole)
+    good = reader.read_exact()
+    for size in range(len(whole)):
+        path.write_bytes(whole[:size])
+        _read_or_fail(reader)
+    path.write_bytes(whole)
+    assert reader.read_exact() == good
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_files_that_are_damaged(files: Files, reader: MemInfoReader, data: st.DataObject) -> None:
+    """Bytes are cut out, exchanged or put in: no error but MemInfoError."""
+    for path, whole in ((files.meminfo, MEMINFO_TEXT), (files.zoneinfo, ZONEINFO_TEXT)):
+        start, end = sorted(data.draw(st.tuples(*[st.integers(0, len(whole))] * 2)))
+        path.write_bytes(whole[:start] + data.draw(damages) + whole[end:])
+    _read_or_fail(reader)
+
+
+@pytest.mark.parametrize("file", ["meminfo", "zoneinfo"])
+def test_a_number_without_an_end(files: Files, reader: MemInfoReader, file: str) -> None:
+    path: Path = getattr(files, file)
+    path.write_text(path.read_text().replace("0", "9" * 5000))
+    with pytest.raises(MemInfoError):
+        reader.read_exact()
+
+
+def test_a_zoneinfo_that_does_not_end(
+    files: Files, reader: MemInfoReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes a bounded amount of memory."""
+    monkeypatch.setattr(meminfo, "_ZONEINFO_MAX", 1 << 18)
+    files.zoneinfo.write_bytes(bytes(1 << 19))
+    with pytest.raises(MemInfoError, match="does not end"):
+        reader.read_exact()
+
+
+def _read_or_fail(reader: MemInfoReader) -> None:
+    try:
+        figures, pcp_pages = reader.read_exact()
+    except MemInfoError as error:
+        assert error.errno == errno.EIO
+    else:
+        assert 0 <= figures.used <= figures.total
+        assert pcp_pages >= 0
