@@ -149,9 +149,9 @@ class ObserverTable:
         """Clear an observer's pending event, because a read returns the figures of ``sample``.
 
         If the figures lie between a threshold and its damped level, the client sees the other side without an
-        event, so the threshold is armed for the way back. Return EVENT if one was pending, otherwise NO_NEWS. If
-        an event is newer than the figures, do nothing and return STALE: the read needs a newer sample. Raises
-        KeyError for an unknown fh.
+        event, so the threshold is armed for the way back. Return EVENT if one was pending, otherwise NO_NEWS.
+        If an event is newer than the figures, do nothing and return STALE: the read needs a newer sample.
+        Raises KeyError for an unknown fh.
         """
         observer = self._observers[fh]
         if not (observer.pending or observer.may_bind):
