@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT */
+#define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <linux/perf_event.h>
+#include <sched.h>
 #include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -75,6 +77,16 @@ int system_keep_capabilities(uint64_t kept)
 int system_no_new_privileges(void)
 {
 	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 ? 0 : -errno;
+}
+
+int system_unshare(int flags)
+{
+	return unshare(flags) == 0 ? 0 : -errno;
+}
+
+int system_mount(const char *source, const char *target, const char *type, unsigned long flags, const char *data)
+{
+	return mount(source, target, type, flags, data) == 0 ? 0 : -errno;
 }
 
 #ifdef SYS_fsopen

@@ -22,6 +22,10 @@ int system_keep_capabilities(uint64_t kept);
    0 or a negative errno. */
 int system_no_new_privileges(void);
 
+/* As unshare(2) and mount(2): 0 or a negative errno. */
+int system_unshare(int flags);
+int system_mount(const char *source, const char *target, const char *type, unsigned long flags, const char *data);
+
 /* A descriptor that polls POLLIN while one of the signals, which must be blocked, is pending; or a negative errno. */
 int system_signal_fd(const int *signals, size_t count);
 

@@ -16,7 +16,18 @@ from memnotify import __version__
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
 
-COMMANDS = ("serve", "check-config", "read", "wait", "run", "watch", "env", "lowmem-bus", "doctor")
+COMMANDS = (
+    "serve",
+    "check-config",
+    "read",
+    "wait",
+    "run",
+    "watch",
+    "env",
+    "lowmem-bus",
+    "simulate",
+    "doctor",
+)
 """The names of the commands, in the order of --help."""
 EXTRA_MISSING = 4
 """The exit code of a command that needs a module that is not installed."""
@@ -32,6 +43,7 @@ A memory meter that programs can poll: /dev/memnotify in userspace.
   memnotify env --when 'used 80%'    the variables of systemd's memory-pressure protocol
   memnotify watch              show the figures live
   memnotify lowmem-bus         warn desktop programs over D-Bus
+  memnotify simulate SCRIPT -- COMMAND    run a command on figures that are made up
   memnotify doctor             check everything that the device depends on
 """
 

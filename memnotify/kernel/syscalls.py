@@ -12,6 +12,8 @@ from memnotify._shim import ffi, lib
 CAP_DAC_OVERRIDE = 1  # linux/capability.h
 _CAP_IPC_LOCK = 14
 CAP_SYS_ADMIN = 21
+CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000  # linux/sched.h
+MS_NOSUID, MS_BIND, MS_REC, MS_SLAVE = 2, 4096, 16384, 1 << 19  # linux/mount.h
 # With a higher limit, one user alone could make the daemon use up memory by connections to its socket.
 _DESCRIPTORS_MAX = 16_384
 _TRACEFS = "/sys/kernel/tracing"
@@ -64,6 +66,17 @@ def keep_capabilities(kept: int = 0) -> None:
 def forbid_new_privileges() -> None:
     """Prevent this thread from gaining privileges by executing a program. Raises OSError."""
     _checked(lib.system_no_new_privileges())
+
+
+def unshare(flags: int) -> None:
+    """Give this process the namespaces of its own that ``flags`` name, CLONE_NEW... Raises OSError."""
+    _checked(lib.system_unshare(flags))
+
+
+def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> None:
+    """Mount a file system, or bind a part of one, as ``flags`` say. Raises OSError."""
+    words = (os.fsencode(word) for word in (source, target, kind))
+    _checked(lib.system_mount(*words, flags, os.fsencode(data)))
 
 
 def set_timer_slack(slack_s: float) -> None:

@@ -24,8 +24,10 @@ LAYERS: dict[str, set[str]] = {
     "kernel": {"abi", "_shim"},
     "engine": {"abi", "kernel", "logs", "worker"},
     "transports": {"_shim", "abi", "engine", "kernel", "logs", "worker"},
+    "simulation": {"abi", "engine", "kernel", "transports", "worker"},
+    "testing": {"abi", "client", "simulation"},
     "daemon": {"abi", "config", "engine", "kernel", "logs", "transports", "worker"},
-    "cli": {"abi", "client", "config", "daemon", "kernel", "logs", "transports"},
+    "cli": {"abi", "client", "config", "daemon", "kernel", "logs", "simulation", "transports"},
     "__main__": {"cli"},
 }
 # What pure modules may import of the standard library: nothing that has to do with time or the world.

@@ -13,6 +13,7 @@ from typing import Protocol, Self
 from memnotify.cli import EXTRA_MISSING, add_command
 from memnotify.cli.common import explain, human, reap_orphans, report, seconds, subscribed
 from memnotify.cli.watch.model import Note, Watch
+from memnotify.cli.watch.recorder import Recorder, RecordingError
 from memnotify.client import (
     Crossed,
     Lost,
@@ -58,6 +59,9 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         default=1.0,
         help="read the figures every S seconds, at least 0.2 (default: 1)",
     )
+    parser.add_argument(
+        "--record", metavar="FILE", help="write the figures to FILE too, for 'memnotify simulate @FILE'"
+    )
     parser.add_argument("--plain", action="store_true", help="print lines, draw no picture")
     parser.add_argument("--path", default=default_path(), help="the device (default: %(default)s)")
     parser.set_defaults(run=run)
@@ -84,11 +88,16 @@ def run(options: argparse.Namespace) -> int:
         try:
             reader = opened.enter_context(contextlib.closing(Memnotify(options.path)))
             watch = Watch(options.path, options.interval, reader.read())
+            if options.record is not None:
+                watch.record = opened.enter_context(Recorder(options.record))
             devices = {}
             for text in options.when:
                 device = opened.enter_context(subscribed(options.path, text))
                 devices[device.fileno()] = device
                 watch.add(text)
+        except RecordingError as error:
+            report("watch", str(error))
+            return 2
         except OSError as error:
             report("watch", explain(options.path, error))
             return 2

@@ -3,7 +3,7 @@
 
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from memnotify.abi.thresholds import parse
@@ -48,6 +48,8 @@ class Watch:
         self.notes: deque[Note] = deque(maxlen=HISTORY)
         self.lines: list[Line] = []
         self._texts: list[str] = []
+        self.record: Callable[[Figures], object] | None = None
+        """Called with each sample."""
 
     @property
     def lost(self) -> bool:
@@ -72,6 +74,8 @@ class Watch:
             self._measure()
         self.last = figures
         self.history.append(figures)
+        if self.record is not None:
+            self.record(figures)
         return self._note(now_s, "restored", "the device is served again") if was_lost else []
 
     def add_changes(self, changes: Sequence[Change], figures: Figures, now_s: float) -> Sequence[Note]:

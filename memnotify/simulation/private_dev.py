@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: MIT
+"""A /dev of this process's own, in which a device can be made that no other process sees."""
+
+import os
+import stat
+from contextlib import suppress
+
+from memnotify.kernel.syscalls import (
+    CLONE_NEWNS,
+    CLONE_NEWUSER,
+    MS_BIND,
+    MS_NOSUID,
+    MS_REC,
+    MS_SLAVE,
+    mount,
+    unshare,
+)
+
+_DEV = "/dev"
+
+
+def enter_private_dev(without: str) -> bool:
+    """Give this process, and what it starts, a /dev that is as before, without the name ``without``.
+
+    Mounts in it are seen nowhere else. Where this process may not make a mount namespace it makes a user
+    namespace too, in which it keeps its user and group. The process must have one thread. Return False,
+    and do nothing, if the kernel lets it do neither. Raises OSError.
+    """
+    if not _unshare():
+        return False
+    mount("none", "/", "", MS_REC | MS_SLAVE)
+    # All below the new file system stays in reach by the descriptor of the old directory.
+    old = os.open(_DEV, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        mount("memnotify", _DEV, "tmpfs", MS_NOSUID, "mode=0755")
+        for name in os.listdir(f"/proc/self/fd/{old}"):
+            if name != without:
+                # A device may go meanwhile.
+                with suppress(FileNotFoundError):
+                    _bring_over(f"/proc/self/fd/{old}/{name}", f"{_DEV}/{name}")
+    finally:
+        os.close(old)
+    return True
+
+
+def _unshare() -> bool:
+    try:
+        unshare(CLONE_NEWNS)
+    except PermissionError:
+        maps = {
+            "setgroups": "deny",
+            "uid_map": f"{os.geteuid()} {os.geteuid()} 1",
+            "gid_map": f"{os.getegid()} {os.getegid()} 1",
+        }
+        try:
+            unshare(CLONE_NEWUSER | CLONE_NEWNS)
+        except OSError:
+            return False
+        for name, text in maps.items():
+            with open(f"/proc/self/{name}", "w", encoding="utf-8") as file:
+                file.write(text)
+    return True
+
+
+def _bring_over(source: str, target: str) -> None:
+    mode = os.lstat(source).st_mode
+    if stat.S_ISLNK(mode):
+        os.symlink(os.readlink(source), target)
+        return
+    if stat.S_ISDIR(mode):
+        os.mkdir(target)
+    else:
+        os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC))
+    # Recursive, since in a user namespace the kernel keeps mounts together that it got together
+    # (fs/namespace.c:has_locked_children).
+    mount(source, target, "", MS_BIND | MS_REC)
