@@ -57,7 +57,7 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     with (
         MemInfoReader() as reader,
-        MemInfoReader(further=dict(itertools.islice(EXTRA_FIGURES.items(), 7))) as seven_further,
+        MemInfoReader(extra=dict(itertools.islice(EXTRA_FIGURES.items(), 7))) as seven_extra,
         elsewhere(zoneinfo(256, nodes=2).text) as two_nodes,
         elsewhere(zoneinfo(256, nodes=8).text) as eight_nodes,
         open("/proc/meminfo", "rb", buffering=0) as file,
@@ -69,7 +69,7 @@ def main() -> None:
             "understand it, by columns": lambda: reader._columns.values(text),
             "understand it, line by line": lambda: per_line(text),
             "plain figures": reader.read_plain,
-            "plain figures with seven further ones": seven_further.read_plain,
+            "plain figures with seven extra ones": seven_extra.read_plain,
             "exact figures": reader.read_exact,
             "read and understand /proc/zoneinfo": reader._pcp_pages,
             "256 CPUs' on 2 nodes, without the kernel's time to write it": two_nodes._pcp_pages,

@@ -12,7 +12,7 @@ PAGE_SIZE = sysconf("SC_PAGESIZE")
 class Figures(NamedTuple):
     """The system's memory at one moment, in pages, in the order of the device's line.
 
-    ``figures_with`` makes the classes of figures that have further ones, which are fields as well.
+    ``figures_with`` makes the classes with extra figures, which are fields as well.
     """
 
     total: int
@@ -31,9 +31,9 @@ TOTAL = NAMES.index("total")
 USED = NAMES.index("used")
 
 
-def figures_with(further: Sequence[str]) -> type[Figures]:
-    """Return the class of figures that have those of the names ``further`` after the three."""
-    names = (*NAMES, *further)
+def figures_with(extra: Sequence[str]) -> type[Figures]:
+    """Return the class of figures with those named ``extra`` after the three."""
+    names = (*NAMES, *extra)
     fields = NamedTuple("Figures", [(name, int) for name in names])  # type: ignore[misc] # not known before
     line = b"".join(b" %s %%d" % name.encode() for name in names)[1:] + b"\n"
     members = {"__slots__": (), "line": property(line.__mod__)}
@@ -63,16 +63,16 @@ EXTRA_FIGURES = {
         )
     },
 }
-"""Names, and what each is: fields of /proc/meminfo that are added and subtracted, such as ``Active(anon)``.
+"""Each extra figure's name, and the fields of /proc/meminfo, such as ``Active(anon)``, that make it.
 
-One line anywhere makes a figure. docs/figures.md and memnotify.toml(5) say what they mean.
+To add a figure, add a line anywhere; docs/figures.md and memnotify.toml(5) need one as well.
 """
 
 LINE_MAX = 255
-"""Bytes that the line may have: many a client has a buffer of 256, and puts a NUL after what it has read."""
-# No processor addresses more than 2^56 bytes of memory (RISC-V, with Sv57; others 2^52), which with the swap
-# that Linux can have (32 areas of 2^32 pages) is less than 10^14 pages. What programs have only been promised
-# (Committed_AS) is not bounded by that: 3,000 processes may each map 128 TiB. The line is longer then.
+"""The most bytes of the line: many clients have a buffer of 256, and append a NUL."""
+# No processor addresses more than 2^56 bytes (RISC-V with Sv57; others 2^52). With the most swap of Linux
+# (32 areas of 2^32 pages) that is less than 10^14 pages. Committed_AS is not bounded by memory: 3,000
+# processes may each map 128 TiB. The line is longer then.
 _DIGITS = 14
 
 
@@ -113,7 +113,7 @@ def _refusal(name: str) -> str:
         instead = ": swap has 'swap_size' and 'swap_taken'" if "swap" in name.lower() else ""
         return f"contains {word!r}, which clients search the line for{instead}"
     if name.startswith(("HugePages_", "Hugepagesize")):
-        return "tells of huge pages one by one: 'Hugetlb' is the memory they take"
+        return "counts huge pages one by one: 'Hugetlb' is the memory they take"
     near = _nearest(name)
     hint = f"did you mean {near!r}? There" if near else "there"
     return f"is not known: {hint} are {', '.join(EXTRA_FIGURES)}"

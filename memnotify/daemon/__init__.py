@@ -96,9 +96,9 @@ def serve(
 
 def _table_and_sampler(settings: Settings, cleanup: ExitStack) -> tuple[ObserverTable, Sampler]:
     """Return both; the caller must stop the sampler. Raises MemInfoError or OSError."""
-    further = select_extra_figures(settings.figures)
-    table = ObserverTable(len(NAMES) + len(further))
-    reader = cleanup.enter_context(MemInfoReader(pcp_is_free=settings.pcp_is_free, further=further))
+    extra = select_extra_figures(settings.figures)
+    table = ObserverTable(len(NAMES) + len(extra))
+    reader = cleanup.enter_context(MemInfoReader(pcp_is_free=settings.pcp_is_free, extra=extra))
     reader.read_exact()  # raises before any client is served
     counters = open_page_counters(pcp_is_free=settings.pcp_is_free) if settings.count_pages else None
     sampler = Sampler(

@@ -35,43 +35,43 @@ _COUNT = re.compile(rb"count: +([0-9]+)\n +high")
 # The first CPU's lines in each zone; the other CPUs have the same limits (mm/page_alloc.c:pageset_update).
 _FIRST_PAGESET = re.compile(rb"pagesets\n +cpu: .*\n((?: {5,}.*\n)*? {5,}high.*\n(?: {5,}.*\n)*)")
 _HIGH = re.compile(rb"high\w*: +([0-9]+)")
-# What one CPU's lists of one zone hold at most beyond their limit (510 pages seen under load). An empty list
-# is filled whatever the others hold (mm/page_alloc.c:nr_pcp_alloc): 12 lists of small pages with a batch
-# each, 63 pages at most, and 2 lists with 2 huge pages each, of as many pages as a page table has entries.
-# One more of these is put on a list before the surplus is freed (free_frozen_page_commit).
+# How far one CPU's lists of one zone can exceed their limit (510 pages seen under load). The kernel fills an
+# empty list whatever the others hold (mm/page_alloc.c:nr_pcp_alloc): 12 lists of small pages with a batch of
+# at most 63 each, and 2 lists with 2 huge pages each. It adds one more huge page before it frees the surplus
+# (free_frozen_page_commit).
 _BEYOND_LIMIT_PAGES = 12 * 63 + (2 * 2 + 1) * (PAGE_SIZE // 8)
-# Each CPU moves pages between its lists and the rest in batches of 63, at times 32 of them. Less than one
-# is not worth a second look, and when a machine is idle nothing moves.
+# Each CPU moves pages between its lists and the rest in batches of 63, at times 32 of them. A difference of
+# less than one batch needs no second reading.
 _STILL_PAGES = 64 * (os.cpu_count() or 1)
-# While two processes on two CPUs did nothing but take and free memory, at least 95 % of readings needed one
-# look and less than 1 % all four.
-_LOOKS = 4
+# While two processes on two CPUs took and freed memory all the time, at least 95 % of exact readings needed
+# one attempt and less than 1 % all four.
+_ATTEMPTS = 4
 
 
-# A larger text is none of this kernel's: 4,096 CPUs on 16 nodes make 20 MB.
+# A larger text is not this kernel's: 4,096 CPUs on 16 nodes make 20 MB.
 _ZONEINFO_MAX = 1 << 26
-# KiB; a larger field is an underflow somewhere in the kernel, or in a program that makes up the file.
+# KiB; a larger field is an underflow in the kernel, or in a program that emulates the file.
 _POSSIBLE_KIB = 1 << 52
 
 
 class MemInfoError(OSError):
-    """The kernel's memory files cannot be read, or what they say cannot be; errno is always EIO.
+    """The kernel's memory files cannot be read, or their values are impossible; errno is always EIO.
 
-    The file's own error is the cause: for a client ENOTCONN would mean that the daemon has ended.
+    A client that got the file's own errno could misunderstand it: ENOTCONN means that the daemon has ended.
     """
 
     def __init__(self, text: str) -> None:
         super().__init__(errno.EIO, text)
 
     def __str__(self) -> str:
-        """Return the text, which holds what the files said."""
+        """Return the text, with the contents of the files."""
         return str(self.strerror)
 
 
 class _Columns:
-    """Where fields stand in one text of /proc/meminfo: as in the next, unless a value outgrew its column.
+    """The positions of fields in one text of /proc/meminfo; they stay until a value outgrows its column.
 
-    Raises MemInfoError if one is missing or there twice.
+    Raises MemInfoError if a field is missing or there twice.
     """
 
     def __init__(self, text: bytes, fields: Sequence[bytes]) -> None:
@@ -87,8 +87,8 @@ class _Columns:
             raise MemInfoError(f"{fault}; it reads:\n{text.decode(errors='replace')}")
         layout, end = "", 0
         for line in lines:
-            # A whole line, " kB\n" at its end, for "Cached:" stands in "SwapCached:" too: with the newline
-            # before it, unless that is the end of the line before.
+            # A whole line, with " kB\n" at its end and the newline before it (unless that belongs to the line
+            # before), because "SwapCached:" contains "Cached:".
             start = max(end, line.start() - 1)
             layout += f"{start - end}x{line.start(2) - start}s{len(line[2])}s4s"
             end = line.end()
@@ -100,7 +100,7 @@ class _Columns:
     def values(self, text: bytes) -> list[int]:
         """Return the values of the fields in KiB. Raises ValueError or struct.error if one stands elsewhere.
 
-        A value cannot be cut: between a label and its unit it would have had to push one of them.
+        No value is cut: a longer one would have moved its label or its unit.
         """
         words = self._unpack(text)
         if words[0::3] != self._labels or words[2::3] != self._units:
@@ -111,33 +111,33 @@ class _Columns:
 class MemInfoReader:
     """Reads the figures from two kept-open files; any thread may call it.
 
-    Pages on the per-CPU free lists are free as well, as a rule. The kernel's MemFree leaves them out,
-    and since 6.7 they may be an eighth of a zone for minutes (mm/page_alloc.c:nr_pcp_high).
-    ``further`` are the further figures, by name, and the fields that each is made of; they are as the
-    kernel says them, and below 0 they are 0. Raises OSError if a file cannot be opened.
+    By default pages on the per-CPU free lists are free too. The kernel's MemFree leaves them out, and since
+    6.7 they may be an eighth of a zone for minutes (mm/page_alloc.c:nr_pcp_high). ``extra`` has the extra
+    figures by name, with the fields that each is made of; a negative one is 0. Raises OSError if a file
+    cannot be opened.
     """
 
     pcp_limit_pages = 0
     """How many pages the per-CPU lists can hold; 0 before the first exact reading.
 
-    It may grow when a CPU or memory is added or a sysctl set (vm.percpu_pagelist_high_fraction), which the
-    next exact reading finds out.
+    Each exact reading measures it again, because it grows with CPUs, memory and a sysctl
+    (vm.percpu_pagelist_high_fraction).
     """
 
     def __init__(
         self,
         *,
         pcp_is_free: bool = True,
-        further: Mapping[str, str] | None = None,
+        extra: Mapping[str, str] | None = None,
         meminfo: str = "/proc/meminfo",
         zoneinfo: str = "/proc/zoneinfo",
     ) -> None:
         self.pcp_is_free = pcp_is_free
         """Whether pages on the per-CPU free lists count as free; if not, plain figures are exact."""
-        made_of = {} if further is None else {name: _TERM.findall(text) for name, text in further.items()}
+        made_of = {} if extra is None else {name: _TERM.findall(text) for name, text in extra.items()}
         more = (field.encode() for terms in made_of.values() for _, field in terms)
         self._fields = tuple(dict.fromkeys((*_FIELDS, *more)))
-        self._further = [
+        self._extra = [
             [(-1 if sign == "-" else 1, self._fields.index(field.encode())) for sign, field in terms]
             for terms in made_of.values()
         ]
@@ -147,7 +147,7 @@ class MemInfoReader:
         no_kernels = b"".join(b"%s:0 kB\n" % field for field in self._fields)
         self._columns = _Columns(no_kernels, self._fields)
         self._exact = Lock()
-        # Kept, for a large machine's text is half a MB, and memory is not to be taken while it is short.
+        # Kept, because a large machine's text is half a MB, which must not be allocated when memory is short.
         self._zones = bytearray(1 << 16)
         self._used = 0
         self._paths = meminfo, zoneinfo
@@ -184,7 +184,7 @@ class MemInfoReader:
             values = columns.values(text)
         except (ValueError, struct.error):
             values = self._new_columns(text).values(text)
-        needed = values[: len(_FIELDS)] if self._further else values
+        needed = values[: len(_FIELDS)] if self._extra else values
         (
             ram, free, buffers, cached, swap_cached, active, active_file, inactive_file,
             mlocked, swap, swap_free, shmem, reclaimable,
@@ -201,7 +201,7 @@ class MemInfoReader:
         )
         used_kib = max(0, min(used_kib, total_kib))
         three = Figures(total_kib // _PAGE_KIB, used_kib // _PAGE_KIB, min(active, total_kib) // _PAGE_KIB)
-        return self._with_further(three, values) if self._further else three
+        return self._with_extra(three, values) if self._extra else three
 
     def _new_columns(self, text: bytes) -> _Columns:
         columns = _Columns(text, self._fields)
@@ -223,22 +223,20 @@ class MemInfoReader:
         self._failed = False
 
     def read_exact(self) -> tuple[Figures, int]:
-        """Read the figures as the contract defines them, and how many pages the per-CPU lists take from them.
+        """Return the figures as the contract defines them, and the number of pages on the per-CPU lists.
 
-        The second is what the first lacks to the plain ``used`` of that moment. This costs two reads of
-        /proc/meminfo and between them one of /proc/zoneinfo, which grows with the number of CPUs and
-        zones. Pages that move between the lists and the rest meanwhile would count twice or not
-        at all, so it is repeated until memory holds still. If it does not, ``used`` lies between two values,
-        and the one nearest to the last reading is returned: what is not known to have moved must not cross
-        a threshold. Raises MemInfoError.
+        Costs two reads of /proc/meminfo and one of /proc/zoneinfo, which grows with CPUs and zones. Pages
+        that move between the lists and the rest in the meantime would count twice or not at all, so it is
+        repeated until ``used`` is known within a batch. If that fails, return the possible ``used`` nearest
+        to the last one: an uncertain movement must not cross a threshold. Raises MemInfoError.
         """
         if not self.pcp_is_free:
             return self.read_plain(), 0
-        # One thread at a time: between two preads of its file the kernel remembers one position. A pread
-        # elsewhere shows everything anew up to there, and numbers of another length tear (fs/seq_file.c).
+        # One thread at a time: the kernel remembers one position of the file between two preads. A pread
+        # elsewhere generates the text again, in which numbers may have another length (fs/seq_file.c).
         with self._exact:
             after = self.read_plain()
-            for _ in range(_LOOKS):
+            for _ in range(_ATTEMPTS):
                 before = after
                 pcp_pages = self._pcp_pages()
                 after = self.read_plain()
@@ -267,10 +265,10 @@ class MemInfoReader:
         """Close the reader."""
         self.close()
 
-    def _with_further(self, three: Figures, values: list[int]) -> Figures:
-        # Apart, as a generator in it would make plain() slower where there are none.
-        further = (sum(sign * values[field] for sign, field in terms) for terms in self._further)
-        return self._figures(*three, *(max(0, kib) // _PAGE_KIB for kib in further))
+    def _with_extra(self, three: Figures, values: list[int]) -> Figures:
+        # A method of its own: a generator in it would make read_plain slower without extra figures.
+        extra = (sum(sign * values[field] for sign, field in terms) for terms in self._extra)
+        return self._figures(*three, *(max(0, kib) // _PAGE_KIB for kib in extra))
 
     def _pcp_pages(self) -> int:
         try:
@@ -284,8 +282,8 @@ class MemInfoReader:
 
     def _read_zones(self) -> int:
         text, size = self._zones, 0
-        # One read ends where the kernel's buffer does, and the next goes on there, even within a number; a
-        # machine with many CPUs or several nodes has more. Each zone is of one moment: it is shown locked.
+        # A read ends where the kernel's buffer does, even within a number, and the next one continues there:
+        # many CPUs or several nodes need more than one. The kernel locks a zone while it prints it.
         while got := os.preadv(self._zoneinfo, [memoryview(text)[size:]], size):
             size += got
             if size == _ZONEINFO_MAX:

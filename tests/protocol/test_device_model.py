@@ -54,7 +54,7 @@ class ModelBench(Bench[FakeReader]):
 def benched(*, pcp_is_free: bool = True, update_space_kib: int = 0) -> Iterator[ModelBench]:
     """Give a bench, and clear it away: every handle that was kept is freed."""
     bench = ModelBench(
-        FakeReader(further=EXTRA_FIGURES, pcp_is_free=pcp_is_free),
+        FakeReader(extra=EXTRA_FIGURES, pcp_is_free=pcp_is_free),
         sampling(PERIOD_S, update_space_kib=update_space_kib),
         table=ObserverTable(len(WIDE._fields)),
         notify=Session.notify,

@@ -40,12 +40,12 @@ class FakeReader(MemInfoReader):
         *,
         total: int = 10_000,
         active: int = 50,
-        further: Sequence[str] = (),
+        extra: Sequence[str] = (),
         pcp_is_free: bool = True,
     ) -> None:
         """Open no files, so do without MemInfoReader's own. Extra figures are 0."""
         self.pcp_is_free = pcp_is_free
-        self.figures: Figures = figures_with(further)(total, used, active, *(0 for _ in further))
+        self.figures: Figures = figures_with(extra)(total, used, active, *(0 for _ in extra))
         self.names = self.figures._fields
         self.pcp_pages = 0
         self.pcp_limit_pages = total

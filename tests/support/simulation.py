@@ -78,7 +78,7 @@ class CurveReader(FakeReader):
     """A memory of which one figure follows a curve; it has an extra figure."""
 
     def __init__(self, curve: Curve, clock: FakeClock, total: int, figure: str) -> None:
-        super().__init__(total=total, further=WIDE._fields[len(NAMES) :])
+        super().__init__(total=total, extra=WIDE._fields[len(NAMES) :])
         self.figure = figure
         self.pcp_limit_pages = 0
         self.curve = curve

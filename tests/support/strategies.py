@@ -13,7 +13,7 @@ from memnotify.abi.figures import PAGE_SIZE, Figures, figures_with
 PAGES_MAX = 2**63 - 1
 
 WIDE = figures_with(("available",))
-"""Figures with a further one: what holds for them must hold for any."""
+"""Figures with an extra one: what holds for them must hold for any."""
 _INDEXES = st.integers(0, len(WIDE._fields) - 1)
 
 # A memory of few pages, so that figures meet thresholds, levels and each other: of those drawn from

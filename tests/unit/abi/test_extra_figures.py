@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The further figures: which there are, which may be select_extra_figures, and that one more is one line."""
+"""The extra figures: which there are, which may be chosen, and that one more is one line."""
 
 import os
 import re
@@ -133,7 +133,7 @@ def test_adding_one_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
     promise(160)
     made_of = select_extra_figures(settings.figures)
-    with MemInfoReader(pcp_is_free=False, meminfo=f"/proc/self/fd/{fd}", further=made_of) as reader:
+    with MemInfoReader(pcp_is_free=False, meminfo=f"/proc/self/fd/{fd}", extra=made_of) as reader:
         bench = Bench(reader, table=ObserverTable(len(NAMES) + len(made_of)))
         device = bench.device
         fh = device.open()

@@ -91,16 +91,14 @@ def reader_of(tmp_path: Path) -> Iterator[ReaderOf]:
         meminfo_text: str,
         zoneinfo_text: str = ZONEINFO,
         *,
-        further: dict[str, str] | None = None,
+        extra: dict[str, str] | None = None,
         pcp_is_free: bool = True,
     ) -> MemInfoReader:
         paths = (tmp_path / "meminfo", tmp_path / "zoneinfo")
         for path, text in zip(paths, (meminfo_text, zoneinfo_text), strict=True):
             path.write_text(text)
         made.append(
-            MemInfoReader(
-                pcp_is_free=pcp_is_free, further=further, meminfo=str(paths[0]), zoneinfo=str(paths[1])
-            )
+            MemInfoReader(pcp_is_free=pcp_is_free, extra=extra, meminfo=str(paths[0]), zoneinfo=str(paths[1]))
         )
         return made[-1]
 
@@ -122,10 +120,10 @@ def test_plain_figures_are_exact_without_pcp(reader_of: ReaderOf) -> None:
     assert reader.read_exact() == (reader.read_plain(), 0)
 
 
-def test_further_figures(reader_of: ReaderOf, tmp_path: Path) -> None:
+def test_extra_figures(reader_of: ReaderOf, tmp_path: Path) -> None:
     """They come after the three, in their order, never negative, and are found again in other columns."""
-    further = {"free": "MemFree", "more": "Dirty - SwapFree + Mlocked", "less": "Mlocked - Dirty"}
-    reader = reader_of(meminfo_text(), further=further)
+    extra = {"free": "MemFree", "more": "Dirty - SwapFree + Mlocked", "less": "Mlocked - Dirty"}
+    reader = reader_of(meminfo_text(), extra=extra)
     expected = (*FIGURES, 2_000, 999_999 - 4_000 + 7, 0)
     plain = reader.read_plain()
     assert plain._asdict() == dict(zip((*NAMES, "free", "more", "less"), expected, strict=True))
@@ -139,12 +137,12 @@ def test_further_figures(reader_of: ReaderOf, tmp_path: Path) -> None:
 
 def test_a_field_that_this_kernel_lacks(reader_of: ReaderOf, tmp_path: Path) -> None:
     """It is named, and what to do; one that vanishes later is no 0 that clients would take for an event."""
-    further = {"dirty": "Dirty", "taken": "Zswap - Zswapped"}
+    extra = {"dirty": "Dirty", "taken": "Zswap - Zswapped"}
     with pytest.raises(
         MemInfoError, match=r"^/proc/meminfo must have Zswap, Zswapped once, and .*\(--figures\)$"
     ):
-        reader_of(meminfo_text(), further=further).read_plain()
-    reader = reader_of(meminfo_text(), further={"dirty": "Dirty"})
+        reader_of(meminfo_text(), extra=extra).read_plain()
+    reader = reader_of(meminfo_text(), extra={"dirty": "Dirty"})
     assert [*reader.read_plain()][3:] == [999_999]
     (tmp_path / "meminfo").write_text(meminfo_text(Dirty=None))
     with pytest.raises(MemInfoError, match="must have Dirty once"):
@@ -315,7 +313,7 @@ def test_memory_that_moves_while_it_is_read(plains: list[int], lists: list[int],
 EXTRA_FIGURES = {"available": "MemAvailable", "swap_taken": "SwapTotal - SwapFree", "Zswap": "Zswap"}
 
 
-def per_line(text: bytes, further: Iterable[str] = ()) -> Figures:
+def per_line(text: bytes, extra: Iterable[str] = ()) -> Figures:
     """Return the figures of a file, read plainly. Raises KeyError or ValueError if they cannot be."""
     kib = {}
     *lines, _ = text.decode().split("\n")
@@ -338,9 +336,9 @@ def per_line(text: bytes, further: Iterable[str] = ()) -> Figures:
         "swap_taken": lambda: max(0, kib["SwapTotal"] - kib["SwapFree"]),
         "Zswap": lambda: kib["Zswap"],
     }
-    more = [all_kib[name]() // page_kib for name in further]
+    more = [all_kib[name]() // page_kib for name in extra]
     values = (total // page_kib, used // page_kib, min(total, kib["Active"]) // page_kib, *more)
-    return figures_with(tuple(further))._make(values)
+    return figures_with(tuple(extra))._make(values)
 
 
 @given(meminfo_readings(), st.sets(st.sampled_from(list(EXTRA_FIGURES))))
@@ -348,13 +346,13 @@ def test_the_columns_give_what_the_lines_say(texts: list[bytes], select_extra_fi
     """Whatever one reader reads in turn, it reads what is there, or says that something is not."""
     fd = os.memfd_create("meminfo")
     try:
-        further = {name: EXTRA_FIGURES[name] for name in select_extra_figures}
-        with MemInfoReader(meminfo=f"/proc/self/fd/{fd}", further=further) as reader:
+        extra = {name: EXTRA_FIGURES[name] for name in select_extra_figures}
+        with MemInfoReader(meminfo=f"/proc/self/fd/{fd}", extra=extra) as reader:
             for text in texts:
                 os.ftruncate(fd, 0)
                 os.pwrite(fd, text, 0)
                 try:
-                    expected = per_line(text, further)
+                    expected = per_line(text, extra)
                 except (KeyError, ValueError):
                     with pytest.raises(MemInfoError):
                         reader.read_plain()
