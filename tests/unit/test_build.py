@@ -1,13 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""The build: from the source archive, by tools/setup, and the messages for what is missing."""
+"""The build: what tools/setup does, and the messages for missing tools."""
 
 import os
 import shutil
 import subprocess
 import sys
-import tarfile
-import venv
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -19,45 +16,6 @@ def _run(*command: str, **environment: str) -> "subprocess.CompletedProcess[str]
     return subprocess.run(
         command, cwd=REPOSITORY, env=os.environ | environment, capture_output=True, text=True, check=False
     )
-
-
-def test_an_sdist_becomes_a_wheel_that_installs_and_runs(tmp_path: Path) -> None:
-    # Without --wheel and --sdist, build makes the wheel from the sdist, not from this tree.
-    built = _run(sys.executable, "-m", "build", "--outdir", str(tmp_path), str(REPOSITORY))
-    assert built.returncode == 0, built.stdout + built.stderr
-    (sdist,), (wheel,) = tmp_path.glob("*.tar.gz"), tmp_path.glob("*.whl")
-    with tarfile.open(sdist) as archive:
-        names = {name.partition("/")[2] for name in archive.getnames()}
-    assert {"cffi_build/shim.c", "cffi_build/shim.h", "cffi_build/callbacks.h", "LICENSE"} <= names
-    assert {
-        "Makefile",
-        "debian/rules",
-        "udev/99-memnotify.rules",
-        "dbus/org.freedesktop.LowMemoryMonitor.conf",
-        "tools/mn_test.py",
-        "benchmarks/peer.c",
-        "docs/clients/c.md",
-        "docs/man/memnotify.toml.5",
-        "examples/epoll.c",
-        "README.md",
-    } <= names
-    with zipfile.ZipFile(wheel) as archived:
-        assert "memnotify/py.typed" in archived.namelist()
-
-    venv.create(tmp_path / "venv", with_pip=True)
-    python = str(tmp_path / "venv/bin/python")
-    installed = _run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", str(wheel))
-    assert installed.returncode == 0, installed.stderr
-    shown = _run(str(tmp_path / "venv/bin/memnotify"), "--version")
-    assert shown.stdout.startswith("memnotify ")
-    # -I: the tree itself, which is the current directory, would be imported otherwise.
-    imported = _run(
-        python,
-        "-I",
-        "-c",
-        "import memnotify.transports.session; print(memnotify.transports.session.__file__)",
-    )
-    assert imported.stdout.startswith(str(tmp_path)), imported.stderr
 
 
 @pytest.mark.parametrize(
@@ -77,17 +35,6 @@ def test_a_missing_build_tool_is_named_with_its_remedy(environment: dict[str, st
     assert complaint in done.stderr
     assert "apt install" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_the_pure_wheel_needs_no_compiler(tmp_path: Path) -> None:
-    """It has no compiled module, even though this tree has one."""
-    wheel = (sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path))
-    built = _run(*wheel, str(REPOSITORY), MEMNOTIFY_PURE="1", CC="no-such-compiler")
-    assert built.returncode == 0, built.stderr
-    (made,) = tmp_path.iterdir()
-    assert made.name.endswith("-py3-none-any.whl")
-    with zipfile.ZipFile(made) as archived:
-        assert [name for name in archived.namelist() if name.endswith(".so")] == []
 
 
 _DPKG_QUERY = """#!/bin/sh

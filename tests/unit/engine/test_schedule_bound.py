@@ -3,6 +3,7 @@
 
 import itertools
 import math
+import os
 
 import pytest
 from hypothesis import given, settings
@@ -40,7 +41,7 @@ page_counters = st.sampled_from(
 )
 
 
-@settings(max_examples=400)
+@settings(max_examples=int(os.environ.get("MEMNOTIFY_EXAMPLES", "100")))
 @given(
     start=st.integers(0, 5000),
     threshold=st.integers(1, 5000),

@@ -208,8 +208,7 @@ class TableMachine(RuleBasedStateMachine):
 
 TestTable = TableMachine.TestCase
 TestTable.settings = settings(
-    max_examples=int(os.environ.get("MEMNOTIFY_EXAMPLES", "250")),
-    stateful_step_count=int(os.environ.get("MEMNOTIFY_STEPS", "40")),
+    max_examples=int(os.environ.get("MEMNOTIFY_EXAMPLES", "60")), stateful_step_count=40
 )
 
 # From one threshold's life: what is done, and the figures at which it then must and must not fire.
