@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What every layer of tests shares."""
+"""Settings of every layer of tests."""
 
 from hypothesis import settings
 

@@ -54,7 +54,7 @@ class Example(NamedTuple):
 
     @property
     def is_picture(self) -> bool:
-        """Whether it takes over the terminal."""
+        """Return True if the command uses the whole terminal."""
         return self.printed.startswith(_PICTURE)
 
 

@@ -125,7 +125,7 @@ def test_a_thousand_reloads(tmp_path: Path) -> None:
 
 
 def _open_and_close(daemon: Configured, done: threading.Event, failures: list[str]) -> None:
-    """Be one client after the other, with thresholds that are never crossed."""
+    """Open, use and close one client after the other, with thresholds that are never crossed."""
     while not done.is_set():
         fd = os.open(daemon.path, os.O_RDWR)
         os.write(fd, b"used 99% active 95%")
@@ -135,7 +135,7 @@ def _open_and_close(daemon: Configured, done: threading.Event, failures: list[st
 
 
 def _watch(daemon: Configured, woken: threading.Event, failures: list[str]) -> None:
-    """Be one client for all crossings, and cause them."""
+    """Cause crossings, and check one client's events."""
     fd = os.open(daemon.path, os.O_RDWR)
     os.write(fd, b"used 80%")
     for event in range(EVENTS):

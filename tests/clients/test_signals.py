@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What signals do to commands: as a container's init process, and where they were ignored at the start."""
+"""The effect of signals on commands: as a container's init process, and if ignored at the start."""
 
 import os
 import signal

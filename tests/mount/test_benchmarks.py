@@ -105,7 +105,7 @@ def test_plot(tmp_path: Path) -> None:
 
 
 def test_a_program_can_kill_nobody() -> None:
-    """Whatever it tries: neither root's processes nor other users'."""
+    """It can kill neither root's processes nor other users'."""
     with (
         subprocess.Popen(["sleep", "60"]) as ours,
         subprocess.Popen(["sleep", "60"], user=65534) as another,
@@ -127,7 +127,7 @@ def test_a_program_that_could_is_refused() -> None:
 
 
 def test_nohang_kills_nothing_by_its_settings() -> None:
-    """What is changed is changed; a nohang with other settings is refused, not run with half of them."""
+    """The settings are changed, and an unknown one is refused."""
     assert (
         programs.with_settings("a = 1\nmin_badness = 1\n", {"min_badness": "9"}) == "a = 1\nmin_badness = 9\n"
     )

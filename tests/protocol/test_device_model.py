@@ -52,7 +52,7 @@ class ModelBench(Bench[FakeReader]):
 
 @contextmanager
 def benched(*, pcp_is_free: bool = True, update_space_kib: int = 0) -> Iterator[ModelBench]:
-    """Give a bench, and clear it away: every handle that was kept is freed."""
+    """Yield a bench; at the end free every handle that was kept."""
     bench = ModelBench(
         FakeReader(extra=EXTRA_FIGURES, pcp_is_free=pcp_is_free),
         sampling(PERIOD_S, update_space_kib=update_space_kib),
@@ -71,7 +71,7 @@ def _update_space_kib(granularity: int) -> int:
 
 
 class DeviceMachine(RuleBasedStateMachine):
-    """Clients, a memory and a sampler do what they like; each reply and notification is the model's."""
+    """Drive clients, a memory and a sampler at random; each reply and notification must be the model's."""
 
     files: Bundle[int] = Bundle("files")
 
@@ -102,7 +102,7 @@ class DeviceMachine(RuleBasedStateMachine):
 
     @property
     def served(self) -> Sample | None:
-        """What a client is served from now; None if it is told EIO."""
+        """Return the sample that a read uses now; None if the read fails with EIO."""
         latest = self.bench.table.latest
         if latest.exact and self.bench.clock() - latest.taken_s <= PERIOD_S:
             return latest
@@ -114,7 +114,7 @@ class DeviceMachine(RuleBasedStateMachine):
         return good if self.bench.clock() - good.taken_s <= MAX_S else None
 
     def used(self, figures: Figures) -> None:
-        """Let figures that a client was just served from count, if they were read for it."""
+        """Count the figures of the last read in the model, if they were read for it."""
         latest = self.bench.table.latest
         if latest.taken_s != self.bench.clock() or self.counted_s == latest.taken_s:
             assert self.woken() == []
@@ -124,13 +124,13 @@ class DeviceMachine(RuleBasedStateMachine):
         self._sampled_now()
 
     def woken(self) -> list[int]:
-        """Return which clients were notified."""
+        """Return the clients that were notified."""
         return sorted(self.kernel.notified())
 
     @precondition(lambda self: len(self.model) < 3)
     @rule(target=files)
     def open(self) -> int:
-        """Open; few, so that much happens to each."""
+        """Open a file; only a few, so that much happens to each."""
         fh = self.kernel.open()
         assert fh not in self.model
         self.model[fh] = ModelObserver()
@@ -138,14 +138,14 @@ class DeviceMachine(RuleBasedStateMachine):
 
     @rule(fh=consumes(files))
     def close(self, fh: int) -> None:
-        """Close; a request more, as the reply comes before the deed."""
+        """Close a file, and make one more request: the reply to a release comes before its effect."""
         self.kernel.release(fh)
         self.kernel.ask(fake_kernel.GETATTR)
         del self.model[fh]
 
     @rule(fh=files, text=small_writes, separator=st.sampled_from((b" ", b"=", b" = ")))
     def write(self, fh: int, text: bytes, separator: bytes) -> None:
-        """Write thresholds; with EIO they stay as they were."""
+        """Write thresholds; on EIO they do not change."""
         wanted = understood(text, WIDE._fields)
         assert wanted is not None
         pairs = text.split()
@@ -161,12 +161,12 @@ class DeviceMachine(RuleBasedStateMachine):
 
     @rule(fh=files, text=st.sampled_from((b"used", b"used 5 foo 7", b"used 5 used 6", b"\xff", b" " * 4097)))
     def write_nonsense(self, fh: int, text: bytes) -> None:
-        """Write what is refused, whatever the figures: no reading is taken, and no threshold changes."""
+        """Write what is refused: no figures are read, and no threshold changes."""
         assert self.kernel.ask(fake_kernel.WRITE, write_body(fh, text)).error == -errno.EINVAL
 
     @rule(fh=files, size=st.sampled_from((4096, 8192, 10, 1)))
     def read(self, fh: int, size: int) -> None:
-        """Read: the line, and the event is acknowledged, unless the figures cannot be had."""
+        """Read the line, which acknowledges the event unless the figures cannot be read."""
         served = self.served
         if served is None:
             body = fake_kernel.READ_IN.pack(fh, 0, size, 0, 0, 0, 0)
@@ -180,7 +180,7 @@ class DeviceMachine(RuleBasedStateMachine):
 
     @rule(fh=files, events=st.sampled_from(EVENTS), waits=st.booleans())
     def poll(self, fh: int, events: int, *, waits: bool) -> None:
-        """Poll, going to wait or not."""
+        """Poll, with or without a handle."""
         kh = 1000 + fh
         pending, _ = self.model[fh].poll(kh if waits else 0)
         assert self.kernel.poll(fh, events, kh if waits else None) == (EVENT if pending else IDLE)
@@ -197,7 +197,7 @@ class DeviceMachine(RuleBasedStateMachine):
         self.bench.reader.pcp_pages = pcp_pages
 
     def figures(self) -> Figures:
-        """Return them as the contract defines them: without pcp_is_free what lies there counts as used."""
+        """Return the contract's figures: without pcp_is_free the pages on the lists are used."""
         reader = self.bench.reader
         if reader.pcp_is_free:
             return reader.figures
@@ -205,7 +205,7 @@ class DeviceMachine(RuleBasedStateMachine):
 
     @rule(granularity=granularities, poll_acknowledges=st.booleans())
     def reload(self, granularity: int, *, poll_acknowledges: bool) -> None:
-        """Change what can be changed: a sample follows at once if any observer has thresholds."""
+        """Change the parameters: a sample follows at once if any observer has thresholds."""
         self.bench.device.poll_acknowledges = self.poll_acknowledges = poll_acknowledges
         self.granularity = granularity
         self.bench.sampler.set_parameters(sampling(PERIOD_S, update_space_kib=_update_space_kib(granularity)))
@@ -229,7 +229,7 @@ class DeviceMachine(RuleBasedStateMachine):
         events: int,
         reads: bool,
     ) -> None:
-        """Do what most clients do: write, wait, read or not, wait again."""
+        """Do what most clients do: write, wait, perhaps read, wait again."""
         self.write(fh, text, b" ")
         for _ in range(2):
             self.poll(fh, events, waits=True)
@@ -242,7 +242,7 @@ class DeviceMachine(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from((0, 0.1)))
     def sample(self, seconds: float) -> None:
-        """Take a sample: each observer that crossed and waits is notified, once."""
+        """Take a sample: each waiting observer that crossed is notified once."""
         self.bench.clock.tick(seconds)
         if self.bench.reader.fails:
             with pytest.raises(MemInfoError):
@@ -260,19 +260,19 @@ class DeviceMachine(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from((0, 1, 16)))
     def fail(self, seconds: float) -> None:
-        """Let readings fail from now on, some of the time for longer than the last good figures serve."""
+        """Let readings fail, sometimes for longer than the last good figures may be used."""
         self.bench.reader.fails = True
         self.bench.clock.tick(seconds)
 
     @rule()
     def mend(self) -> None:
-        """Let them succeed again, from the next try on."""
+        """Let readings succeed again from the next attempt on."""
         self.bench.reader.fails = False
         self.bench.clock.tick(MIN_S * 1.01)
 
     @invariant()
     def nothing_else(self) -> None:
-        """Nothing comes that was not asked for, and what is pending is what the model says."""
+        """No other notification arrives, and the pending events are the model's."""
         for fh, observer in self.model.items():
             assert self.kernel.poll(fh, 0) == (EVENT if observer.pending else IDLE)
         if self.model:
@@ -284,7 +284,7 @@ TestDevice.settings = settings(max_examples=250, stateful_step_count=40)
 
 
 class Scribe:
-    """Writes at random: what is right, and what is nearly right."""
+    """Random writes, valid or nearly valid."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)  # noqa: S311 - no secret
@@ -323,7 +323,7 @@ class Scribe:
 
 
 def test_a_hundred_thousand_writes() -> None:
-    """Each is answered as the reference says; what holds in the end is seen by moving the memory."""
+    """Each reply is the reference's; moving the memory shows which thresholds hold in the end."""
     scribe, total = Scribe(seed=2012), 10_000
     answers = {0: 0, -errno.EINVAL: 0}
     events = 0

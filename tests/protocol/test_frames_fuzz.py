@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Frames that no kernel sends: whatever comes, a request has one reply and the next one is served."""
+"""Frames that no kernel sends: each request has one reply, and the next one is served."""
 
 import errno
 import struct
@@ -18,7 +18,7 @@ LINE = b"total 10000 used 100 active 50\n"
 
 @pytest.fixture(scope="module")
 def living() -> Iterator[Callable[[], Served]]:
-    """Return what gives the process that serves: the same one, as long as it lives."""
+    """Return a function that returns the serving process: the same one while it lives."""
     started: list[Served] = []
 
     def get() -> Served:
@@ -40,7 +40,7 @@ class Sender:
         self.interrupts: set[int] = set()
 
     def send(self, frame: Frame) -> None:
-        """Send one and look at everything that comes back, then be served once more."""
+        """Send a frame, check everything that comes back, then make a valid request."""
         unique = next(self.kernel.uniques)
         body = frame.body
         length = (HEADER.size + len(body) + frame.length_off) % 2**32
@@ -73,7 +73,7 @@ class Sender:
 
 
 def not_its_size(body: bytes) -> bool:
-    """Whether a write has not as many bytes as it says."""
+    """Return True if a write does not have the number of bytes that it states."""
     return len(body) < WRITE_IN.size or struct.unpack_from("<I", body, 16)[0] != len(body) - WRITE_IN.size
 
 
@@ -89,7 +89,7 @@ def not_its_size(body: bytes) -> bool:
 @example([Frame(fake_kernel.POLL, bytes(23)), Frame(fake_kernel.READ, b""), Frame(fake_kernel.OPEN, b"")])
 @example([Frame(fake_kernel.CUSE_INIT, bytes(15)), Frame(fake_kernel.INIT, bytes(64))])
 def test_any_frames(living: Callable[[], Served], sent: list[Frame]) -> None:
-    """No frame is without its reply, and none ends the process or leaves a traceback."""
+    """Each frame has its reply; no frame ends the process or leaves a traceback."""
     sender = Sender(living().kernel)
     for frame in sent:
         sender.send(frame)
@@ -104,7 +104,7 @@ def test_no_frames_at_all(living: Callable[[], Served]) -> None:
 
 
 def test_after_destroy(living: Callable[[], Served]) -> None:
-    """DESTROY ends the protocol: an error for everything, until it is begun again."""
+    """DESTROY ends the protocol: every request fails until the next INIT."""
     kernel = living().kernel
     assert kernel.ask(fake_kernel.DESTROY).error == 0
     error = kernel.ask(fake_kernel.OPEN, bytes(8)).error

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Serving is interrupted at any moment: idle, at work, and on the way into a blocking read."""
+"""Serving is interrupted at any moment: idle, busy, and just before a blocking read."""
 
 import os
 import random
@@ -18,7 +18,7 @@ from support.waiting import DEADLINE_S
 
 @contextmanager
 def load(kernel: FakeKernel, *, wanted: bool) -> Iterator[None]:
-    """Have a client read as fast as it can if ``wanted``."""
+    """Let a client read as fast as possible if ``wanted``."""
     stop = threading.Event()
 
     def client() -> None:

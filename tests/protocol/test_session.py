@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The session and its shim against a fake kernel: every request has one reply, every handle one end."""
+"""The session and its shim against a fake kernel: one reply to each request, each handle freed once."""
 
 import ctypes
 import errno
@@ -29,7 +29,7 @@ Answer = Callable[..., Any]
 
 
 class Scripted:
-    """Operations that do what a test tells them, and write down what they were asked."""
+    """Operations with scripted results that record their calls."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[object, ...]] = []
@@ -81,7 +81,7 @@ def fail(error: BaseException) -> Answer:
 
 
 def test_init_reply() -> None:
-    """The first reply is whole: the protocol's version, no flags, limits, and the device's name."""
+    """The reply to INIT has the protocol's version, no flags, limits, and the device's name."""
     with FakeKernel() as kernel:
         session = Session.cuse("fake-name", Scripted())
         session.attach(f"/dev/fd/{kernel.fd}")
@@ -101,7 +101,7 @@ def test_init_reply() -> None:
 
 
 def test_before_init() -> None:
-    """A request before the first one is refused, and the handshake goes on."""
+    """A request before INIT is refused, and the handshake continues."""
     with FakeKernel() as kernel:
         operations = Scripted()
         session = Session.cuse("fake", operations)
@@ -128,7 +128,7 @@ def test_the_kernel_goes_before_init() -> None:
 
 
 def test_init_again() -> None:
-    """A second first request is refused, and the connection goes on."""
+    """A second INIT is refused, and the connection continues."""
     with serving(Scripted()) as (kernel, _):
         assert kernel.reply_to(kernel.hello()).error == -errno.EIO
         assert kernel.open() == 1
@@ -147,7 +147,7 @@ def test_attach_to_what_is_not_open() -> None:
 
 
 def test_each_request_once() -> None:
-    """Each operation is called once, with what was sent, and what it returns is the reply."""
+    """Each operation is called once with the request's arguments, and its result is the reply."""
     operations = Scripted()
     operations.answers = {"open": lambda: 2**40 + 3, "write": lambda *_: 3}
     with serving(operations) as (kernel, _):
@@ -172,7 +172,7 @@ def test_each_request_once() -> None:
 
 @pytest.mark.parametrize("size", [0, 1, 4, 5, 6, 4096, 2**32 - 1])
 def test_read_is_cut_at_what_was_asked_for(size: int) -> None:
-    """A shorter buffer gets the first bytes, a longer one no more than there are."""
+    """A shorter buffer gets the first bytes, a longer one the whole line."""
     with serving(Scripted()) as (kernel, _):
         assert kernel.read(kernel.open(), size) == b"line\n"[:size]
         assert kernel.read(1, 4096) == b"line\n"
@@ -189,7 +189,7 @@ def test_read_is_cut_at_4096() -> None:
 
 
 def test_the_same_bytes_again() -> None:
-    """What has been read before is right again after something else was."""
+    """The reply buffer is right again after another line was read."""
     operations = Scripted()
     one, other = b"total 1\n", b"used 22\n"
     lines = iter((one, one, other, one, bytes(bytearray(one)), other))
@@ -200,7 +200,7 @@ def test_the_same_bytes_again() -> None:
 
 
 def test_a_large_write() -> None:
-    """What the kernel sends at once arrives whole."""
+    """The largest write of the kernel arrives whole."""
     operations = Scripted()
     data = bytes(range(256)) * 400
     with serving(operations) as (kernel, _):
@@ -212,7 +212,7 @@ def test_a_large_write() -> None:
     "opcode", [0, 1, 9, 20, 25, fake_kernel.GETATTR, fake_kernel.IOCTL, 43, 47, 60, 4095, 4097, 2**32 - 1]
 )
 def test_what_a_device_does_not_do(opcode: int) -> None:
-    """Anything else is ENOSYS: ioctl (ENOTTY to the client), flush, and what does not exist."""
+    """Other requests are ENOSYS: ioctl (ENOTTY to the client), flush, and unknown ones."""
     with serving(Scripted()) as (kernel, _):
         assert kernel.ask(opcode, bytes(200)) == (2 + 2, -errno.ENOSYS, b"")
 
@@ -220,7 +220,7 @@ def test_what_a_device_does_not_do(opcode: int) -> None:
 @pytest.mark.parametrize("operation", ["open", "read", "write", "poll"])
 @pytest.mark.parametrize("refusal", [errno.EINVAL, errno.EBADF, errno.ENOMEM])
 def test_a_refusal(caplog: pytest.LogCaptureFixture, operation: str, refusal: int) -> None:
-    """An OSError's errno is the reply, and is no matter for the log."""
+    """An OSError's errno is the reply, and nothing is logged."""
     operations = Scripted()
     operations.answers[operation] = fail(OSError(refusal, "no"))
     with serving(operations) as (kernel, _), pytest.raises(OSError, match=os.strerror(refusal)):
@@ -266,7 +266,7 @@ def test_a_defect(caplog: pytest.LogCaptureFixture, operation: str, error: BaseE
     ],
 )
 def test_a_wrong_answer(caplog: pytest.LogCaptureFixture, operation: str, answer: object) -> None:
-    """An answer that is none, or none of an operation's, is a defect as well."""
+    """A result of a wrong type, or out of range, is a defect as well."""
     operations = Scripted()
     operations.answers[operation] = lambda *_: answer
     with serving(operations) as (kernel, _), pytest.raises(OSError, match=os.strerror(errno.EIO)):
@@ -319,7 +319,7 @@ def use(kernel: FakeKernel) -> None:
 
 
 def test_only_a_waiting_client_has_a_handle() -> None:
-    """A poll that does not wait hands none out; each one that does, its own."""
+    """A poll that does not wait has no handle; each one that waits has its own."""
     operations = Scripted()
     with serving(operations) as (kernel, _):
         fh = kernel.open()
@@ -349,7 +349,7 @@ def test_notify() -> None:
 
 
 def test_notify_in_the_middle_of_a_poll() -> None:
-    """A crossing may take the handle before the poll is answered: the wake-up then comes before the reply."""
+    """A crossing may take the handle before the reply to the poll: the wake-up then comes first."""
     operations = Scripted()
 
     def poll(*_: object) -> int:
@@ -365,7 +365,7 @@ def test_notify_in_the_middle_of_a_poll() -> None:
 
 
 def test_notify_after_the_kernel_has_gone() -> None:
-    """A sampler that has not ended yet does no harm."""
+    """A notification after the end of the connection has no effect."""
     operations = Scripted()
     operations.answers["poll"] = keep
     with connected(operations) as (kernel, session):
@@ -378,7 +378,7 @@ def test_notify_after_the_kernel_has_gone() -> None:
 
 
 def allocated() -> int:
-    """Return how many bytes malloc has given out and not got back."""
+    """Return how many bytes are allocated by malloc."""
 
     class Mallinfo2(ctypes.Structure):
         _fields_ = [(f"f{n}", ctypes.c_size_t) for n in range(10)]
@@ -422,7 +422,7 @@ def keep(*_: object) -> int:
     ids=["not kept", "refused", "notified", "discarded", "released"],
 )
 def test_handles_are_freed(poll: Answer, ending: Callable[[Session, Scripted], None] | None) -> None:
-    """Whatever becomes of a handle, its memory comes back; twice would end the process (by glibc)."""
+    """The memory of every handle is freed; glibc would end the process at a second time."""
     operations = Scripted()
     operations.answers["poll"] = poll
     if ending is None:
@@ -452,7 +452,7 @@ def test_handles_are_freed(poll: Answer, ending: Callable[[Session, Scripted], N
 
 
 def test_release_is_answered_first() -> None:
-    """The client's close() returns before the operation has done anything; its failure is only logged."""
+    """The client's close() returns before the operation runs; a failure of the operation is only logged."""
     operations = Scripted()
     go_on, entered = threading.Event(), threading.Event()
 
@@ -471,7 +471,7 @@ def test_release_is_answered_first() -> None:
 
 
 def test_release_fails(caplog: pytest.LogCaptureFixture) -> None:
-    """A defect in release is logged once, and answered before it happened."""
+    """A defect in release is logged once, after the reply."""
     operations = Scripted()
     operations.answers["release"] = fail(RuntimeError("a defect"))
     with serving(operations) as (kernel, _):
@@ -502,7 +502,7 @@ def test_close_frees_the_session() -> None:
 
 
 def test_a_file() -> None:
-    """A session for a mount: one regular file, which is read whatever size it has, and can be chmodded."""
+    """The root of a mount is one regular file, which can be read although its size is 0, and chmodded."""
     operations = Scripted()
     with FakeKernel() as kernel:
         session = Session.file(operations, mode=0o640, mount_options="fsname=fake")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A table, a sampler and a device, wired as the daemon wires them, on a reader and a clock of the test's."""
+"""A table, a sampler and a device, connected as in the daemon, with the test's reader and clock."""
 
 from array import array
 from collections.abc import Callable
@@ -44,7 +44,7 @@ class Bench(Generic[Reader]):
         sources: WakeSources | None = None,
         timing: Timing | None = None,
     ) -> None:
-        """``table`` is given if the reader has extra figures. The time is ``clock``'s unless ``timing``'s."""
+        """Give ``table`` if the reader has extra figures. ``timing`` replaces ``clock``."""
         self.clock = FakeClock()
         self.reader = reader
         self.notified = Woken()

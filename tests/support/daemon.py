@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A daemon of its own for a test: started, watched, and looked at when it has ended."""
+"""A daemon for one test: started, watched, and checked after its end."""
 
 import os
 import pwd
@@ -89,7 +89,7 @@ class Daemon:
 
     @property
     def log(self) -> str:
-        """What it has written to stderr so far."""
+        """Its output on stderr so far."""
         return "".join(self._lines)
 
     @property
@@ -130,7 +130,7 @@ class Daemon:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End it, if the test has not; fail on anything that looks wrong."""
+        """End it, if the test has not; fail if its log or exit code shows a defect."""
         asked = self.process.poll() is None
         code = self.end() if asked else self.process.returncode
         if error is None:

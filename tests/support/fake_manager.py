@@ -14,7 +14,7 @@ _numbers = itertools.count()
 
 
 class FakeManager:
-    """Listens on an abstract socket, or at ``path``; ``environment`` is what it hands to its service."""
+    """Listens on an abstract socket, or at ``path``; ``environment`` is its service's."""
 
     def __init__(self, path: str = "", *, watchdog_s: float = 0.0) -> None:
         place = path or f"\0memnotify-test-{os.getpid()}-{next(_numbers)}"
@@ -27,7 +27,7 @@ class FakeManager:
         self._messages: list[str] = []
 
     def hear(self, beginning: str) -> str:
-        """Return the next message that begins so; those before it are forgotten."""
+        """Return the next message with this beginning; drop those before it."""
 
         def heard() -> bool:
             self._receive()
@@ -39,20 +39,20 @@ class FakeManager:
         return self._messages.pop(0)
 
     def heard(self) -> list[str]:
-        """Return what has been said since, and forget it."""
+        """Return the messages since the last call."""
         self._receive()
         messages, self._messages = self._messages, []
         return messages
 
     def fill(self) -> None:
-        """Let its socket have no more room."""
+        """Fill the buffer of its socket."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other, suppress(BlockingIOError):
             other.settimeout(0)
             while True:
                 other.sendto(b"of another service's", self._socket.getsockname())
 
     def close(self) -> None:
-        """Listen no more."""
+        """Close the socket."""
         self._socket.close()
 
     def __enter__(self) -> Self:
@@ -62,7 +62,7 @@ class FakeManager:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Listen no more."""
+        """Close the socket."""
         self.close()
 
     def _receive(self) -> None:

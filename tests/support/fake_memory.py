@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A memory that a test moves by hand under a real daemon, whatever else the machine's memory does."""
+"""Fake memory files for a real daemon, which only the test changes."""
 
 import os
 import sys
@@ -46,15 +46,15 @@ class FakeMemory:
         self.program = (sys.executable, "-c", _SERVE, str(self._path))
 
     def use(self, used_percent: int) -> None:
-        """Let so much be used from now on."""
+        """Set the percentage that is used."""
         self._write("MemFree", 10 - used_percent // 10)
 
     def activate(self, active_percent: int) -> None:
-        """Let so much be active from now on, up to 90."""
+        """Set the percentage that is active, up to 90."""
         self._write("Active", active_percent // 10)
 
     def make_available(self, available_percent: int) -> None:
-        """Let so much be available from now on, up to 90."""
+        """Set the percentage that is available, up to 90."""
         self._write("MemAvailable", available_percent // 10)
 
     def add_swap(self) -> None:

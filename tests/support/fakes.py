@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A clock, a memory and page_counters that a test moves by hand."""
+"""A clock, a memory and page counters that a test moves by hand."""
 
 import math
 import os
@@ -13,7 +13,7 @@ from memnotify.kernel.meminfo import MemInfoError, MemInfoReader
 
 
 class FakeClock:
-    """Seconds that pass when a test says so."""
+    """A clock that only ``tick`` moves."""
 
     def __init__(self, now_s: float = 1000.0) -> None:
         self.now_s = now_s
@@ -101,7 +101,7 @@ class RealClock(FakeClock):
 
 
 class Woken(list[int]):
-    """The handles that a sampler has notified: its ``notify``."""
+    """A sampler's ``notify`` that records the handles."""
 
     def __call__(self, handles: "array[int]", count: int) -> None:
         """Note them."""
@@ -122,17 +122,17 @@ class FakePageCounter:
         return self._ready
 
     def arm(self, pages: float) -> int:
-        """Be armed, unless the pages are too few or infinite."""
+        """Arm it, unless the pages are too few or infinite."""
         armed = max(1, self.least_pages) <= pages < math.inf
         self.armed_pages = math.floor(pages) if armed else math.inf
         return int(self.armed_pages) if armed else 0
 
     def disarm(self) -> None:
-        """Be armed no more."""
+        """Disarm it."""
         self.armed_pages = math.inf
 
     def rest(self) -> None:
-        """Be armed no more, and say so."""
+        """Disarm it, and record the rest."""
         self.rests += 1
         self.disarm()
 
@@ -143,7 +143,7 @@ class FakePageCounter:
             os.eventfd_write(self._ready, 1)
 
     def drain(self) -> None:
-        """Be ready no more."""
+        """Clear the readiness."""
         with suppress(BlockingIOError):
             os.eventfd_read(self._ready)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Real memory for tests: a process that takes and frees it, and how much of it a test should move."""
+"""Real memory for tests: a process that takes and frees it, and the amount to take."""
 
 import os
 import subprocess
@@ -57,7 +57,7 @@ class Hog:
         self.hold(0)  # it is up, and its own start moves nothing any more
 
     def hold(self, pages: int) -> None:
-        """Really take ``pages``, then free what was held before; return when that is done."""
+        """Take ``pages``, then free those that were held before; return when that is done."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(f"{pages * PAGE_SIZE}\n")

@@ -46,12 +46,12 @@ class ModelThreshold:
             self.arm(granularity)
 
     def tell(self, value: int, granularity: int) -> None:
-        """Watch for the way back if a read tells the other side without an event."""
+        """Arm for the way back if a read returns the other side without an event."""
         if self.level <= value < self.pages if self.above else self.pages <= value < self.level:
             self.turn(value, granularity)
 
     def distance(self, value: int) -> int:
-        """Return by how many pages the value must move for the next event; less than 1 if it has."""
+        """Return by how many pages the value must move for the next event; less than 1 if it is due."""
         return value + 1 - self.level if self.above else self.level - value
 
     def crossed(self, value: int, granularity: int) -> bool:
@@ -62,7 +62,7 @@ class ModelThreshold:
         return False
 
     def turn(self, value: int, granularity: int) -> None:
-        """Watch the other direction."""
+        """Arm for the other direction."""
         self.above = not self.above
         self.event = value
         self.arm(granularity)
@@ -85,7 +85,7 @@ class ModelObserver:
         self.pending = False
 
     def read(self, figures: Figures, granularity: int) -> None:
-        """Tell the figures, and acknowledge; what was told binds."""
+        """Return the figures and acknowledge; a read binds thresholds."""
         self.pending = False
         for i, threshold in self.thresholds.items():
             threshold.tell(figures[i], granularity)
@@ -102,7 +102,7 @@ class ModelObserver:
             threshold.follow(total, granularity)
 
     def see(self, figures: Figures, granularity: int) -> int:
-        """Take new figures; return the handle to wake the observer by, or 0."""
+        """Take new figures; return the handle to notify, or 0."""
         self.follow(figures.total, granularity)
         crossed = [t for i, t in self.thresholds.items() if t.crossed(figures[i], granularity)]
         if not crossed or self.pending:
@@ -112,12 +112,12 @@ class ModelObserver:
 
 
 def granularity_of(total: int) -> int:
-    """Return what a figure must move by after an event, in pages, by default."""
+    """Return the default granularity in pages."""
     return total // 128 or 512 * 1024 // PAGE_SIZE
 
 
 def understood(text: bytes, names: Sequence[str] = NAMES) -> dict[int, Wanted] | None:
-    """Return what a write asks for, by the figure's place in the line; None if it is refused."""
+    """Return a write's levels by the figure's place in the line; None if it is refused."""
     if len(text) > 4096:
         return None
     words = text.rstrip(b"\0").replace(b"=", b" = ").split()
@@ -138,7 +138,7 @@ def understood(text: bytes, names: Sequence[str] = NAMES) -> dict[int, Wanted] |
 
 
 def understood_pages(text: bytes, total: int, names: Sequence[str] = NAMES) -> dict[int, int] | None:
-    """Return what a write asks for in pages at this total; None if it is refused."""
+    """Return a write's levels in pages at this total; None if it is refused."""
     wanted = understood(text, names)
     if wanted is None:
         return None

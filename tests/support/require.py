@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What to do when a test cannot run here: skip, or fail where everything must run."""
+"""Skip a test that cannot run here, or fail it if every test must run."""
 
 import os
 from typing import NoReturn

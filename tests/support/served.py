@@ -44,7 +44,7 @@ class Served:
         assert self.says() == "ready"
 
     def says(self) -> str:
-        """Return the next line of what it says; fail if it is silent."""
+        """Return its next line of output; fail if there is none in time."""
         assert self.process.stdout is not None
         assert select.select([self.process.stdout], [], [], DEADLINE_S)[0], f"silent\n{self.log()}"
         line = b""
@@ -55,7 +55,7 @@ class Served:
         return line.decode().rstrip("\n")
 
     def log(self) -> str:
-        """Return what it wrote to stderr."""
+        """Return its output on stderr."""
         self._log.seek(0)
         return self._log.read().decode(errors="replace")
 

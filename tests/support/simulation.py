@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The real sampler on a memory and a clock that are only computed: minutes pass in milliseconds."""
+"""The real sampler with a computed memory and clock: minutes pass in milliseconds."""
 
 import bisect
 import itertools
@@ -45,7 +45,7 @@ class Curve:
 
 
 class CurveCounter(FakePageCounter):
-    """A page counter that fires as late as it may, or earlier: after ``share`` of what it is armed for."""
+    """A page counter that fires after ``share`` of the pages that it is armed for."""
 
     def __init__(
         self, curve: Curve, passed: list[float], clock: FakeClock, least_pages: int, share: float
@@ -58,7 +58,7 @@ class CurveCounter(FakePageCounter):
         self.due_s = math.inf
 
     def arm(self, pages: float) -> int:
-        """Be armed from now on."""
+        """Arm it."""
         armed = super().arm(pages)
         self.due_s = math.inf
         if armed:
@@ -69,7 +69,7 @@ class CurveCounter(FakePageCounter):
         return armed
 
     def disarm(self) -> None:
-        """Be armed no more."""
+        """Disarm it."""
         super().disarm()
         self.due_s = math.inf
 
@@ -125,7 +125,7 @@ class Simulation(Bench[CurveReader]):
         return self.reader.plain_reads
 
     def run(self) -> None:
-        """Let the curve pass, and end the sampler."""
+        """Run to the end of the curve, and stop the sampler."""
 
         def turns() -> None:
             while self.clock() < self.curve.end_s:

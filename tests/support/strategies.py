@@ -51,7 +51,7 @@ page_values = st.one_of(st.integers(0, 20_000), st.integers(0, PAGES_MAX))
 
 @st.composite
 def spelled_thresholds(draw: st.DrawFn) -> tuple[bytes, dict[int, int]]:
-    """Draw thresholds as a client may write them, and what they are: zeros and repetitions among them."""
+    """Draw the text of a write, with zeros and repetitions, and its thresholds."""
     select_extra_figures = draw(st.dictionaries(_INDEXES, page_values))
     order = (
         draw(st.lists(st.sampled_from(sorted(select_extra_figures)), max_size=5))
@@ -79,7 +79,7 @@ class Measure(NamedTuple):
 
 @st.composite
 def measures(draw: st.DrawFn, total: int) -> Measure:
-    """Draw values with units and decimals, a tie between two pages often among them."""
+    """Draw values with units and decimals, often halfway between two pages."""
     unit = draw(st.sampled_from("%KMGT"))
     pages_of_one = (
         Fraction(total, 100) if unit == "%" else Fraction(1024 ** ("KMGT".index(unit) + 1), PAGE_SIZE)
@@ -127,7 +127,7 @@ def damaged_thresholds(draw: st.DrawFn) -> bytes:
 
 
 class Frame(NamedTuple):
-    """A request as a broken or lying kernel may send it; the sender puts in the unique number."""
+    """A request of a broken kernel; the sender fills in the unique number."""
 
     opcode: int
     body: bytes
@@ -173,7 +173,7 @@ _whole = st.one_of(
 
 @st.composite
 def frames(draw: st.DrawFn) -> Frame:
-    """Draw requests: right ones, cut ones, ones with a wrong length, datagrams shorter than a header."""
+    """Draw requests: valid, cut, with a wrong length, or shorter than a header."""
     frame: Frame = draw(_whole)
     flaw = draw(st.sampled_from(("none", "body", "length", "cut")))
     if flaw == "body":
@@ -197,7 +197,7 @@ _kib_values = st.sampled_from((7, 12_345_678, 99_999_999, 100_000_000, 123_456_7
 
 @st.composite
 def meminfo_readings(draw: st.DrawFn) -> list[bytes]:
-    """Draw what a reader may read in turn: some values change, seldom the kernel, some texts are damaged."""
+    """Draw successive texts of /proc/meminfo: values change, rarely the kernel, some texts are damaged."""
     order: list[str] = list(_MEMINFO)
     width = 8
     kib = dict.fromkeys(order, draw(_kib_values))
@@ -223,7 +223,7 @@ def meminfo_readings(draw: st.DrawFn) -> list[bytes]:
 
 
 def level_moves(levels: tuple[int, ...]) -> st.SearchStrategy[list[tuple[float, int]]]:
-    """Draw after which pauses, in seconds, which level is reached or left."""
+    """Draw pauses in seconds, and the level that is reached or left after each."""
     pauses_s = st.sampled_from((0.0, 1.0, 7.0, 14.0, 15.0, 16.0, 40.0))
     return st.lists(st.tuples(pauses_s, st.sampled_from(levels)), max_size=30)
 
@@ -238,7 +238,7 @@ _lookalikes = st.lists(_lookalike, min_size=1, max_size=4)
 
 @st.composite
 def toml_texts(draw: st.DrawFn) -> str:
-    """Draw a value of a text, in any of TOML's ways, over one line or several."""
+    """Draw a string in any of TOML's notations, on one line or several."""
     lines = draw(_lookalikes)
     kind = draw(st.sampled_from(("basic", "literal", "lines", "literal lines", "folded")))
     if kind == "basic":
@@ -253,7 +253,7 @@ def toml_texts(draw: st.DrawFn) -> str:
 
 @st.composite
 def toml_files(draw: st.DrawFn) -> tuple[str, dict[str, int]]:
-    """Draw a configuration file, and on which line of it each setting begins."""
+    """Draw a configuration file, and the line on which each setting begins."""
     lines = {}
     text = draw(_filling)
     for name in draw(st.lists(st.sampled_from(("path", "socket", "fill_rate", "count_pages")), unique=True)):

@@ -37,7 +37,7 @@ def main_pid() -> int:
 
 
 def log(*arguments: str) -> str:
-    """Return what the daemon has said since it was started last, and what systemd has said of it.
+    """Return the log of the daemon, and of systemd about it, since its last start.
 
     ``arguments`` are further ones for journalctl.
     """
@@ -49,7 +49,7 @@ def log(*arguments: str) -> str:
 
 @contextmanager
 def drop_in(text: str, unit: str = NAME) -> Iterator[None]:
-    """Let a unit have other settings meanwhile; systemd has read them."""
+    """Give a unit other settings during the block; systemd has read them."""
     path = Path(f"/run/systemd/system/{unit}.d/test.conf")
     try:
         with file(path, text):
@@ -61,7 +61,7 @@ def drop_in(text: str, unit: str = NAME) -> Iterator[None]:
 
 @contextmanager
 def file(path: Path, text: str) -> Iterator[None]:
-    """Let a file be there meanwhile."""
+    """Create a file for the time of the block."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     try:
@@ -84,7 +84,7 @@ def client(*, groups: tuple[str, ...] = ()) -> "subprocess.CompletedProcess[str]
 
 
 def serves() -> bool:
-    """Whether an ordinary user can open the device, now."""
+    """Return True if an ordinary user can open the device."""
     done = client()
     assert done.returncode in {0, 255}, done
     return done.returncode == 0

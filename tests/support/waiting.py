@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Waiting for what other threads and processes do: for a condition, with a deadline, never for a time."""
+"""Waiting for other threads and processes: for a condition, with a deadline, never for a fixed time."""
 
 import time
 from collections.abc import Callable

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""What /proc/zoneinfo says on machines of any size, after Linux 6.18 and 6.1 (mm/vmstat.c)."""
+"""/proc/zoneinfo of machines of any size, as in Linux 6.18 and 6.1 (mm/vmstat.c)."""
 
 import random
 from typing import NamedTuple
 
 
 class Zoneinfo(NamedTuple):
-    """A text, and what it says: pages on the per-CPU lists, pagesets, and the sum of their limits."""
+    """A text, and its contents: pages on the per-CPU lists, pagesets, and the sum of their limits."""
 
     text: str
     pcp_pages: int

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Imports point one way: what docs/architecture.md says of packages and files, held to."""
+"""Imports point one way, as docs/architecture.md says."""
 
 import ast
 import re
@@ -69,7 +69,7 @@ def assert_no_circle(edges: Mapping[str, set[str]]) -> None:
 
 
 def test_every_module_has_a_layer() -> None:
-    """A new package is given its place here, and one that is gone is not kept."""
+    """The table has every package, and no other."""
     assert {name.split(".")[0] for name in MODULES} - {""} == set(LAYERS)
 
 
@@ -87,12 +87,12 @@ def test_the_layers_have_no_circle() -> None:
 
 
 def test_the_files_have_no_circle() -> None:
-    """Neither can two files import each other, within a package or across."""
+    """No files import each other, within a package or across."""
     assert_no_circle({name: imported_modules(path) - {name} for name, path in MODULES.items()})
 
 
 def test_the_compiled_module_has_two_importers() -> None:
-    """The session imports what binds libfuse3, syscalls what Python lacks of the system's calls."""
+    """Only the session and syscalls import the compiled module."""
     compiled = "memnotify._shim.lib"
     importers = {"kernel.syscalls": ("system_", "counter_"), "transports.session": ("shim_", "SHIM_")}
     assert {name for name, path in MODULES.items() if compiled in imports(path)} == set(importers)

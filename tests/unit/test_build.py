@@ -74,7 +74,7 @@ class Checkout:
 
 
 def test_setup_does_only_what_is_missing(tmp_path: Path) -> None:
-    """Without the network and without pip, unless a package, an extra or a build is missing."""
+    """It uses neither network nor pip, unless a package, an extra or a build is missing."""
     checkout = Checkout(tmp_path)
     (run,) = checkout.setup("run")
     assert run.endswith("install --editable .")

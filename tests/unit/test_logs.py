@@ -51,7 +51,7 @@ def test_a_message_that_no_client_causes_is_not_limited() -> None:
 
 @given(st.lists(st.sampled_from((0.0, 0.3, 0.7, 1.0, 5.0)), min_size=1))
 def test_each_record_is_logged_or_counted(pauses_s: list[float]) -> None:
-    """None is missing at the end, and no second has two."""
+    """Each record is logged or counted, and no second has two."""
     clock = FakeClock()
     limiter = Limiter(clock)
     logged, counted = [], 0

@@ -116,7 +116,7 @@ def test_abort_in_sysfs_ends_the_daemon_with_an_error() -> None:
 
 
 class _Nothing:
-    """Operations of a device that nobody opens."""
+    """Operations of a device that is never opened."""
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         raise AssertionError(name)

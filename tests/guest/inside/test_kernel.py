@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The guest is what the other tests in it take it for."""
+"""The guest has what the other tests need."""
 
 import os
 import stat

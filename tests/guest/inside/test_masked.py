@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Files of /proc that a container masks with /dev/null: the daemon does without them."""
+"""Files of /proc that a container masks with /dev/null: the daemon works without them."""
 
 import os
 import select

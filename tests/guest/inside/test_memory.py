@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Figures where memory is of a kind that a test cannot have on the machine itself: locked, or zram."""
+"""Figures with kinds of memory that a test cannot use on the host: locked, or zram."""
 
 import mmap
 import os

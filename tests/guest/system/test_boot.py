@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the boot has done, before any other test here does it, which go by their names."""
+"""The result of the boot itself; this module runs first, by its name."""
 
 import pwd
 from pathlib import Path

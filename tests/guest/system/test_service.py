@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""memnotify.service, as an administrator uses it, with systemd as process 1."""
+"""memnotify.service under systemd as process 1."""
 
 import os
 import pwd
@@ -47,14 +47,14 @@ def fd(started: None) -> Iterator[int]:
 
 
 def starts() -> bool:
-    """Whether systemctl start succeeds."""
+    """Return True if systemctl start succeeds."""
     return (
         subprocess.run(["systemctl", "start", NAME], stderr=subprocess.DEVNULL, check=False).returncode == 0
     )
 
 
 def analyzed(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Return what systemd-analyze says, which succeeds."""
+    """Return the output of systemd-analyze, which must succeed."""
     return subprocess.run(["systemd-analyze", *arguments], capture_output=True, text=True, check=True)
 
 
@@ -184,7 +184,7 @@ BOUND = "bound.service"
 
 @pytest.fixture
 def bound(started: None) -> Iterator[None]:
-    """Have a unit that runs and ends with the service."""
+    """Yield a unit that is bound to the service."""
     text = f"[Unit]\nBindsTo={NAME}\nAfter={NAME}\n[Service]\nExecStart=/bin/sleep infinity\n"
     with file(Path("/run/systemd/system") / BOUND, text):
         systemctl("daemon-reload")
@@ -210,7 +210,7 @@ def test_a_unit_bound_to_it_does_not_outlive_a_killed_one(bound: None) -> None:
 
 
 def exposure() -> str:
-    """Return what systemd-analyze has found, from 0.0 to 10.0."""
+    """Return the exposure level of systemd-analyze, from 0.0 to 10.0."""
     found = re.search(
         r"Overall exposure level for \S+: ([0-9.]+)", analyzed("security", "--no-pager", NAME).stdout
     )
@@ -236,7 +236,7 @@ def test_the_unit_is_understood() -> None:
 
 @pytest.fixture
 def without_cuse() -> Iterator[None]:
-    """Have a kernel that has no CUSE; systemd has not noticed."""
+    """Remove CUSE from the kernel; systemd has not noticed."""
     systemctl("stop", NAME)
     subprocess.run(["modprobe", "--remove", "cuse"], check=True)
     modules = Path("/lib/modules", os.uname().release)

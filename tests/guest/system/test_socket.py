@@ -21,7 +21,7 @@ PATH = "/run/memnotify/socket"
 
 @pytest.fixture(autouse=True)
 def _stopped() -> Iterator[None]:
-    """Begin and end without the service and its socket."""
+    """Begin and end with the service and its socket stopped."""
     systemctl("stop", SOCKET, NAME)
     yield
     systemctl("stop", SOCKET, NAME)

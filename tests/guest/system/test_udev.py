@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""udev, as it was started at boot, and the rule for the node."""
+"""The udev daemon of the boot, and the rule for the node."""
 
 import grp
 import os
@@ -27,7 +27,7 @@ def _stopped() -> Iterator[None]:
 
 @contextmanager
 def _rules(text: str) -> Iterator[None]:
-    """Let udev have other rules meanwhile, in the place for those of the administrator."""
+    """Give udev other rules during the block, in the administrator's place."""
     try:
         with file(OVERRIDE, text):
             subprocess.run(["udevadm", "control", "--reload"], check=True)

@@ -29,7 +29,7 @@ def line(names: Sequence[str]) -> str:
 
 @pytest.mark.parametrize("name", EXTRA_FIGURES)
 def test_a_name(name: str) -> None:
-    """Clients find each of the three, a write can have the name, and it is nobody else's in another case."""
+    """It contains none of the three, a write can have it, and no other name differs in case only."""
     assert re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII)
     assert not any(first in name.lower() for first in NAMES)
     assert [other for other in EXTRA_FIGURES if other.lower() == name.lower()] == [name]
@@ -38,7 +38,7 @@ def test_a_name(name: str) -> None:
 
 
 def test_the_documentation_has_them_all() -> None:
-    """Each with what it is made of, and no other."""
+    """docs/figures.md has each figure with its formula, and no other."""
     rows = re.findall(r"^\| `(\w+)` \| (.+?) \|", DOCUMENTATION.read_text(), re.MULTILINE)
     assert len(rows) == len(EXTRA_FIGURES)
     assert {name: made_of.replace("`", "") for name, made_of in rows} == EXTRA_FIGURES
@@ -49,7 +49,7 @@ def test_the_documentation_has_them_all() -> None:
 @example(["Zswapped", "Zswap"])
 @example(["free"] * 2)
 def test_what_may_be_chosen(names: list[str]) -> None:
-    """All that fits into a buffer and in which strstr() finds the right number, and nothing else."""
+    """A choice must fit into a buffer, and strstr() must find the right number in it."""
     text = line(names)
     words = text.split(" ")
     starts = [len(" ".join(words[:place])) + (place > 0) for place in range(0, len(words), 2)]
@@ -89,7 +89,7 @@ def test_as_many_as_a_buffer_holds() -> None:
     ],
 )
 def test_refused(name: str, message: str) -> None:
-    """It is said what is wrong with a name, and what to write instead."""
+    """The error says what is wrong with a name, and what to write instead."""
     with pytest.raises(ValueError, match=message):
         select_extra_figures(["slab", name])
 
@@ -102,14 +102,14 @@ def test_every_name_of_this_kernel_is_there_or_refused_for_a_reason() -> None:
 
 
 def test_refused_where_nothing_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a reload by the user that root has become, who may not be able to read Python's files."""
+    """As in a reload by the user that root has become, which may be unable to read Python's files."""
     monkeypatch.setitem(sys.modules, "difflib", None)
     with pytest.raises(ValueError, match=r"'slap' is not known: there are (\w+, )*slab, "):
         select_extra_figures(["slap"])
 
 
 def test_adding_one_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the setting to the event: what the table has, clients can read and watch."""
+    """Clients can read and watch every figure of the table."""
     monkeypatch.setitem(figures.EXTRA_FIGURES, "promised", "Committed_AS - CommitLimit + Active(anon)")
     settings = configure({"figures": Given(("promised", "free"), COMMAND_LINE)}).settings
 

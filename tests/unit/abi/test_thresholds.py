@@ -194,7 +194,7 @@ def test_a_percentage_follows_total() -> None:
 
 @pytest.mark.parametrize("unit", [b"M", b"G", b"T"])
 def test_the_largest_by_units(unit: bytes) -> None:
-    """The number as well as its pages are bounded."""
+    """The number is bounded, and so are its pages."""
     pages = Fraction(1024 ** (b"KMGT".index(unit) + 1), PAGE_SIZE)
     most = min(MOST, math.ceil((MOST + 1) / pages) - 1)
     assert parse(b"used %d%s" % (most, unit), NOW._fields)[USED].pages(NOW.total) <= MOST
@@ -203,7 +203,7 @@ def test_the_largest_by_units(unit: bytes) -> None:
 
 
 def test_the_number_itself_is_bounded_too() -> None:
-    """A number over 2^63-1 is refused, also where its unit makes fewer pages of it."""
+    """A number over 2^63-1 is refused, even if it is fewer pages."""
     for unit in (b"K", b"%"):
         assert parse(b"used %d%s" % (MOST, unit), NOW._fields)[USED].pages(NOW.total) <= MOST
         with pytest.raises(ValueError, match="more than 9223372036854775807"):

@@ -65,7 +65,7 @@ def test_what_has_gone_back_is_forgotten() -> None:
 
 @given(strategies.level_moves((LOW, MEDIUM, CRITICAL)))
 def test_not_too_many_and_not_too_late(moves: list[tuple[float, int]]) -> None:
-    """For any order in which levels are reached and left."""
+    """This holds for any order in which levels are reached and left."""
     limiter = Limiter(INTERVAL_S)
     now_s = 0.0
     above: dict[int, float] = {}  # and the time since then

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a service manager is told, when, and what it costs where there is none."""
+"""Notifications to a service manager: which, when, and their cost without a manager."""
 
 import logging
 import math
@@ -24,7 +24,7 @@ def systemd() -> Iterator[FakeManager]:
 
 
 class FakeThread:
-    """A thread that comes round when it is told to."""
+    """A thread that is alive as the test says."""
 
     name = "fake"
 
@@ -33,7 +33,7 @@ class FakeThread:
         self.asked = 0
 
     def check_alive(self) -> bool:
-        """Answer as told."""
+        """Return the scripted answer."""
         self.asked += 1
         return self.alive
 
@@ -57,7 +57,7 @@ class ServiceBench:
         )
 
     def wait(self) -> None:
-        """Let the time pass until something is due, and let the service do it."""
+        """Move the clock to the next due time, and call do_due."""
         assert self.service.due_in_s < math.inf
         self.clock.tick(self.service.due_in_s)
         self.service.do_due()
@@ -73,7 +73,7 @@ class ServiceBench:
 
 @pytest.fixture
 def bench(systemd: FakeManager) -> Iterator[ServiceBench]:
-    """Return a service that is ready, and has said so."""
+    """Return a service that is ready, and has sent READY."""
     with ServiceBench(systemd.environment) as bench:
         bench.service.do_due()
         systemd.heard()

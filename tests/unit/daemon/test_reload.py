@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The configuration read anew: what is handed on, what stays, and what is said."""
+"""A reload: which settings change, which stay, and the log."""
 
 import logging
 from collections.abc import Iterator
@@ -40,7 +40,7 @@ class ReloadBench:
         self.reload = ConfigReloader(Settings(), self.read, sampler, self.device).reload
 
     def read(self) -> Settings:
-        """Return what the files say."""
+        """Return the settings of the files."""
         if self.refusal:
             raise ConfigError(self.refusal)
         return self.wanted
@@ -93,7 +93,7 @@ def test_the_device_and_the_log(bench: ReloadBench) -> None:
 
 
 def test_what_takes_a_restart(bench: ReloadBench, caplog: pytest.LogCaptureFixture) -> None:
-    """It is named, each time, and stays; the rest is taken over."""
+    """Such a setting stays and is named at each reload; the others change."""
     bench.wanted = Settings(
         name="other", socket="/run/s", pcp_is_free=False, count_pages=False, update_space_kib=1
     )
@@ -108,7 +108,7 @@ def test_what_takes_a_restart(bench: ReloadBench, caplog: pytest.LogCaptureFixtu
 
 
 def test_a_defect_changes_nothing(bench: ReloadBench, caplog: pytest.LogCaptureFixture) -> None:
-    """It has its traceback in the log, and the clients have their daemon."""
+    """The log has its traceback, and the daemon goes on."""
 
     def fail() -> Settings:
         raise RuntimeError("a defect")
@@ -120,7 +120,7 @@ def test_a_defect_changes_nothing(bench: ReloadBench, caplog: pytest.LogCaptureF
 
 
 def test_a_bad_configuration_changes_nothing(bench: ReloadBench, caplog: pytest.LogCaptureFixture) -> None:
-    """Not even what is good in it; the log has each line that is wrong."""
+    """No setting changes, not even a valid one; the log has each wrong line."""
     bench.wanted = Settings(update_space_kib=1)
     bench.refusal = "/etc/f:3: this\n/etc/f:5: that"
     assert bench.reload() == "configuration not reloaded: /etc/f:3: this"

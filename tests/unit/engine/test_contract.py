@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a client can rely on beyond single crossings: damping, reads that bind, percentages, failures."""
+"""The contract beyond single crossings: damping, reads that bind, percentages, failures."""
 
 import errno
 import os
@@ -37,7 +37,7 @@ class Client:
         return self.level.pages(self.reader.figures.total)
 
     def move(self, used: int) -> None:
-        """Let memory move, some time after the last reading."""
+        """Move memory, some time after the last reading."""
         self.bench.clock.tick(1)
         self.reader.use(used)
 
@@ -60,7 +60,7 @@ class Client:
         return int(words[3])
 
     def error(self, granularity_pages: int) -> tuple[int, int]:
-        """Return by how many pages the client is wrong about its threshold, and d, by which it may be."""
+        """Return by how many pages the client is wrong about its threshold, and the allowed d."""
         used, threshold = self.reader.figures.used, self.threshold
         damping = min(granularity_pages, threshold // 8)
         if self.told_above == (used >= threshold):
@@ -70,7 +70,7 @@ class Client:
 
 @pytest.fixture
 def client() -> Callable[..., Client]:
-    """Return what makes a client."""
+    """Return a function that makes a client."""
     return Client
 
 
@@ -88,7 +88,7 @@ def client() -> Callable[..., Client]:
     ],
 )
 def test_damping(client: Callable[..., Client], text: bytes, steps: list[tuple[int, bool]]) -> None:
-    """D is min(g, T / 8), so a small threshold fires in both directions on a large machine."""
+    """The damping is min(g, T / 8), so a small threshold fires in both directions on a large machine."""
     one = client(text)
     for used, event in steps:
         assert one.sample(used) is event, used
@@ -97,7 +97,7 @@ def test_damping(client: Callable[..., Client], text: bytes, steps: list[tuple[i
 
 
 def test_what_a_read_told_binds(client: Callable[..., Client]) -> None:
-    """A client that was told the other side without an event is told when the figure comes back."""
+    """A client that read the other side without an event is notified when the figure comes back."""
     one = client(b"used 5000")
     assert one.sample(5000)
     assert one.read() == 5000
@@ -121,7 +121,7 @@ def test_what_a_read_told_binds_in_the_other_direction(client: Callable[..., Cli
 
 
 def test_a_line_beyond_the_level_is_an_event_all_the_same(client: Callable[..., Client]) -> None:
-    """The reading counts as a sample: a crossing that only a client's read saw is an event as well."""
+    """A client's reading counts as a sample: a crossing that only it saw is an event as well."""
     one = client(b"used 5000")
     one.move(6000)
     assert one.read() == 6000
@@ -144,7 +144,7 @@ def test_a_read_that_crosses_notifies_the_others() -> None:
 
 @pytest.mark.parametrize("seed", range(WALKS))
 def test_no_client_is_wrong_by_more_than_the_damping(seed: int) -> None:
-    """After any history, at the next sample, whatever it read and when, with a total that changes."""
+    """After any history of reads and totals, this holds at the next sample."""
     chance = random.Random(seed)  # noqa: S311 - no secret
     percent = chance.random() < 0.5
     text = b"used %d%%" % chance.randrange(1, 100) if percent else b"used %d" % chance.randrange(1, 1000)
@@ -202,12 +202,12 @@ def test_a_subscription_between_two_totals() -> None:
 
 
 def fail() -> None:
-    """Be a reading that fails."""
+    """Fail a reading."""
     raise MemInfoError("broken")
 
 
 def test_a_reading_that_fails_is_no_news(client: Callable[..., Client]) -> None:
-    """Nothing crosses, the reading is tried again after min_update_period, and the event is not lost."""
+    """No threshold crosses, the next attempt follows after min_update_period, and no event is lost."""
     one = client(b"used 5000")
     one.move(6000)
     one.reader.before = [fail]

@@ -33,7 +33,7 @@ class DeviceBench(Bench[FakeReader]):
         self.fh = self.device.open()
 
     def memory(self, used: int) -> None:
-        """Change the memory, and let the sampler see it a second later."""
+        """Change the memory, and take a sample a second later."""
         self.clock.tick(1)
         self.reader.use(used)
         self.sampler.sample()
@@ -53,14 +53,14 @@ class DeviceBench(Bench[FakeReader]):
 
 @pytest.fixture
 def bench() -> Iterator[DeviceBench]:
-    """Return a bench, and clear it away."""
+    """Yield a bench, and close it at the end."""
     bench = DeviceBench()
     yield bench
     bench.sampler.stop()
 
 
 def test_read_gives_the_line(bench: DeviceBench) -> None:
-    """Every read gives the whole line, as current as update_period says."""
+    """Every read returns the whole line, with figures at most update_period old."""
     line = b"total 10000 used 100 active 50\n"
     assert bench.device.read(bench.fh) == line
     bench.reader.use(101, active=51)
@@ -118,7 +118,7 @@ def test_an_event_of_a_file_that_was_closed_is_not_given_back(bench: DeviceBench
 
 
 def test_a_crossing_during_a_read_stays_pending(bench: DeviceBench) -> None:
-    """What the read itself finds crossed is the client's next event; the read does not acknowledge it."""
+    """A crossing that the read itself finds is the client's next event; the read does not acknowledge it."""
     bench.device.write(bench.fh, b"used 500")
     bench.clock.tick(1)
     bench.reader.before = [lambda: bench.reader.use(600)]
@@ -128,7 +128,7 @@ def test_a_crossing_during_a_read_stays_pending(bench: DeviceBench) -> None:
 
 @pytest.mark.parametrize("used", [499, 500, 501])
 def test_the_state_at_the_write(bench: DeviceBench, used: int) -> None:
-    """What is exceeded already is no event, and leaving it is; the state is that of the write's moment."""
+    """A threshold that is exceeded at the write is no event; leaving it is."""
     bench.memory(100 if used >= 500 else 600)
     bench.clock.tick(1)
     bench.reader.use(used)
@@ -140,7 +140,7 @@ def test_the_state_at_the_write(bench: DeviceBench, used: int) -> None:
 
 
 def test_write_replaces(bench: DeviceBench) -> None:
-    """A name that is left out is not watched any more; nothing at all watches nothing."""
+    """A name that is left out is not watched any more; an empty write watches nothing."""
     bench.device.write(bench.fh, b"used 500 active 500")
     assert bench.device.write(bench.fh, b"active 500\n") == 11
     bench.memory(600)
@@ -166,7 +166,7 @@ def test_a_refused_write_changes_nothing(bench: DeviceBench, text: bytes) -> Non
 
 
 def test_percent_is_of_total(bench: DeviceBench) -> None:
-    """A percentage refers to total, whose pages it is when it is written."""
+    """A percentage is of the total at the time of the write."""
     bench.device.write(bench.fh, b"used 6%")
     bench.memory(599)
     assert not bench.pending
@@ -194,7 +194,7 @@ def test_percent_is_of_total(bench: DeviceBench) -> None:
     ],
 )
 def test_poll_is_level(bench: DeviceBench, events: int, *, clears: bool) -> None:
-    """A poll reports what is pending and leaves it, but one that asks for POLLPRI and not for POLLIN."""
+    """A poll leaves an event pending, unless it asks for POLLPRI without POLLIN."""
     assert bench.device.poll(bench.fh, events, NO_HANDLE) == IDLE
     bench.event()
     assert bench.device.poll(bench.fh, events, NO_HANDLE) == EVENT
@@ -217,7 +217,7 @@ def test_poll_is_level(bench: DeviceBench, events: int, *, clears: bool) -> None
     ],
 )
 def test_poll_acknowledges(events: int, *, clears: bool) -> None:
-    """With poll_acknowledges a poll that asked for the event and got it clears it, as the original's did."""
+    """With poll_acknowledges a poll that reports the event clears it, as in the original."""
     bench = DeviceBench()
     bench.device.poll_acknowledges = True
     bench.event()
@@ -227,7 +227,7 @@ def test_poll_acknowledges(events: int, *, clears: bool) -> None:
 
 
 def test_poll_keeps_one_handle(bench: DeviceBench) -> None:
-    """The first handle is kept until it is used; the event takes it, and the next one is kept again."""
+    """The first handle is kept until an event uses it; then the next one is kept."""
     poll = bench.device.poll
     bench.device.write(bench.fh, b"used 500")
     assert poll(bench.fh, IN, 7) == IDLE | KEEP_HANDLE
@@ -246,7 +246,7 @@ def test_poll_keeps_one_handle(bench: DeviceBench) -> None:
 
 
 def test_release_gives_the_handle_back(bench: DeviceBench) -> None:
-    """What was kept for the file comes back, to be freed; no handle is notified."""
+    """The handle that was kept for the file is returned, to be freed; no handle is notified."""
     bench.device.write(bench.fh, b"used 500")
     bench.device.poll(bench.fh, IN, 7)
     assert bench.device.release(bench.fh) == 7
@@ -308,7 +308,7 @@ def refuse(bench: DeviceBench, text: bytes, times: int = 1) -> None:
 
 
 def test_refusals_are_explained(bench: DeviceBench, caplog: pytest.LogCaptureFixture) -> None:
-    """At debug level each EINVAL is, as often as the log takes it."""
+    """At debug level each EINVAL is explained, within the log's limit."""
     caplog.set_level(logging.DEBUG)
     for text in (b"foo 5", b"used x", b"total\xff 1"):
         refuse(bench, text)
@@ -318,7 +318,7 @@ def test_refusals_are_explained(bench: DeviceBench, caplog: pytest.LogCaptureFix
 
 
 def test_refusals_are_not_explained_above_debug(bench: DeviceBench, caplog: pytest.LogCaptureFixture) -> None:
-    """A client's mistakes do not fill the log of a daemon that runs as it is."""
+    """At the default level a client's mistakes are not logged."""
     caplog.set_level(logging.INFO)
     refuse(bench, b"foo 5", 3)
     assert caplog.records == []

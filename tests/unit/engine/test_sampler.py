@@ -34,12 +34,12 @@ class SamplerBench(Bench[FakeReader]):
         self.fh = self.table.open()
 
     def subscribe(self, used: int) -> None:
-        """Watch ``used``, and wait with the handle 5."""
+        """Set a threshold on ``used``, and wait with the handle 5."""
         self.table.subscribe(self.fh, levels({USED: used}), self.current())
         self.table.poll(self.fh, 5)
 
     def current(self) -> Sample:
-        """Return what a client is served from."""
+        """Return the sample that a client's read uses."""
         return self.sampler.cached() or self.sampler.refresh()
 
     @property
@@ -48,7 +48,7 @@ class SamplerBench(Bench[FakeReader]):
         return self.reader.plain_reads, self.reader.exact_reads
 
     def set_parameters(self, **changed: Any) -> None:
-        """Let the sampler take over other parameters, which it does in its next turn."""
+        """Set other parameters; the sampler takes them over in its next turn."""
         self.sampler.set_parameters(PARAMETERS._replace(**changed))
         self.sampler.turn()
 
@@ -64,7 +64,7 @@ class SamplerBench(Bench[FakeReader]):
 
 @pytest.fixture
 def bench() -> Iterator[SamplerBench]:
-    """Return a bench, and clear it away."""
+    """Yield a bench, and close it at the end."""
     bench = SamplerBench()
     yield bench
     bench.sampler.stop()
@@ -74,7 +74,7 @@ def bench() -> Iterator[SamplerBench]:
 
 
 def test_current_is_read_once_a_period(bench: SamplerBench) -> None:
-    """Figures serve for one update_period, to its last moment; then they are read anew."""
+    """Figures are used for one update_period; then they are read again."""
     first = bench.current()
     assert first == Sample(1000.0, bench.reader.figures, exact=True)
     bench.reader.use(200)
@@ -86,7 +86,7 @@ def test_current_is_read_once_a_period(bench: SamplerBench) -> None:
 
 
 def test_current_takes_the_sampler_s_exact_figures(bench: SamplerBench) -> None:
-    """What the sampler has just read with P is good for a client; what it read without is not."""
+    """A client gets the sampler's exact figures, never its plain ones."""
     bench.reader.pcp_pages = 30
     bench.subscribe(100)  # the next sample needs P: the threshold is armed down
     bench.clock.tick(1)
@@ -103,7 +103,7 @@ def test_current_takes_the_sampler_s_exact_figures(bench: SamplerBench) -> None:
 
 
 def test_current_after_an_event_is_no_older_than_it(bench: SamplerBench) -> None:
-    """A client that reads because of an event never sees figures from before it."""
+    """A client that reads after an event never gets figures from before the event."""
     bench.subscribe(500)
     cached = bench.current()
     bench.clock.tick(PERIOD_S / 2)
@@ -115,7 +115,7 @@ def test_current_after_an_event_is_no_older_than_it(bench: SamplerBench) -> None
 
 
 def test_without_pcp_every_sample_is_exact() -> None:
-    """With pcp_is_free off a client is served from any sample."""
+    """Without pcp_is_free a client gets the figures of any sample."""
     bench = SamplerBench(pcp_is_free=False)
     bench.subscribe(500)
     bench.clock.tick(1)
@@ -162,7 +162,7 @@ def test_p_is_read_if_it_can_matter(
 
 
 def test_what_the_lists_can_hold_is_read_again(bench: SamplerBench) -> None:
-    """When memory has come or gone, and now and then anyway, though no threshold is near."""
+    """An exact reading follows a change of total, and a long time, even if no threshold is near."""
     bench.subscribe(9_000)
     bench.reader.pcp_limit_pages = 100
     for total, passed_s, exact_reads in (
@@ -199,7 +199,7 @@ def test_notify_runs_without_the_lock() -> None:
 
 
 def test_no_handle_to_notify() -> None:
-    """An event of an observer that does not wait is no call of notify."""
+    """The event of an observer that does not wait causes no call of notify."""
     calls: list[int] = []
     bench = SamplerBench(notify=lambda _, count: calls.append(count))
     bench.table.subscribe(bench.fh, levels({USED: 500}), bench.current())
@@ -211,7 +211,7 @@ def test_no_handle_to_notify() -> None:
 
 
 class Gate:
-    """A reading that stops, in whatever thread it is, until it is told to go on."""
+    """A reading that stops in its thread until the test releases it."""
 
     def __init__(self) -> None:
         self.reached, self.opened = threading.Event(), threading.Event()
@@ -223,13 +223,13 @@ class Gate:
 
 
 def blocks(thread: threading.Thread) -> bool:
-    """Whether a thread waits for a lock, by the kernel; True only if it does."""
+    """Return True if the kernel shows that a thread waits for a lock."""
     with open(f"/proc/self/task/{thread.native_id}/syscall", encoding="ascii") as file:
         return file.read().split()[0] == FUTEX
 
 
 def test_samples_count_in_the_order_in_which_they_are_taken(bench: SamplerBench) -> None:
-    """Two clients read while the sampler is at its sample: each reading waits for the one before."""
+    """If two clients read during a sample, each reading waits for the one before."""
     bench.subscribe(500)
     bench.clock.tick(1)
     counted: list[int] = []
@@ -284,7 +284,7 @@ def test_what_a_client_is_told_is_acknowledged_before_it_counts() -> None:
 
 
 def test_a_reading_counts_whatever_its_use_does(bench: SamplerBench) -> None:
-    """The observer may be closed in the meantime; what its reading found is news for the others."""
+    """The observer may be closed in the meantime; its reading still counts for the others."""
     bench.subscribe(500)
     bench.clock.tick(1)
     bench.reader.use(600)
@@ -294,7 +294,7 @@ def test_a_reading_counts_whatever_its_use_does(bench: SamplerBench) -> None:
 
 
 def test_a_client_is_told_a_percentage_of_the_total_it_reads(bench: SamplerBench) -> None:
-    """A threshold that total moves to the other side of the figure does not bind the reader."""
+    """A threshold that moved to the other side of the figure with total does not bind the reader."""
     bench.device.write(bench.fh, b"used 80%")
     bench.event(8000)
     bench.clock.tick(1)
@@ -306,7 +306,7 @@ def test_a_client_is_told_a_percentage_of_the_total_it_reads(bench: SamplerBench
 
 
 def test_what_total_damps_binds_the_read_that_tells_it(bench: SamplerBench) -> None:
-    """A level that is damped only since total has changed binds the client that reads that total."""
+    """A level that is damped only since total changed binds the client that reads that total."""
     bench.device.write(bench.fh, b"used 80%")
     # Beyond the threshold by more than the damping of 78, so the level down is the threshold itself.
     bench.event(8_100)
@@ -319,7 +319,7 @@ def test_what_total_damps_binds_the_read_that_tells_it(bench: SamplerBench) -> N
 
 
 def test_no_event_from_before_the_write(bench: SamplerBench) -> None:
-    """A write decided on new figures is never compared with older ones in the sampler's hand."""
+    """After a write by new figures the sampler compares no older ones."""
     bench.reader.use(400)
     bench.table.subscribe(bench.table.open(), levels({USED: 400}), bench.current())
     bench.clock.tick(1)
@@ -354,7 +354,7 @@ def test_each_sample_counts_for_the_interval(bench: SamplerBench) -> None:
 
 @pytest.mark.parametrize(("threshold", "intervals"), [(500, [1, 2, 4, 8, 16]), (200, [1, 2, 4, 4, 4])])
 def test_the_distance_bounds_the_interval(threshold: int, intervals: list[int]) -> None:
-    """What is 400 pages away is reached in 4 s at 100 pages/s, what is 100 pages away in 1 s."""
+    """A level 400 pages away is reached in 4 s at 100 pages/s, one 100 pages away in 1 s."""
     bench = SamplerBench(fill_rate_pages_s=100)
     bench.subscribe(threshold)
     seen = []
@@ -398,7 +398,7 @@ def test_another_update_period(bench: SamplerBench) -> None:
 
 
 def test_another_fill_rate(bench: SamplerBench) -> None:
-    """What is 400 pages away is in reach after 0.5 s at 800 pages/s, however long the interval was before."""
+    """A level 400 pages away is in reach after 0.5 s at 800 pages/s, however long the interval was before."""
     bench.subscribe(500)
     for _ in range(5):
         bench.event(100)
@@ -409,7 +409,7 @@ def test_another_fill_rate(bench: SamplerBench) -> None:
 
 
 def test_the_last_parameters_count(bench: SamplerBench) -> None:
-    """Of several that were set before the sampler's turn only the last ones are taken over."""
+    """If parameters are set several times before the sampler's turn, the last ones count."""
     bench.subscribe(500)
     for update_period_s in (0.1, 0.2):
         bench.sampler.set_parameters(PARAMETERS._replace(update_period_s=update_period_s))
@@ -418,7 +418,7 @@ def test_the_last_parameters_count(bench: SamplerBench) -> None:
 
 
 def test_another_granularity(bench: SamplerBench) -> None:
-    """It counts from the next event on; what is damped already stays so."""
+    """It applies from the next event on; levels that are damped already stay."""
     bench.subscribe(500)
     assert bench.event(500)
     bench.set_parameters(update_space_kib=20 * PAGE_SIZE // 1024)  # 10 pages instead of 78
@@ -426,7 +426,7 @@ def test_another_granularity(bench: SamplerBench) -> None:
 
 
 def test_a_crossing_is_noticed_with_the_new_parameters(bench: SamplerBench) -> None:
-    """The sample that follows other parameters notifies what has crossed in the meantime, once."""
+    """The sample after a change of parameters notifies crossings since then, once."""
     bench.subscribe(500)
     bench.sampler.sample()
     bench.clock.tick(0.01)
@@ -438,7 +438,7 @@ def test_a_crossing_is_noticed_with_the_new_parameters(bench: SamplerBench) -> N
 
 
 def test_the_rate_outlives_the_parameters(bench: SamplerBench) -> None:
-    """How fast memory was seen to move is known after a change too: the near threshold is sampled often."""
+    """The seen rate survives a change of parameters: a near threshold is sampled often."""
     bench.subscribe(2000)
     bench.event(100)
     bench.event(1900)

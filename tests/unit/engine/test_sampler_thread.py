@@ -136,7 +136,7 @@ Maker = Callable[..., ThreadBench]
 
 @pytest.fixture
 def make() -> Iterator[Maker]:
-    """Return what makes and starts a sampler; end those that run, none of which may have failed."""
+    """Return a function that starts a sampler; end the samplers, which must not have failed."""
     made: list[ThreadBench] = []
 
     def maker(update_period_s: float = 0.001, *, begin: bool = True, **options: Any) -> ThreadBench:
@@ -156,7 +156,7 @@ def make() -> Iterator[Maker]:
 
 
 def test_nothing_runs_without_thresholds(make: Maker) -> None:
-    """While a sampler beside it takes a hundred samples, one without thresholds does not wake."""
+    """While another sampler takes a hundred samples, one without thresholds does not wake."""
     idle, busy = make(), make()
     eventually(lambda: idle.parked and idle.status("State") == "S", "the sampler is asleep")
     before = int(idle.status("voluntary_ctxt_switches"))
@@ -170,7 +170,7 @@ def test_nothing_runs_without_thresholds(make: Maker) -> None:
 
 
 def test_from_the_first_threshold_to_the_last(make: Maker) -> None:
-    """The first threshold ends the sleep, the last one's end begins it, others in between change nothing."""
+    """The first threshold ends the sleep, and the removal of the last one begins it."""
     # A threshold that ends just when a sleep begins costs one more sample, at the end of that sleep.
     bench = make(long_sleeps_end=True)
     other = bench.table.open()
@@ -187,7 +187,7 @@ def test_from_the_first_threshold_to_the_last(make: Maker) -> None:
 
 
 def test_the_last_threshold_ends_a_long_sleep(make: Maker) -> None:
-    """A distant sample that no observer needs any more is not waited for."""
+    """The thread does not wait for a distant sample that no observer needs any more."""
     bench = make(update_period_s=3600.0)
     bench.write(THRESHOLD)
     eventually(lambda: bench.sleeps_long, "the sampler waits for its next sample")
@@ -197,7 +197,7 @@ def test_the_last_threshold_ends_a_long_sleep(make: Maker) -> None:
 
 
 def test_a_new_threshold_ends_a_long_interval(make: Maker) -> None:
-    """While figures stand still the interval grows; a write brings the shortest back at once."""
+    """While figures do not change the interval grows; a write restores the shortest one at once."""
     bench = make()
     for _ in range(3):
         bench.write(THRESHOLD)
@@ -208,13 +208,13 @@ def test_a_new_threshold_ends_a_long_interval(make: Maker) -> None:
 
 
 class Interleaved(ObserverTable):
-    """A table that calls back at the moment when the sampler has seen that there are no thresholds."""
+    """A table that calls a function when the sampler has seen that there are no thresholds."""
 
     at_the_moment: Callable[[], None] | None = None
 
     @property
     def watching(self) -> bool:
-        """Whether any observer has a threshold; after a False the call may set one."""
+        """Return True if any observer has a threshold; after a False the function may set one."""
         watching = super().watching
         if not watching and self.at_the_moment and threading.current_thread().name == "sampler":
             call, self.at_the_moment = self.at_the_moment, None
@@ -223,7 +223,7 @@ class Interleaved(ObserverTable):
 
 
 def test_a_threshold_set_while_falling_asleep(make: Maker) -> None:
-    """The thread has seen that there are no thresholds and does not sleep yet: a write is sampled."""
+    """A write between the thread's look at the thresholds and its sleep is sampled."""
     table = Interleaved()
     bench = make(table=table, long_sleeps_end=True)
     before: list[int] = []
@@ -242,11 +242,11 @@ def test_a_threshold_set_while_falling_asleep(make: Maker) -> None:
 
 
 def test_a_threshold_set_while_a_long_interval_begins(make: Maker) -> None:
-    """The thread is about to compute a long sleep when a write comes: the sleep is not long."""
+    """If a write comes while the thread computes a long sleep, the sleep is short."""
     moments: list[Callable[[], None]] = []
 
     class WritingClock(RealClock):
-        """A clock that is read when the interval has grown, and at that moment a write comes."""
+        """A clock at whose reading, once the interval has grown, a write comes."""
 
         def __call__(self) -> float:
             """Return the time."""
@@ -265,7 +265,7 @@ def test_a_threshold_set_while_a_long_interval_begins(make: Maker) -> None:
 
 
 def test_wake_ups_do_not_starve_sampling(make: Maker) -> None:
-    """However often it is woken, a sample is taken when it is due."""
+    """A sample is taken when it is due, however often the thread is woken."""
     bench = make(update_period_s=0.02)
     bench.flooded = True
     bench.write(THRESHOLD)
@@ -276,7 +276,7 @@ def test_wake_ups_do_not_starve_sampling(make: Maker) -> None:
 
 @pytest.mark.parametrize("thresholds", [{}, THRESHOLD])
 def test_check_alive_causes_no_sample(make: Maker, thresholds: dict[int, int]) -> None:
-    """The thread answers each time, parked or waiting for a distant sample, and takes no sample."""
+    """The thread is alive at each check, parked or waiting, and takes no sample."""
     bench = make(update_period_s=3600.0)
     bench.write(thresholds)
     for _ in range(5):
@@ -285,7 +285,7 @@ def test_check_alive_causes_no_sample(make: Maker, thresholds: dict[int, int]) -
 
 
 def test_a_thread_that_hangs_does_not_answer(make: Maker) -> None:
-    """A sample that does not end is no answer, however often it is asked, until it does."""
+    """During a sample that hangs the thread is not alive, however often it is checked."""
     begun, end = threading.Event(), threading.Event()
 
     def hang() -> None:
@@ -304,7 +304,7 @@ def test_a_thread_that_hangs_does_not_answer(make: Maker) -> None:
 
 
 def test_crossings_are_noticed(make: Maker) -> None:
-    """All together: the thread notices each crossing and notifies the handle."""
+    """The thread notices each crossing and notifies the handle."""
     bench = make(update_period_s=0.005)
     woken = bench.notified
     bench.write(THRESHOLD)
@@ -357,7 +357,7 @@ def test_pressure_causes_a_sample_at_once(make: Maker) -> None:
 
 
 def test_a_broken_pressure_fd_is_dropped(make: Maker, caplog: pytest.LogCaptureFixture) -> None:
-    """A trigger that reports an error would do so for ever: one warning, and the timer goes on alone."""
+    """A trigger that reports an error would do so for ever: one warning, then the timer alone counts."""
     read_end, write_end = os.pipe()
     os.close(read_end)  # the other end now polls POLLERR, whatever is asked for
     with caplog.at_level(logging.WARNING):
@@ -462,7 +462,7 @@ def test_other_parameters_end_a_long_sleep(make: Maker) -> None:
 
 
 def test_other_parameters_while_it_is_parked(make: Maker) -> None:
-    """The sampler takes them over and goes on sleeping; the next threshold is sampled by them."""
+    """The sampler takes them over and goes on sleeping; they apply to the next threshold."""
     bench = make()
     eventually(lambda: bench.parked, "the sampler sleeps")
     bench.sampler.set_parameters(sampled_each(3600.0))
@@ -474,7 +474,7 @@ def test_other_parameters_while_it_is_parked(make: Maker) -> None:
 
 
 def test_a_crossing_is_noticed_whatever_the_parameters_are(make: Maker) -> None:
-    """Clients write, wait and are woken while the parameters change all the time."""
+    """Clients write, wait and are woken while the parameters change continuously."""
     bench = make()
     woken = bench.notified
     done = threading.Event()
@@ -514,7 +514,7 @@ def test_a_crossing_is_noticed_whatever_the_parameters_are(make: Maker) -> None:
 def test_a_distant_sample_may_ride_on_another_wake_up(
     make: Maker, update_period_s: float, slack_s: float
 ) -> None:
-    """From a second on a sixteenth of the sleep is slack; a shorter one has none, nor has a parked thread."""
+    """A sleep of a second or more has a sixteenth of slack; a shorter one and a parked thread have none."""
     bench = make(update_period_s=update_period_s, long_sleeps_end=True)
     bench.write(THRESHOLD)
     eventually(lambda: bench.sleeps_long, "the sampler sleeps")
@@ -524,7 +524,7 @@ def test_a_distant_sample_may_ride_on_another_wake_up(
 
 
 def test_slack_makes_a_sample_early_and_not_late(make: Maker) -> None:
-    """A sample with slack is taken when the slack begins, in one sleep; with its end the interval is over."""
+    """A sample with slack takes one sleep, which ends within the slack."""
     bench = make(update_period_s=8.0, clock=FakeClock(), begin=False, skips=2)
     bench.write(THRESHOLD)
     bench.begin()
@@ -574,7 +574,7 @@ def test_stop_waits_for_notify(make: Maker) -> None:
 
 @pytest.mark.parametrize("thresholds", [{}, THRESHOLD])
 def test_stop_ends_every_sleep_and_closes_everything(make: Maker, thresholds: dict[int, int]) -> None:
-    """Whether it is parked or waits for a distant sample, it ends; all descriptors are closed."""
+    """A parked or waiting thread ends; all descriptors are closed."""
     before = sorted(os.listdir("/proc/self/fd"))
     bench = make(
         update_period_s=3600.0,
@@ -604,7 +604,7 @@ def test_stop_before_start() -> None:
 
 
 def test_a_file_that_cannot_be_read_for_once(make: Maker, caplog: pytest.LogCaptureFixture) -> None:
-    """The kernel may have no memory for the text: it is logged and tried again, and the thread lives on."""
+    """If the kernel has no memory for the text, the failure is logged, and the thread tries again."""
 
     def fail() -> None:
         raise MemInfoError("no memory for the text")

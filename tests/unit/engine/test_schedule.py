@@ -39,7 +39,7 @@ class Schedule:
 
 
 def test_doubles_up_to_the_longest() -> None:
-    """The first figures begin, each that has not moved doubles, and the longest interval is the end of it."""
+    """After each sample without movement the interval doubles, up to the longest."""
     schedule = Schedule(0.25, 15.0)
     assert schedule.interval.timer_s == 0.25
     wanted = [0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 15.0]
@@ -63,7 +63,7 @@ def test_a_movement_of_any_figure(index: int, by: int, *, moved: bool) -> None:
 
 
 def test_a_slow_drift_counts() -> None:
-    """Figures that creep by less than the granularity at a time have moved in the end."""
+    """Figures that move by less than the granularity at a time have moved in the end."""
     schedule = Schedule(1, 64)
     drift = [STILL._replace(used=500 + 4 * step) for step in range(7)]
     assert schedule.intervals(*drift) == [1, 2, 4, 1, 2, 4, 1]
@@ -80,7 +80,7 @@ def test_restart() -> None:
 
 
 def test_no_granularity() -> None:
-    """With a granularity of 0 figures that stand still stand still, and a page is a movement."""
+    """With a granularity of 0 a page is a movement, and unchanged figures are none."""
     schedule = Schedule(1, 64)
     page_more = STILL._replace(active=251)
     assert schedule.intervals(STILL, STILL, STILL, page_more, page_more, granularity=0) == [1, 2, 4, 1, 2]
@@ -92,7 +92,7 @@ def test_no_granularity() -> None:
     st.lists(st.one_of(st.none(), st.tuples(small_figures, st.integers(0, 20)))),
 )
 def test_bounds(shortest_s: float, times: float, seen: list[tuple[Figures, int] | None]) -> None:
-    """Whatever is seen, the interval is from the shortest to the longest, and at most doubles."""
+    """For any figures the interval is within its bounds, and at most doubles."""
     schedule = Schedule(shortest_s, shortest_s * times)
     for step in seen:
         before_s = schedule.interval.timer_s

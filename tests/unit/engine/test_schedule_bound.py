@@ -113,7 +113,7 @@ def test_a_figure_without_thresholds_causes_no_samples() -> None:
 
 @pytest.mark.parametrize("share", [0.1, 1.0])
 def test_page_counters_replace_the_timer(share: float) -> None:
-    """A quiet minute costs the back-off's samples and no more; a ramp costs those that it needs."""
+    """A quiet minute causes only the back-off's samples; a ramp causes those that it needs."""
     quiet, ramp = (
         _samples(Curve(100, [(0.0, 12_000), *moves]), 2000, "used", {"least_pages": 1, "share": share})
         for moves in ([], [(RATE_PAGES_S * STEP_S, 600)])
@@ -180,7 +180,7 @@ def test_only_a_fast_movement_towards_a_near_level_shortens_the_interval() -> No
 
 
 def test_the_per_cpu_lists_are_no_movement() -> None:
-    """Exact and plain figures differ by what lies on the lists: a sample of the other kind has not moved."""
+    """Exact and plain figures differ by the pages on the lists, which is no movement."""
     schedule = SamplingSchedule(PARAMETERS)
     plain, exact = Figures(TOTAL_PAGES, 5000, 0), Figures(TOTAL_PAGES, 1000, 0)
     for second, is_exact in enumerate([False, True, False, True, False]):

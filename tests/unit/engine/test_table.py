@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The table of observers against the model, and what it promises beyond it."""
+"""The table of observers against the model, and its other promises."""
 
 import math
 import os
@@ -33,7 +33,7 @@ USED = 1
 
 
 class TableMachine(RuleBasedStateMachine):
-    """Whatever happens to a table happens to the model: events, handles and wake-ups are the same."""
+    """Do the same to a table and the model: events, handles and wake-ups must be equal."""
 
     observers: Bundle[int] = Bundle("observers")
 
@@ -55,13 +55,13 @@ class TableMachine(RuleBasedStateMachine):
 
     @initialize(target=observers)
     def begin(self) -> int:
-        """Open a file, for there is nothing to do without one."""
+        """Open the first file."""
         return self._open()
 
     @precondition(lambda self: len(self.model) < 3)
     @rule(target=observers)
     def open(self) -> int:
-        """Open a file; few, so that much happens to each."""
+        """Open a file; only a few, so that much happens to each."""
         return self._open()
 
     def _open(self) -> int:
@@ -74,7 +74,7 @@ class TableMachine(RuleBasedStateMachine):
     @precondition(lambda self: len(self.model) > 1)
     @rule(fh=consumes(observers))
     def close(self, fh: int) -> None:
-        """Close a file: the handle it kept comes back, unless it was notified."""
+        """Close a file: its handle is returned unless it was notified."""
         handle = self.table.close(fh)
         assert handle == self.model.pop(fh).handle
         if handle != NO_HANDLE:
@@ -90,12 +90,12 @@ class TableMachine(RuleBasedStateMachine):
 
     @rule(fh=observers)
     def unsubscribe(self, fh: int) -> None:
-        """Write nothing."""
+        """Make an empty write."""
         self.subscribe(fh, b"")
 
     @rule(fh=observers)
     def acknowledge(self, fh: int) -> None:
-        """Poll in a way that acknowledges: no figures are told."""
+        """Acknowledge by a poll, which returns no figures."""
         self.table.acknowledge(fh)
         self.model[fh].pending = False
 
@@ -108,14 +108,14 @@ class TableMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.table.event_s > 0)
     @rule(fh=observers, figures=small_figures)
     def read_old_figures(self, fh: int, figures: Figures) -> None:
-        """Read figures from before an event: they acknowledge nothing, newer ones must come."""
+        """Read figures from before an event: they acknowledge nothing, and newer ones are needed."""
         old = Sample(self.table.event_s - 0.5, figures, exact=True)
         event, _ = self.table.poll(fh, NO_HANDLE)
         assert not (self.table.acknowledge_read(fh, old) and event)
 
     @rule(fh=observers, figures=small_figures, granularity=granularities)
     def read_anew(self, fh: int, figures: Figures, granularity: int) -> None:
-        """Read figures that are told first and counted then."""
+        """Read figures that count only after the read."""
         sample = self.sample(figures)
         self.granularity = granularity
         self.table.follow(figures.total, granularity)
@@ -133,7 +133,7 @@ class TableMachine(RuleBasedStateMachine):
         reads=st.booleans(),
     )
     def live(self, *, fh: int, text: bytes, samples: list[Figures], granularity: int, reads: bool) -> None:
-        """Do what most clients do: subscribe, wait, read or not, wait again."""
+        """Do what most clients do: subscribe, wait, perhaps read, wait again."""
         self.subscribe(fh, text)
         self.poll(fh, waits=True)
         self.advance(samples, granularity)
@@ -144,7 +144,7 @@ class TableMachine(RuleBasedStateMachine):
 
     @rule(fh=observers, waits=st.booleans())
     def poll(self, fh: int, *, waits: bool) -> None:
-        """Poll, with a handle if the client is going to wait."""
+        """Poll, with a handle if the client waits."""
         self.handles += waits
         handle = self.handles if waits else NO_HANDLE
         answer = self.table.poll(fh, handle)
@@ -154,7 +154,7 @@ class TableMachine(RuleBasedStateMachine):
 
     @rule(samples=st.lists(small_figures, min_size=1, max_size=6), granularity=granularities)
     def advance(self, samples: list[Figures], granularity: int) -> None:
-        """Take samples: each observer that crossed and waits is notified, once, and no other one."""
+        """Take samples: each waiting observer that crossed is notified once, and no other."""
         self.granularity = granularity
         for figures in samples:
             self.count(self.sample(figures))
@@ -167,7 +167,7 @@ class TableMachine(RuleBasedStateMachine):
         reads=st.lists(st.booleans(), min_size=6, max_size=6),
     )
     def waver(self, fh: int, *, used: list[int], granularity: int, reads: list[bool]) -> None:
-        """Let ``used`` alone move, around the larger thresholds, while a client reads now and then."""
+        """Move ``used`` alone around the larger thresholds, while a client sometimes reads."""
         for value, told in zip(used, reads, strict=False):
             self.advance([self.figures._replace(used=value)], granularity)
             if told:
@@ -186,7 +186,7 @@ class TableMachine(RuleBasedStateMachine):
 
     @invariant()
     def agree(self) -> None:
-        """Compare: the same observers have an event in the model and in the table, and thresholds."""
+        """Compare events and thresholds of the model and the table."""
         assert len(self.table) == len(self.model)
         for fh, observer in self.model.items():
             assert self.table.poll(fh, NO_HANDLE) == (observer.pending, False)
@@ -200,7 +200,7 @@ class TableMachine(RuleBasedStateMachine):
         assert self.table.rearm(sample, 5).nearest == min(distances, default=math.inf)
 
     def teardown(self) -> None:
-        """Close all: every handle that was kept and went nowhere comes back, each once."""
+        """Close all: each handle that was kept and not notified is returned once."""
         assert sorted(self.table.close_all()) == sorted(self.kept)
         assert len(self.table) == 0
         assert not self.table.watching
@@ -235,7 +235,7 @@ _LIVES: list[tuple[str, int, int, list[tuple[int, bool]]]] = [
     ("granularity", "pages", "life"), [life[1:] for life in _LIVES], ids=[life[0] for life in _LIVES]
 )
 def test_levels_by_hand(granularity: int, pages: int, life: list[tuple[int, bool]]) -> None:
-    """The contract's levels, with numbers computed by hand; the first figures are those of the write."""
+    """The contract's levels, computed by hand; the first figures are those of the write."""
     table = ObserverTable()
     fh = table.open()
     (first, _), *rest = life
@@ -311,7 +311,7 @@ def test_decided_without_the_per_cpu_lists(
     plain: Figures,
     data: st.DataObject,
 ) -> None:
-    """Where the table says that the plain figures decide, any exact ones make the same events."""
+    """If the table needs no exact figures, all possible exact ones cause the same events."""
 
     def build() -> tuple[ObserverTable, list[int]]:
         table, opened = ObserverTable(len(WIDE._fields)), []
@@ -353,7 +353,7 @@ def test_decided_without_the_per_cpu_lists(
 def test_when_the_per_cpu_lists_matter(
     threshold: int, at: int, plain: int, limit: int, *, needs_exact_figures: bool
 ) -> None:
-    """Only a threshold on used between the least and the plain figure makes an exact reading necessary."""
+    """Only a threshold on used between the lowest possible and the plain figure needs an exact reading."""
     table = ObserverTable()
     fh = table.open()
     table.subscribe(fh, levels({USED: threshold, 0: 1, 2: 1}), Sample(0, Figures(9, at, 0), exact=True))
@@ -393,7 +393,7 @@ def test_levels_do_not_pile_up(sign: int) -> None:
     st.lists(st.integers(0, 60), min_size=1, max_size=3),
 )
 def test_levels_fire_in_order_and_whole(arming: list[tuple[int, bool]], values: list[int]) -> None:
-    """What is armed and not disarmed fires, once, when its level is reached, however many share it."""
+    """An armed threshold fires once when its level is reached, however many share the level."""
     index = ThresholdIndex(USED, 1)
     armed = set()
     for key, stays in arming:
@@ -414,7 +414,7 @@ def test_levels_fire_in_order_and_whole(arming: list[tuple[int, bool]], values: 
 
 
 def test_watching_while_a_threshold_fires(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Any thread may ask, also while the only threshold is on its way from one direction to the other."""
+    """Any thread may ask, also while the only threshold is between two directions."""
     table, arm, seen = ObserverTable(), ThresholdIndex.arm, []
     there = Sample(1, Figures(0, 5, 0), exact=True)
 
@@ -431,7 +431,7 @@ def test_watching_while_a_threshold_fires(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def between(table: ObserverTable, fh: int, then: Callable[[], Any]) -> Distances:
-    """Let the observer's threshold of 10 fire at 20, and do something before it is armed again."""
+    """Let the observer's threshold of 10 fire at 20, and call a function before it is armed again."""
     sample = Sample(1.0, Figures(0, 20, 0), exact=True)
     table.subscribe(fh, levels({USED: 10}), Sample(0.0, Figures(0, 0, 0), exact=True))
     table.advance(sample, 0)
@@ -440,7 +440,7 @@ def between(table: ObserverTable, fh: int, then: Callable[[], Any]) -> Distances
 
 
 def test_written_between_firing_and_arming() -> None:
-    """What replaces a threshold that has just fired is what counts, and the old one is gone."""
+    """A threshold that has just fired can be replaced; the old one is gone."""
     table = ObserverTable()
     fh = table.open()
     at = Sample(1.0, Figures(0, 20, 0), exact=True)
@@ -453,7 +453,7 @@ def test_written_between_firing_and_arming() -> None:
 
 
 def test_closed_between_firing_and_arming() -> None:
-    """A threshold whose observer is gone is not armed again."""
+    """The threshold of a closed observer is not armed again."""
     table = ObserverTable()
     fh = table.open()
     assert between(table, fh, lambda: table.close(fh)).nearest == math.inf
@@ -461,7 +461,7 @@ def test_closed_between_firing_and_arming() -> None:
 
 
 def test_opened_while_others_are_notified() -> None:
-    """The handles in the sampler's hand stay what they are, however many open meanwhile."""
+    """The handles that the sampler holds do not change, however many files are opened meanwhile."""
     table = ObserverTable()
     fh = table.open()
     table.subscribe(fh, levels({USED: 10}), Sample(0.0, Figures(0, 0, 0), exact=True))
@@ -474,7 +474,7 @@ def test_opened_while_others_are_notified() -> None:
 
 
 def test_nothing_is_allocated_for_each_notified_observer() -> None:
-    """To find 10,000 observers, each with a level of its own, takes no more memory than to find one."""
+    """Notifying 10,000 observers, each with its own level, takes no more memory than notifying one."""
     taken = []
     for number in (1, 10_000):
         tracemalloc.start(1)
@@ -502,7 +502,7 @@ def test_nothing_is_allocated_for_each_notified_observer() -> None:
 def test_distances(
     writes: list[dict[int, int]], there: Figures, pcp_pages: int | None, limit_pages: int
 ) -> None:
-    """Each distance is the least movement that fires something of its kind."""
+    """Each distance is the least movement that fires a threshold of its kind."""
     table = ObserverTable(len(WIDE._fields))
     sample = Sample(0.0, there, exact=pcp_pages is not None, pcp_pages=pcp_pages or 0)
     for thresholds in writes:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Random walks of a memory against 1,000 thresholds at a time: nothing lost, invented or late.
+"""Random walks of a memory with 1,000 thresholds: no event is lost, invented or late.
 
 MEMNOTIFY_WALKS sets how many; the seed of each is its number.
 """
@@ -55,7 +55,7 @@ def crossings(curve: Curve, thresholds: list[int]) -> dict[int, list[float]]:
 
 @pytest.mark.parametrize("seed", range(WALKS))
 def test_nothing_lost_invented_or_late(seed: int) -> None:
-    """Each observer reads when it is woken; what it is told is what happened, in time."""
+    """Each observer reads when it is woken, and gets each crossing in time."""
     chance = random.Random(seed)  # noqa: S311 - the same walk each time
     curve = walk(chance)
     figure = chance.choice(["used", "available"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Readings that fail or cannot be, and memory that is locked."""
+"""Readings that fail or are impossible, and locked memory."""
 
 import errno
 import os
@@ -42,7 +42,7 @@ PLAIN_KIB = 1_048_576 - 400_000 - 8_000 - 61_000 + 11_000
 
 
 class Files:
-    """The kernel's two files, which a test writes."""
+    """Copies of the kernel's two files, which a test writes."""
 
     def __init__(self, directory: Path) -> None:
         self.meminfo, self.zoneinfo = directory / "meminfo", directory / "zoneinfo"
@@ -106,7 +106,7 @@ def test_no_figure_is_above_total(files: Files, reader: MemInfoReader) -> None:
 def test_impossible_figures_are_not_believed(
     files: Files, reader: MemInfoReader, changed: dict[str, int]
 ) -> None:
-    """A part larger than its whole is an error, whose text has the file; the next reading may be good."""
+    """A part larger than its whole is an error with the text of the file; the next reading may succeed."""
     files.write(**changed)
     name, value = list(changed.items())[-1]
     with pytest.raises(MemInfoError, match=rf"(?s)impossible.*{name}: *{value} kB") as caught:
@@ -145,7 +145,7 @@ def test_garbage_is_an_error_of_the_reading_alone(
 def test_after_an_error_the_files_are_opened_anew(
     files: Files, reader: MemInfoReader, read: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A descriptor whose server has gone never works again (lxcfs); its error is not the client's."""
+    """A descriptor of a dead server never works again (lxcfs); its errno is not passed to the client."""
 
     def gone(*_: object) -> bytes:
         raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))

@@ -76,7 +76,7 @@ ReaderOf = Callable[..., MemInfoReader]
 
 
 def meminfo_text(**changed: int | None) -> str:
-    """Return the file with some fields changed, or left out where they are None."""
+    """Return the file with some fields changed, or left out if None."""
     fields = FIELDS | changed
     kib = PAGE_SIZE // 1024
     return "".join(f"{name + ':':<16}{n * kib:>8} kB\n" for name, n in fields.items() if n is not None)
@@ -84,7 +84,7 @@ def meminfo_text(**changed: int | None) -> str:
 
 @pytest.fixture
 def reader_of(tmp_path: Path) -> Iterator[ReaderOf]:
-    """Return what makes a reader of two texts."""
+    """Return a function that makes a reader of two texts."""
     made = []
 
     def make(
@@ -121,7 +121,7 @@ def test_plain_figures_are_exact_without_pcp(reader_of: ReaderOf) -> None:
 
 
 def test_extra_figures(reader_of: ReaderOf, tmp_path: Path) -> None:
-    """They come after the three, in their order, never negative, and are found again in other columns."""
+    """They follow the three in their order, are never negative, and are found in other columns."""
     extra = {"free": "MemFree", "more": "Dirty - SwapFree + Mlocked", "less": "Mlocked - Dirty"}
     reader = reader_of(meminfo_text(), extra=extra)
     expected = (*FIGURES, 2_000, 999_999 - 4_000 + 7, 0)
@@ -136,7 +136,7 @@ def test_extra_figures(reader_of: ReaderOf, tmp_path: Path) -> None:
 
 
 def test_a_field_that_this_kernel_lacks(reader_of: ReaderOf, tmp_path: Path) -> None:
-    """It is named, and what to do; one that vanishes later is no 0 that clients would take for an event."""
+    """The error names the field and the remedy. A field that vanishes later does not become 0."""
     extra = {"dirty": "Dirty", "taken": "Zswap - Zswapped"}
     with pytest.raises(
         MemInfoError, match=r"^/proc/meminfo must have Zswap, Zswapped once, and .*\(--figures\)$"
@@ -173,7 +173,7 @@ def test_what_a_page_more_of_a_field_changes(reader_of: ReaderOf, field: str, ch
 
 
 def test_used_is_never_negative(reader_of: ReaderOf) -> None:
-    """What is free and what is of files may exceed total: the fields are not counted in one instant."""
+    """Free pages and page cache may exceed total: the kernel does not count them at one instant."""
     reader = reader_of(meminfo_text(Cached=20_000))
     assert reader.read_plain().used == 0
     nearly = reader_of(meminfo_text(MemFree=FIELDS["MemFree"] + FIGURES.used - 1))
@@ -184,7 +184,7 @@ def test_used_is_never_negative(reader_of: ReaderOf) -> None:
     "field", [name for name in FIELDS if name not in {"MemAvailable", "Inactive", "Dirty", "KReclaimable"}]
 )
 def test_a_missing_field(reader_of: ReaderOf, field: str) -> None:
-    """The error names what is wanted and shows what the file said; two fields nobody needs may miss."""
+    """The error names the field and shows the file; two fields that are not needed may be missing."""
     reader = reader_of(meminfo_text(**{field: None}))
     if field == "Active(anon)":
         assert reader.read_plain() == FIGURES
@@ -214,7 +214,7 @@ def test_zoneinfo(reader_of: ReaderOf, cpus: int, nodes: int, *, old: bool) -> N
 
 
 def test_the_limit_stays(reader_of: ReaderOf, tmp_path: Path) -> None:
-    """The lists may fill again when the kernel has forbidden them for a moment; what they hold, they can."""
+    """The limit is not lowered while the kernel disables the lists; it is at least what they hold."""
     reader = reader_of(meminfo_text(MemTotal=1 << 34), zoneinfo(2).text)
     assert reader.pcp_limit_pages == 0
     reader.read_exact()
@@ -228,13 +228,13 @@ def test_the_limit_stays(reader_of: ReaderOf, tmp_path: Path) -> None:
 
 
 def test_no_pagesets(reader_of: ReaderOf) -> None:
-    """A file in which nothing is found is not taken for empty lists."""
+    """A file without pagesets is an error, not empty lists."""
     with pytest.raises(MemInfoError, match=r"(?s)no pagesets.*pages free"):
         reader_of(meminfo_text(), "Node 0, zone Normal\n  pages free 7\n").read_exact()
 
 
 def test_a_number_across_two_reads(reader_of: ReaderOf) -> None:
-    """All of a large file is read, and a count that a read ends in the middle of is one number still."""
+    """All of a large file is read, and a number that is split between two reads is whole."""
     chunk = 1 << 16
     machine = zoneinfo(256)
     middle = machine.text.rindex("count:", 0, chunk - 20) + len("count:    1")
@@ -244,7 +244,7 @@ def test_a_number_across_two_reads(reader_of: ReaderOf) -> None:
 
 
 def test_the_reads_of_one_file_are_not_mixed(reader_of: ReaderOf, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No second thread begins while one is between two reads: the kernel would tear the first one's text."""
+    """A second thread waits while one is between two reads: the kernel would tear the first one's text."""
     reader = reader_of(meminfo_text(MemTotal=1 << 34), zoneinfo(256).text)
     readers: list[threading.Thread] = []
     begun = threading.Event()
@@ -270,7 +270,7 @@ def test_the_reads_of_one_file_are_not_mixed(reader_of: ReaderOf, monkeypatch: p
 
 
 class Moving(MemInfoReader):
-    """A reader of memory that moves while it is read: it is told what each part of a reading finds."""
+    """A reader of memory that moves meanwhile: the test sets the result of each part of a reading."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -301,7 +301,7 @@ FAR = 10 * meminfo._STILL_PAGES
     ],
 )
 def test_memory_that_moves_while_it_is_read(plains: list[int], lists: list[int], used: int) -> None:
-    """A reading is of one moment, or as near to the one before as what was seen allows."""
+    """A reading is of one moment, or as near to the last one as possible."""
     with Moving() as reader:
         # A still moment first
         for reader.plains, reader.lists in (([FAR * 9, FAR * 9], [FAR]), (plains.copy(), lists.copy())):
@@ -314,7 +314,7 @@ EXTRA_FIGURES = {"available": "MemAvailable", "swap_taken": "SwapTotal - SwapFre
 
 
 def per_line(text: bytes, extra: Iterable[str] = ()) -> Figures:
-    """Return the figures of a file, read plainly. Raises KeyError or ValueError if they cannot be."""
+    """Return the figures of a file by a simple parser. Raises KeyError or ValueError."""
     kib = {}
     *lines, _ = text.decode().split("\n")
     for line in lines:
@@ -343,7 +343,7 @@ def per_line(text: bytes, extra: Iterable[str] = ()) -> Figures:
 
 @given(meminfo_readings(), st.sets(st.sampled_from(list(EXTRA_FIGURES))))
 def test_the_columns_give_what_the_lines_say(texts: list[bytes], select_extra_figures: set[str]) -> None:
-    """Whatever one reader reads in turn, it reads what is there, or says that something is not."""
+    """Of any sequence of texts the reader returns the right values or an error."""
     fd = os.memfd_create("meminfo")
     try:
         extra = {name: EXTRA_FIGURES[name] for name in select_extra_figures}
@@ -363,7 +363,7 @@ def test_the_columns_give_what_the_lines_say(texts: list[bytes], select_extra_fi
 
 
 def test_the_columns_are_kept(reader_of: ReaderOf, tmp_path: Path) -> None:
-    """They are looked for anew when a value has outgrown its own, and only then."""
+    """The columns are found again only when a value has outgrown its own."""
     total = 24_999_999
     reader = reader_of(meminfo_text(MemTotal=total))
     reader.read_plain()
@@ -380,7 +380,7 @@ def test_the_columns_are_kept(reader_of: ReaderOf, tmp_path: Path) -> None:
 def test_a_value_that_grows_where_the_next_line_shrinks(
     reader_of: ReaderOf, tmp_path: Path, field: str, next_line: str
 ) -> None:
-    """It is not cut, though every label stands where it stood."""
+    """The value is not cut, although every label has its old place."""
     narrow, wide = 24_999_999, 25_000_000
     texts = (
         meminfo_text(**{"MemTotal": 1 << 30, field: narrow, next_line: wide}),
@@ -393,7 +393,7 @@ def test_a_value_that_grows_where_the_next_line_shrinks(
 
 
 def test_other_lines_in_the_same_columns(reader_of: ReaderOf, tmp_path: Path) -> None:
-    """They are told by their labels, and a label by the line that it begins."""
+    """Fields are recognised by their label at the beginning of a line."""
     reader = reader_of(meminfo_text())
     reader.read_plain()
     lines = meminfo_text().splitlines(keepends=True)
@@ -408,7 +408,7 @@ def test_other_lines_in_the_same_columns(reader_of: ReaderOf, tmp_path: Path) ->
 
 @pytest.mark.parametrize("field", ["MemTotal", "Cached", "SReclaimable"])
 def test_a_field_that_is_there_twice(reader_of: ReaderOf, field: str) -> None:
-    """Nobody knows which of the two is meant."""
+    """A field that occurs twice is ambiguous, so it is an error."""
     with pytest.raises(MemInfoError, match=f"(?s)once.*{field}: .*{field}: "):
         reader_of(f"{meminfo_text()}{field}:         1 kB\n").read_plain()
 
@@ -429,7 +429,7 @@ def test_the_files_are_read_anew(reader_of: ReaderOf, tmp_path: Path) -> None:
 
 
 def test_this_machine() -> None:
-    """The real files give figures that fit this machine, and the per-CPU lists only lower used."""
+    """The figures of the real files fit this machine, and the per-CPU lists only lower used."""
     with open("/proc/meminfo", encoding="ascii") as file:
         kib = {line.split(":")[0]: int(line.split()[1]) for line in file}
     with MemInfoReader() as reader:

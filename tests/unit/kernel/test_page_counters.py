@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The counter, counting on this kernel: pages are really allocated."""
+"""Page counters on this kernel, with real allocations."""
 
 import errno
 import logging
@@ -29,7 +29,7 @@ MAP_POPULATE = 0x8000
 
 
 def is_ready(counter: PageCounter) -> bool:
-    """Whether the counter polls ready."""
+    """Return True if the counter polls ready."""
     return bool(select.select([counter], [], [], 0)[0])
 
 
@@ -67,7 +67,7 @@ def write(file: int) -> int:
 
 @pytest.mark.parametrize("take", [fault, populate, write])
 def test_ready_when_as_many_have_been_taken(counter: PageCounter, take: Callable[[int], object]) -> None:
-    """However pages are taken, it is ready by then: those of the per-CPU lists come on top."""
+    """It is ready in time however pages are taken; pages of the per-CPU lists come on top."""
     file = os.memfd_create("taken")
     held: list[object] = []
     with MemInfoReader() as reader:
@@ -83,7 +83,7 @@ def test_ready_when_as_many_have_been_taken(counter: PageCounter, take: Callable
 
 
 def test_ready_when_as_many_have_been_freed() -> None:
-    """What is allocated says nothing to a counter for what is freed."""
+    """Allocations do not count for a counter of freed pages."""
     page_counters = open_page_counters()
     if page_counters is None:
         unavailable("pages cannot be counted here: run as root, on a kernel with kmem tracepoints")
@@ -133,7 +133,7 @@ class FakeCounter:
 
 @pytest.fixture
 def counters(monkeypatch: pytest.MonkeyPatch) -> list[FakeCounter]:
-    """Let page_counters be made of fake counters, and return these."""
+    """Let page counters use fake counters, and return these."""
     monkeypatch.setattr(FakeCounter, "made", [])
     monkeypatch.setattr(FakeCounter, "open_at_once", [])
     monkeypatch.setattr(page_counters, "TracepointCounter", FakeCounter)
@@ -151,7 +151,7 @@ def counters(monkeypatch: pytest.MonkeyPatch) -> list[FakeCounter]:
 def test_the_counters_hide_less_than_it_is_armed_for(
     counters: list[FakeCounter], distances: list[int], names: tuple[str, ...]
 ) -> None:
-    """What all of them may have counted without being ready, and what meminfo lags by, is less than that.
+    """The hidden pages of all counters and the lag of meminfo are less than the armed number.
 
     Whatever it was armed for before.
     """
@@ -174,7 +174,7 @@ def test_the_counters_hide_less_than_it_is_armed_for(
 
 
 def test_left_alone_while_it_is_early_enough(counters: list[FakeCounter]) -> None:
-    """Only for less, or for four times as much, is each CPU interrupted."""
+    """CPUs are interrupted only for a smaller number, or for one four times as large."""
     counter = PageCounter(FREED)
     least = counter.least_pages - counter._lag_pages
     times = []
@@ -186,7 +186,7 @@ def test_left_alone_while_it_is_early_enough(counters: list[FakeCounter]) -> Non
 
 
 def test_a_suspend_kills_the_counters(counters: list[FakeCounter], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The CPUs are the same as before, but were gone meanwhile, so all is opened anew."""
+    """The CPUs are the same as before, but were offline meanwhile, so all counters are opened again."""
     counter = PageCounter(FREED)
     assert counter.arm(1 << 30)
     before = len(counters)
@@ -258,7 +258,7 @@ def test_a_counter_is_polled_for_another_one() -> None:
 def test_a_refusal_after_root_was_given_up_is_said_once(
     counters: list[FakeCounter], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The CPUs come and go as they will, and nothing is counted, tried or said any more."""
+    """After that, changes of the CPUs cause no attempt and no message."""
     counter = PageCounter(FREED)
     assert counter.arm(1 << 30)
     tried = []
@@ -279,7 +279,7 @@ def test_a_refusal_after_root_was_given_up_is_said_once(
 
 
 def test_what_is_armed_anew_counts_to_the_new_number(counter: PageCounter) -> None:
-    """Also while it is armed: the kernel would go on with the old one for a period, after one counter."""
+    """Also while it is armed: the kernel would first finish a period of the old length."""
     file = os.memfd_create("taken")
     assert counter.arm(1 << 30)
     write(file)
@@ -295,7 +295,7 @@ def test_what_is_armed_anew_counts_to_the_new_number(counter: PageCounter) -> No
 
 
 def test_dropped_cache_that_is_taken_is_counted(counter: PageCounter, tmp_path: Path) -> None:
-    """Cached pages go to the per-CPU lists and from there to whoever asks: none passes the buddy lists."""
+    """Dropped page cache goes to the per-CPU lists and is allocated from there, without the buddy lists."""
     path = tmp_path / "cached"
     with path.open("wb") as file:
         for _ in range(2 * counter.least_pages // CHUNK_PAGES):
@@ -308,7 +308,7 @@ def test_dropped_cache_that_is_taken_is_counted(counter: PageCounter, tmp_path: 
 
 
 def test_rests_longer_each_time(counter: PageCounter) -> None:
-    """What comes too early is not armed for 1, 2, 4... samples, until it is armed and not too early."""
+    """A counter that fires too early rests for 1, 2, 4... samples, until it does not fire too early."""
     for refused in (1, 2, 4, 8, 16, 32, 64, 64):
         assert counter.arm(1 << 40)
         counter.rest()
@@ -320,7 +320,7 @@ def test_rests_longer_each_time(counter: PageCounter) -> None:
 
 
 def test_ready_again_and_again(counter: PageCounter) -> None:
-    """It goes on counting after it was ready, armed for the same or not armed anew."""
+    """It continues to count after it was ready, with or without arming again."""
     assert counter.arm(counter.least_pages)
     file = os.memfd_create("taken")
     for _ in range(3):
@@ -332,7 +332,7 @@ def test_ready_again_and_again(counter: PageCounter) -> None:
 
 
 def test_not_ready_for_less(counter: PageCounter) -> None:
-    """What is a small part of what it was armed for is no counter."""
+    """A small part of the armed number does not make it ready."""
     assert counter.arm(1 << 40)
     held = [populate(0) for _ in range(8)]
     assert not is_ready(counter)
@@ -340,7 +340,7 @@ def test_not_ready_for_less(counter: PageCounter) -> None:
 
 
 def test_not_armed(counter: PageCounter) -> None:
-    """Never armed, disarmed, or asked for what it cannot count: it counts nothing."""
+    """A counter that is not armed, disarmed, or armed for too few pages counts nothing."""
     file = os.memfd_create("taken")
 
     def stays_silent() -> bool:
@@ -367,7 +367,7 @@ def test_not_armed(counter: PageCounter) -> None:
 def test_follows_the_cpus(
     counter: PageCounter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """CPUs that come or go are counted on or not; where that fails it says so, once, and is none."""
+    """Counters follow the CPUs; a failure is logged once and ends the counting."""
     counter.close()
     online = tmp_path / "online"
     monkeypatch.setattr(page_counters, "ONLINE_FILE", str(online))
@@ -390,7 +390,7 @@ def test_follows_the_cpus(
 
 
 def test_descriptors(counter: PageCounter) -> None:
-    """All that it opens is closed on exec, and closed at its end."""
+    """All its descriptors are close-on-exec, and closed at its end."""
 
     def fds() -> set[str]:
         # Without the one that lists them
@@ -434,7 +434,7 @@ def test_an_ordinary_user_has_none() -> None:
 
 
 def test_a_tracepoint_that_is_not_there(counter: PageCounter) -> None:
-    """An old kernel may lack one; a name that leads nowhere is the same."""
+    """A tracepoint that an old kernel lacks, or a wrong name, is FileNotFoundError."""
     with pytest.raises(FileNotFoundError):
         tracepoint("kmem/no_such_tracepoint")
 
@@ -464,13 +464,13 @@ def test_a_counter_that_cannot_be(counter: PageCounter, number: int | None, cond
     ("ranges", "numbers"), [("0", [0]), ("0-3\n", [0, 1, 2, 3]), ("0,2-3,8\n", [0, 2, 3, 8])]
 )
 def test_lists_of_cpus(ranges: str, numbers: list[int]) -> None:
-    """As the kernel writes them."""
+    """The kernel's notation is understood."""
     assert page_counters._numbers(ranges) == numbers
 
 
 @pytest.mark.parametrize("name", ["BUDDY_FILE", "ONLINE_FILE"])
 def test_masked_file(name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """Where a container mounts /dev/null over a file of the kernel, one line says that the timer is left."""
+    """If a container mounts /dev/null over a kernel file, one log line says that the timer alone counts."""
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(page_counters, name, os.devnull)
     # No tracepoint is needed to find the masked file, nor root.

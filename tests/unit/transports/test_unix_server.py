@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The socket's server with real sockets, a memory that is moved by hand, and no sampler thread."""
+"""The socket server with real sockets and a fake memory, without a sampler thread."""
 
 import fcntl
 import logging
@@ -33,7 +33,7 @@ LINE = re.compile(rb"total 10000 used ([0-9]+) active 50\n")
 
 
 class Client:
-    """A client that is told everything it reads."""
+    """A client of the socket."""
 
     def __init__(self, path: Path) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -41,7 +41,7 @@ class Client:
         self.socket.settimeout(DEADLINE_S)
 
     def read(self) -> bytes:
-        """Return one line, which is to come."""
+        """Return the next line; fail if there is none in time."""
         line = b""
         while not line.endswith(b"\n"):
             more = self.socket.recv(1)
@@ -50,7 +50,7 @@ class Client:
         return line
 
     def used(self) -> int:
-        """Return what the next line, of figures, says of used."""
+        """Return the ``used`` of the next line."""
         line = self.read()
         found = LINE.fullmatch(line)
         assert found, line
@@ -58,7 +58,7 @@ class Client:
 
     @property
     def unread(self) -> int:
-        """How many bytes lie there to be read."""
+        """The number of unread bytes."""
         count = array("i", [0])
         fcntl.ioctl(self.socket, termios.FIONREAD, count)
         return count[0]
@@ -82,12 +82,12 @@ class ServerBench(Bench[FakeReader]):
             self.server.worker.start(lambda: self.failures.append("failed"))
 
     def memory(self, used: int) -> None:
-        """Change the memory, and let the sampler see it."""
+        """Change the memory, and take a sample."""
         self.reader.use(used)
         self.sampler.sample()
 
     def client(self, text: bytes = b"") -> Client:
-        """Return a client whose observer is there, and which has written ``text`` and been understood."""
+        """Return a client with an observer, after its write of ``text`` was accepted."""
         before = len(self.table)
         client = Client(self.path)
         self.clients.append(client)
@@ -97,7 +97,7 @@ class ServerBench(Bench[FakeReader]):
         return client
 
     def write(self, client: Client, text: bytes) -> None:
-        """Let a client write, and wait until its observer's thresholds are others."""
+        """Let a client write, and wait until its observer's thresholds have changed."""
         observer = list(self.table._observers.values())[self.clients.index(client)]
         before = observer.thresholds
         client.socket.sendall(text)
@@ -116,7 +116,7 @@ class ServerBench(Bench[FakeReader]):
 
 @pytest.fixture
 def bench(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Iterator[ServerBench]:
-    """Return a bench, and clear it away."""
+    """Yield a bench, and close it at the end."""
     bench = ServerBench(tmp_path / "socket")
     yield bench
     bench.close()
@@ -133,7 +133,7 @@ def pages(bench: ServerBench) -> list[list[int]]:
 
 
 def test_a_line_for_each_crossing(bench: ServerBench) -> None:
-    """A crossing, up or down, is one line of the figures; nothing else is."""
+    """Each crossing, up or down, causes one line; nothing else does."""
     client = bench.client(b"used 500\n")
     for used in (600, 100, 900, 499):
         bench.memory(used)
@@ -145,7 +145,7 @@ def test_a_line_for_each_crossing(bench: ServerBench) -> None:
 
 
 def test_a_client_that_has_not_read_is_not_woken_again(bench: ServerBench) -> None:
-    """It has one line however much crosses, and once it has read that, one more with the figures of now."""
+    """It has one line however much crosses; after reading it, it gets one more with the current figures."""
     slow, quick = bench.client(b"used 500\n"), bench.client(b"used 500\n")
     bench.memory(600)
     assert quick.used() == 600
@@ -166,7 +166,7 @@ def test_a_client_that_has_not_read_is_not_woken_again(bench: ServerBench) -> No
 
 
 def test_a_peek_is_no_read(bench: ServerBench) -> None:
-    """What was only looked at is still to be read."""
+    """A line that was only peeked at (MSG_PEEK) is still unread."""
     client, other = bench.client(b"used 500\n"), bench.client(b"used 500\n")
     for used in (600, 100):
         bench.memory(used)
@@ -178,7 +178,7 @@ def test_a_peek_is_no_read(bench: ServerBench) -> None:
 
 
 def test_a_write_acknowledges(bench: ServerBench) -> None:
-    """As on the device: what crossed before is not told any more, unless it is on its way already."""
+    """As on the device: no line follows for earlier crossings, unless it was sent already."""
     client, other = bench.client(b"used 500\n"), bench.client(b"used 500\n")
     bench.memory(600)
     eventually(lambda: client.unread, "its line is on its way")
@@ -194,7 +194,7 @@ def test_a_write_acknowledges(bench: ServerBench) -> None:
 
 
 def test_a_write_acknowledges_what_waits_behind_a_refusal(bench: ServerBench) -> None:
-    """The line that was to follow the refusal is of the old thresholds."""
+    """A pending line of the old thresholds is not sent after the refusal."""
     client, other = bench.client(b"used 500\n"), bench.client(b"used 500\n")
     connection = next(iter(bench.server._connections.values()))
     bench.memory(600)
@@ -213,7 +213,7 @@ def test_a_write_acknowledges_what_waits_behind_a_refusal(bench: ServerBench) ->
 
 
 def test_no_crossing_is_lost_to_a_reader(bench: ServerBench) -> None:
-    """Whenever a client reads, the last line it gets says on which side memory has come to rest."""
+    """Whenever a client reads, its last line has the side on which memory has stopped."""
     client = bench.client(b"used 500\n")
     seen = [100]
     ended = threading.Event()
@@ -243,7 +243,7 @@ def test_no_crossing_is_lost_to_a_reader(bench: ServerBench) -> None:
 
 
 def test_a_read_is_known_when_the_kernel_tells() -> None:
-    """At the edge nothing counts as unread, though now and then the kernel still holds a byte."""
+    """When the edge is reported nothing counts as unread, although the kernel may still count a byte."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     read = "import os, sys\nwhile os.read(int(sys.argv[1]), 4096): pass"
     reader = subprocess.Popen([sys.executable, "-c", read, str(theirs.fileno())], pass_fds=[theirs.fileno()])
@@ -281,7 +281,7 @@ def test_a_read_is_known_when_the_kernel_tells() -> None:
     ],
 )
 def test_where_a_write_ends(bench: ServerBench, pieces: list[bytes]) -> None:
-    """At a newline or NUL, or when nothing more comes; pieces are put together, empty lines are none."""
+    """A write ends at a newline, a NUL or a silence; pieces are joined, empty lines ignored."""
     client = bench.client()
     for piece in pieces:
         client.socket.send(piece)
@@ -294,7 +294,7 @@ def test_where_a_write_ends(bench: ServerBench, pieces: list[bytes]) -> None:
 
 
 def test_how_long_silence_is(tmp_path: Path) -> None:
-    """The silence begins anew with each piece, per client. A write with an end is complete at once."""
+    """Each piece restarts its client's silence. A write with an end is complete at once."""
     clock = FakeClock()
     bench = ServerBench(tmp_path / "socket", clock, start=False)
     slow, ended, silent = (Client(bench.path) for _ in range(3))
@@ -319,7 +319,7 @@ def test_how_long_silence_is(tmp_path: Path) -> None:
 
 
 def test_a_client_that_has_written_all(bench: ServerBench) -> None:
-    """Shutting its side down ends a write at once; it goes on to get its lines."""
+    """A client that shuts its side down ends its write at once, and still gets its lines."""
     client = bench.client()
     client.socket.send(b"used 7\n" * 1000 + b"used 500".rjust(4096))
     client.socket.shutdown(socket.SHUT_WR)
@@ -330,7 +330,7 @@ def test_a_client_that_has_written_all(bench: ServerBench) -> None:
 
 
 def test_two_writes_with_a_pause_between_them(bench: ServerBench) -> None:
-    """Silence ends a write, so that the next one is not taken for its end."""
+    """Silence ends a write, so that the next write is not appended to it."""
     client = bench.client(b"used 500")
     bench.write(client, b"used 400")
     assert pages(bench) == [[400]]
@@ -353,7 +353,7 @@ def test_a_refused_write(bench: ServerBench, end: bytes) -> None:
 @pytest.mark.parametrize("text", [b"used 5 ", b""])
 @pytest.mark.parametrize("size", [4097, 8192, 100_000])
 def test_a_write_that_is_too_long(bench: ServerBench, size: int, text: bytes) -> None:
-    """It is refused once, all of it is dropped, and what follows is a write of its own."""
+    """It is refused once and dropped; the next write is separate."""
     client = bench.client(b"used 500\n")
     # Blanks alone are no write at all, unless something follows that would be lost.
     client.socket.sendall(text.ljust(size, b"x" if text else b" ") + b"\nused 400\n")
@@ -366,7 +366,7 @@ def test_a_write_that_is_too_long(bench: ServerBench, size: int, text: bytes) ->
 
 
 def test_refusals_to_a_client_that_does_not_read(bench: ServerBench) -> None:
-    """They do not pile up: of those behind an unread line the last one is told."""
+    """Refusals behind an unread line do not accumulate: the last one is sent."""
     client, other = bench.client(), bench.client(b"used 500\n")
     client.socket.send(b"first 1\n")
     eventually(lambda: client.unread, "the first is told")
@@ -387,7 +387,7 @@ def test_refusals_to_a_client_that_does_not_read(bench: ServerBench) -> None:
 def test_figures_that_cannot_be_read(
     bench: ServerBench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The daemon's own trouble is logged and told; an event that could not be is told later."""
+    """The failure is logged and sent to the client; a delayed event is sent later."""
     monkeypatch.setattr(unix_server, "_AGAIN_S", 0.05)
     client, other = bench.client(b"used 500\n"), bench.client()
 
@@ -439,7 +439,7 @@ def test_a_stuck_client_delays_no_other_client(bench: ServerBench) -> None:
 
 @pytest.mark.parametrize("unread", [False, True])
 def test_a_client_that_goes(bench: ServerBench, *, unread: bool) -> None:
-    """Its observer goes with it, whether it had something to read or not."""
+    """Its observer is removed, whether it had something to read or not."""
     client, other = bench.client(b"used 500\n"), bench.client(b"used 500\n")
     before = len(os.listdir("/proc/self/fd"))
     if unread:
@@ -457,7 +457,7 @@ def test_a_client_that_goes(bench: ServerBench, *, unread: bool) -> None:
 def test_no_descriptors(
     bench: ServerBench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A client that cannot be served waits, without a busy loop, until there is room."""
+    """A client that cannot be served waits, without a busy loop, until a descriptor is free."""
     monkeypatch.setattr(unix_server, "_AGAIN_S", 0.05)
     tries: list[float] = []
     accept = bench.server._accept
@@ -486,7 +486,7 @@ def test_no_descriptors(
 
 
 def test_the_log_names_the_peer(bench: ServerBench, caplog: pytest.LogCaptureFixture) -> None:
-    """The log tells at debug level which process an observer is."""
+    """At debug level the log has the process of each observer."""
     with caplog.at_level(logging.DEBUG):
         bench.client()
         peer = f"process {os.getpid()} of user {os.geteuid()}, group {os.getegid()}"
@@ -496,7 +496,7 @@ def test_the_log_names_the_peer(bench: ServerBench, caplog: pytest.LogCaptureFix
 def test_a_defect_is_told(
     bench: ServerBench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Should the thread end by itself, the daemon learns of it."""
+    """If the thread fails, the daemon is notified."""
 
     def fail(*_: object) -> None:
         raise RuntimeError("a defect")
