@@ -37,7 +37,7 @@ class FakeDaemon:
         self.files: list[FakeDeviceFile] = []
         self.after_read: list[Callable[[], object]] = []
         self.after_write: list[Callable[[], object]] = []
-        self._reader = FakeReader(used, total=total, active=active, further=tuple(extra))
+        self._reader = FakeReader(used, total=total, active=active, extra=tuple(extra))
         self._reader.figures = self._reader.figures._replace(**extra)
         self._start()
 
