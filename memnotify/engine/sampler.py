@@ -9,12 +9,13 @@ import time
 from array import array
 from collections.abc import Callable, Sequence
 from threading import Lock
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from memnotify.abi.figures import NAMES
 from memnotify.engine.schedule import SamplingParameters, SamplingSchedule
 from memnotify.engine.table import Distances, ObserverTable, Sample
 from memnotify.kernel.meminfo import MemInfoError, MemInfoReader
+from memnotify.kernel.page_counters import PageCounter
 from memnotify.kernel.syscalls import set_timer_slack
 from memnotify.logs import LIMITED
 from memnotify.worker import Worker
@@ -30,28 +31,6 @@ _SLACK_MAX_S = 4.0
 # The per-CPU lists can hold more after a change of memory, CPUs or a sysctl; an exact reading measures it.
 # After a long sleep an exact reading costs half of the whole wake-up, so it is taken rarely.
 _LIMIT_AGE_S = 600.0
-
-
-class PageCounter(Protocol):
-    """A descriptor that announces allocated or freed pages; kernel.page_counters.PageCounter is one."""
-
-    def fileno(self) -> int:
-        """Return the descriptor to poll for POLLIN."""
-
-    def arm(self, pages: float, /) -> int:
-        """Fire no later than when ``pages`` more have passed; return for how many, 0 if it cannot."""
-
-    def rest(self) -> None:
-        """Fire no more until some samples later, because it fired too early."""
-
-    def disarm(self) -> None:
-        """Fire no more."""
-
-    def drain(self) -> None:
-        """Be ready no more, for what has passed until now."""
-
-    def close(self) -> None:
-        """Close the descriptors."""
 
 
 class WakeSources(NamedTuple):

@@ -10,6 +10,7 @@ from contextlib import suppress
 
 from memnotify.abi.figures import Figures, figures_with
 from memnotify.kernel.meminfo import MemInfoError, MemInfoReader
+from memnotify.kernel.page_counters import PageCounter
 
 
 class FakeClock:
@@ -108,14 +109,20 @@ class Woken(list[int]):
         self.extend(handles[:count])
 
 
-class FakePageCounter:
+class FakePageCounter(PageCounter):
     """A page counter that a test moves: ``count`` makes it ready if it is armed for no more pages."""
 
     def __init__(self, least_pages: int = 0) -> None:
-        self.least_pages = least_pages
+        """Open no counters of the kernel, so do without PageCounter's own."""
+        self._least_pages = least_pages
         self.armed_pages = math.inf
         self.rests = 0
         self._ready = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+
+    @property
+    def least_pages(self) -> int:
+        """The fewest pages that it can be armed for."""
+        return self._least_pages
 
     def fileno(self) -> int:
         """Return what polls ready."""
@@ -123,7 +130,7 @@ class FakePageCounter:
 
     def arm(self, pages: float) -> int:
         """Arm it, unless the pages are too few or infinite."""
-        armed = max(1, self.least_pages) <= pages < math.inf
+        armed = max(1, self._least_pages) <= pages < math.inf
         self.armed_pages = math.floor(pages) if armed else math.inf
         return int(self.armed_pages) if armed else 0
 
