@@ -5,9 +5,9 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 from memnotify.daemon.systemd import SystemdNotifier
+from memnotify.worker import Worker
 
 log = logging.getLogger(__name__)
 
@@ -15,15 +15,6 @@ SETTLE_MAX_S = 30.0
 """How long to wait for udev; systemd waits three times as long for READY."""
 _SETTLE_POLL_S = 0.01
 _RESEND_S = 1.0
-
-
-class Checked(Protocol):
-    """A thread that can be asked whether it is alive."""
-
-    name: str
-
-    def check_alive(self) -> bool:
-        """Return True if the thread has begun a turn since the last call; ask for another one."""
 
 
 class ServiceStatus:
@@ -41,7 +32,7 @@ class ServiceStatus:
         count_clients: Callable[[], int],
         *,
         settled: Callable[[], bool],
-        threads: Sequence[Checked],
+        threads: Sequence[Worker],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._notifier = notifier

@@ -15,6 +15,7 @@ from support.fakes import FakeClock
 
 from memnotify.daemon.lifecycle import SETTLE_MAX_S, ServiceStatus
 from memnotify.daemon.systemd import SystemdNotifier
+from memnotify.worker import Worker
 
 
 @pytest.fixture
@@ -23,12 +24,12 @@ def systemd() -> Iterator[FakeManager]:
         yield manager
 
 
-class FakeThread:
+class FakeThread(Worker):
     """A thread that is alive as the test says."""
 
-    name = "fake"
-
     def __init__(self) -> None:
+        """Start no thread."""
+        self.name = "fake"
         self.alive = True
         self.asked = 0
 
