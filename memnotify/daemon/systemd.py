@@ -49,11 +49,6 @@ class SystemdNotifier:
         self.watchdog_s = _watchdog_s(environment)
 
     @property
-    def listens(self) -> bool:
-        """Return True if there is a service manager."""
-        return self._socket is not None
-
-    @property
     def unsent(self) -> bool:
         """Return True if a notification is still to be sent."""
         return bool(self._unsent)

@@ -85,7 +85,7 @@ def test_without_a_manager_nothing_is_done() -> None:
     fds = os.listdir("/proc/self/fd")
     bench = ServiceBench({"WATCHDOG_USEC": "1000000"})
     bench.service.do_due()
-    assert not bench.notifier.listens
+    assert not bench.notifier.watchdog_s
     assert bench.service.due_in_s == math.inf
     bench.service.end()
     assert bench.thread.asked == 0
@@ -102,7 +102,7 @@ def test_a_socket_in_the_file_system(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("place", ["vsock:2:1234", "relative"])
 def test_another_kind_of_address_is_said_to_be_unknown(place: str, caplog: pytest.LogCaptureFixture) -> None:
-    assert not SystemdNotifier({"NOTIFY_SOCKET": place}).listens
+    assert not SystemdNotifier({"NOTIFY_SOCKET": place, "WATCHDOG_USEC": "1000000"}).watchdog_s
     assert "only AF_UNIX sockets" in caplog.text
 
 
