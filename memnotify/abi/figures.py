@@ -27,7 +27,6 @@ class Figures(NamedTuple):
 
 NAMES = Figures._fields
 """The names of the three that every line begins with, in its order."""
-TOTAL = NAMES.index("total")
 USED = NAMES.index("used")
 
 

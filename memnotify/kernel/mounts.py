@@ -45,11 +45,6 @@ def read_mounts(path: str, table: str = "/proc/self/mountinfo") -> list[Mount]:
     return found
 
 
-def mounts_at(path: str, table: str = "/proc/self/mountinfo") -> list[str]:
-    """Return the types of what is mounted at ``path``, the topmost last. Raises OSError."""
-    return [mount.type for mount in read_mounts(path, table)]
-
-
 def mount_number(fd: int) -> int:
     """Return the mount of a descriptor; st_dev does not tell it, since overlayfs files have their own."""
     with open(f"/proc/self/fdinfo/{fd}", "rb") as info:

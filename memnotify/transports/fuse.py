@@ -11,7 +11,7 @@ from functools import partial
 
 from memnotify.abi.figures import EXTRA_FIGURES, NAMES
 from memnotify.abi.thresholds import WRITE_MAX, parse
-from memnotify.kernel.mounts import FUSE_FILE, canonical_path, mount_number, mounts_at, read_mounts
+from memnotify.kernel.mounts import FUSE_FILE, canonical_path, mount_number, read_mounts
 from memnotify.transports import Removal, TransportError, TransportUnavailableError
 from memnotify.transports.paths import (
     belongs_to_root,
@@ -79,7 +79,7 @@ class FuseTransport:
 
     def verify(self) -> None:
         """Check the table of mounts for the mount; a stat would wait for this very process."""
-        if FUSE_FILE not in mounts_at(self.path):
+        if all(mount.type != FUSE_FILE for mount in read_mounts(self.path)):
             raise TransportError(f"{self.path} is gone: it was unmounted")
 
     def settled(self) -> bool:
