@@ -11,6 +11,7 @@ from pathlib import Path
 import plot
 import programs
 import pytest
+import soak
 from common import BenchmarkError, build
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -133,3 +134,32 @@ def test_nohang_kills_nothing_by_its_settings() -> None:
     )
     with pytest.raises(BenchmarkError, match="0 lines of min_badness"):
         programs.with_settings("min_badnes = 1\n", {"min_badness": "9"})
+
+
+def test_soak() -> None:
+    """Two daemons, one after the other, whose clients get every event and no other one."""
+    output = benchmark("soak.py", "--minutes", "0.1", "--life", "3", "--name", "memnotify-soak-test")
+    counts = {name: int(count) for name, count in re.findall(r"([a-z]+) ([0-9]+)", output)}
+    assert counts["lost"] == counts["invented"] == 0
+    assert counts["events"] > 0
+    assert counts["ends"] >= 1
+
+
+def test_a_soak_counts_each_event_once() -> None:
+    assert soak.compare({1, 2, 3}, [2, 1, 3]) == (0, 0)
+    assert soak.compare({1, 2, 3}, [2, 4, 4]) == (2, 2)
+    assert soak.compare({1}, [1, 1]) == (0, 1)
+
+
+def test_a_soak_that_expects_something_else_fails() -> None:
+    """A model without damping disagrees with the daemon within seconds."""
+    script = "import soak, sys; soak._GRANULARITY_PAGES, soak.DEADLINE_S = 1, 0.5; sys.exit(soak.main())"
+    done = subprocess.run(
+        [sys.executable, "-c", script, "--minutes", "5", "--life", "300", "--name", "memnotify-soak-test"],
+        cwd=BENCHMARKS,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert re.search(r"events lost|waits for an answer", done.stderr)

@@ -75,10 +75,11 @@ class Daemon:
         name: str = "memnotify-test",
         program: Sequence[str] = PROGRAM,
         environment: Mapping[str, str] | None = None,
+        config: str = "/dev/null",
     ) -> None:
         self.path = f"/dev/{name}"
         place = ("--name", name, "--transport", transport)
-        self.process = start(*place, *arguments, program=program, environment=environment)
+        self.process = start(*place, *arguments, program=program, environment=environment, config=config)
         self._lines: list[str] = []
         self._reader = threading.Thread(target=self._follow, daemon=True)
         self._reader.start()
@@ -146,14 +147,17 @@ class Daemon:
 
 
 def start(
-    *arguments: str, program: Sequence[str] = PROGRAM, environment: Mapping[str, str] | None = None
+    *arguments: str,
+    program: Sequence[str] = PROGRAM,
+    environment: Mapping[str, str] | None = None,
+    config: str = "/dev/null",
 ) -> subprocess.Popen[str]:
     """Start ``memnotify serve`` with arguments of any kind; its stderr is a pipe.
 
     The machine's own configuration is left out.
     """
     return subprocess.Popen(
-        [*program, "serve", "--config", "/dev/null", *arguments],
+        [*program, "serve", "--config", config, *arguments],
         stderr=subprocess.PIPE,
         stdin=subprocess.DEVNULL,
         text=True,

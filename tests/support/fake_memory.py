@@ -72,12 +72,22 @@ class FakeMemory:
         """Let each reading be one that cannot be, until ``remove_swap``."""
         self._write("SwapFree", 2)
 
-    def _write(self, name: str, digit: int) -> None:
+    def move(self, name: str, place: int, digit: int) -> None:
+        """Set a digit of a field: ``place`` 0 is that of tens of percent, 1 that of single percents."""
+        self._write(name, digit, place)
+
+    def damage(self, *, damaged: bool) -> None:
+        """Let no reading succeed, or let them succeed again."""
+        self._put(0, b"!" if damaged else b"M")
+
+    def _write(self, name: str, digit: int, place: int = 0) -> None:
         line = next(
             line for line in (_MEMINFO % (0, 0, 0)).splitlines() if line.startswith(name.encode() + b":")
         )
-        place = (_MEMINFO % (0, 0, 0)).index(line) + line.index(b"0000000")
+        self._put((_MEMINFO % (0, 0, 0)).index(line) + line.index(b"0000000") + place, b"%d" % digit)
+
+    def _put(self, place: int, byte: bytes) -> None:
         fd = os.open(self._path, os.O_WRONLY)
         # One byte, so a concurrent read gets either the old number or the new one.
-        os.pwrite(fd, b"%d" % digit, place)
+        os.pwrite(fd, byte, place)
         os.close(fd)
