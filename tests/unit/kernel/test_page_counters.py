@@ -101,7 +101,7 @@ def test_ready_when_as_many_have_been_freed() -> None:
     before = freed_pages()
     for _ in range(chunks // 8):
         write(file)
-    # Others free pages meanwhile: fewest make it ready if all are of order 4, which each count as the largest.
+    # Others free pages meanwhile. The fewest that make it ready are of order 4: each counts as the largest.
     largest = freed._largest_pages
     fewest = (1 << 18) // (len(FREED) * 3 * (os.cpu_count() or 1)) // largest * 16
     assert not is_ready(freed) or freed_pages() - before >= fewest
