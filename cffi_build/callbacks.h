@@ -7,8 +7,8 @@ int64_t shim_on_open(void *session);
 /* Return the number of bytes in shim_reply's buffer. The shim sends no more than the client asked for. */
 int64_t shim_on_read(void *session, uint64_t fh);
 
-/* Return the number of bytes taken. */
-int64_t shim_on_write(void *session, uint64_t fh, const char *data, size_t size);
+/* Return the number of bytes taken. `pid` is the writing thread's, 0 if this pid namespace does not have it. */
+int64_t shim_on_write(void *session, uint64_t fh, const char *data, size_t size, int64_t pid);
 
 /* Return the revents in the lower 32 bits. Any bit above them keeps `handle`; otherwise the shim frees it. If the
    client does not wait, `handle` is 0. */

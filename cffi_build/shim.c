@@ -116,7 +116,8 @@ static void answer_read(fuse_req_t request, size_t size, struct fuse_file_info *
 
 static void answer_write(fuse_req_t request, const char *data, size_t size, struct fuse_file_info *file)
 {
-	int64_t count = shim_on_write(shim_of(request)->session, file->fh, data, size);
+	pid_t pid = fuse_req_ctx(request)->pid;
+	int64_t count = shim_on_write(shim_of(request)->session, file->fh, data, size, pid);
 
 	if (count < 0)
 		fuse_reply_err(request, (int)-count);

@@ -28,6 +28,8 @@ class Figures(NamedTuple):
 NAMES = Figures._fields
 """The names of the three that every line begins with, in its order."""
 USED = NAMES.index("used")
+CGROUP = "cgroup"
+"""The name of a threshold on the writer's own cgroup, and of its figure."""
 
 
 def figures_with(extra: Sequence[str]) -> type[Figures]:

@@ -7,11 +7,14 @@ each thread that serves has its own, on the one table and sampler.
 
 import errno
 import logging
+import math
 import select
+from collections.abc import Callable, Mapping
 from functools import partial
 
-from memnotify.abi.thresholds import parse
-from memnotify.engine.observer import NO_HANDLE, HandleBatch
+from memnotify.abi.figures import CGROUP
+from memnotify.abi.thresholds import Level, parse
+from memnotify.engine.observer import NO_HANDLE, Group, GroupSource, HandleBatch
 from memnotify.engine.sampler import Sampler
 from memnotify.engine.table import EVENT, NO_NEWS, ObserverTable, Sample
 from memnotify.logs import LIMITED
@@ -47,11 +50,13 @@ class Device:
         self._table = table
         self._batch = batch
         self._sampler = sampler
-        self._names = sampler.names
+        self._names = (*sampler.names, CGROUP)
         self.poll_acknowledges = poll_acknowledges
         """Whether a poll that reports an event clears it; may be changed between two requests."""
         # What the last read or poll acknowledged.
         self._acknowledged = NO_NEWS
+        self.find_group: Callable[[int], GroupSource | None] = find_group
+        """Return what reads the cgroup of the process with this pid, None for the root. Raises OSError."""
         self._sample: Sample | None = None
         self._line = b""
 
@@ -64,6 +69,8 @@ class Device:
 
         Raises OSError with EIO, and leaves the event pending, if the figures cannot be read.
         """
+        if fh in self._table.group_of:
+            return self._read_with_group(fh)
         try:
             sample = self._sampler.cached()
             # Figures first: what can fail must not cost the client its event.
@@ -93,17 +100,63 @@ class Device:
         except KeyError:
             return NO_HANDLE
 
-    def write(self, fh: int, text: bytes) -> int:
-        """Acknowledge, replace the observer's thresholds and return the number of bytes, all of them."""
+    def _read_with_group(self, fh: int) -> bytes:
+        """Do the same for an observer with a threshold on its cgroup: the line has that one's figures too."""
+        told = 0, 0
+
+        def acknowledge(sample: Sample) -> int:
+            nonlocal told
+            self._acknowledged, told = self._table.acknowledge_group_read(fh, sample)
+            return self._acknowledged
+
+        try:
+            group = self._table.group_of[fh]
+            if group is not None:
+                self._sampler.refresh_group(group)
+            sample = self._sampler.cached()
+            if sample is None or not acknowledge(sample):
+                sample = self._sampler.refresh(acknowledge)
+        except KeyError:
+            raise OSError(errno.EBADF, "not open") from None
+        return b"%s cgroup %d cgroup_limit %d\n" % (sample.figures.line[:-1], *told)
+
+    def write(self, fh: int, text: bytes, pid: int = 0) -> int:
+        """Acknowledge, replace the observer's thresholds and return the number of bytes, all of them.
+
+        ``pid`` is the writer's, 0 if it is not known. Raises OSError with EOPNOTSUPP for a threshold on a
+        cgroup that cannot be had.
+        """
         try:
             levels = parse(text, self._names)
-            self._table.subscribe(fh, levels, self._sampler.cached() or self._sampler.refresh())
+            sample = self._sampler.cached() or self._sampler.refresh()
+            if self._table.cgroup in levels:
+                self._subscribe_with_group(fh, levels, sample, pid)
+            else:
+                self._table.subscribe(fh, levels, sample)
         except ValueError as error:
             log.debug("EINVAL: %s", error, extra=LIMITED)
             raise OSError(errno.EINVAL, str(error)) from None
         except KeyError:
             raise OSError(errno.EBADF, "not open") from None
         return len(text)
+
+    def _subscribe_with_group(self, fh: int, levels: Mapping[int, Level], sample: Sample, pid: int) -> None:
+        try:
+            source = self.find_group(pid)
+        except OSError as error:
+            log.info("EOPNOTSUPP: no threshold on a cgroup: %s", error.strerror, extra=LIMITED)
+            raise OSError(errno.EOPNOTSUPP, str(error.strerror)) from None
+        if source is None:
+            self._table.subscribe(fh, levels, sample)
+            return
+        group = self._table.hold(Group(source, self._table.cgroup))
+        try:
+            self._sampler.refresh_group(group)
+            if group.exact_s == -math.inf:
+                raise OSError(errno.EIO, "the cgroup cannot be read")
+            self._table.subscribe(fh, levels, sample, group)
+        finally:
+            self._table.release(group)
 
     def poll(self, fh: int, events: int, handle: int) -> int:
         """Return the revents, with KEEP_HANDLE if ``handle`` is wanted for a later wake-up.
@@ -134,3 +187,10 @@ class Device:
             return self._table.close(fh)
         except KeyError:
             return NO_HANDLE
+
+
+def find_group(pid: int) -> GroupSource | None:
+    """Return what reads the cgroup of a process, None for the root. Raises OSError."""
+    from memnotify.kernel.cgroups import find_cgroup  # noqa: PLC0415 - see Sampler.refresh_group
+
+    return find_cgroup(pid)

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""An observer, its thresholds, and the index of the levels at which thresholds fire. Pure."""
+"""An observer, its thresholds, a cgroup, and the index of the levels at which thresholds fire. Pure."""
 
 import heapq
 import math
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
+from typing import Protocol
 
 from memnotify.abi.thresholds import Level
 
@@ -89,7 +90,7 @@ class Threshold:
 
 
 class PercentageThreshold(Threshold):
-    """A threshold that follows total. Apart, since its slot costs the others 16 bytes."""
+    """A threshold that follows total, or its cgroup's limit. Apart: its slot costs the others 16 bytes."""
 
     __slots__ = ("percentage",)
 
@@ -108,14 +109,22 @@ class ThresholdIndex:
     arming and disarming cost O(log n), amortized.
     """
 
-    def __init__(self, figure: int, sign: int) -> None:
-        """``figure`` is its index in the line."""
+    opposite: "ThresholdIndex"
+    """That of the same figure in the other direction."""
+
+    def __init__(self, figure: int, sign: int, group: "Group | None" = None) -> None:
+        """``figure`` is its index in the line; ``group`` is whose it is, if it is not the machine's."""
         self.figure = figure
         self.sign = sign
+        self.group = group
         self._at: dict[int, set[Threshold]] = {}
         # A heap of every key of _at and of the stale ones, which have no threshold any more; each once.
         self._keys: list[int] = []
         self._stale: set[int] = set()
+
+    def members(self) -> list[Threshold]:
+        """Return the thresholds that are armed here."""
+        return [threshold for members in self._at.values() for threshold in members]
 
     def key_of(self, level: int) -> int:
         """Return the key of a level."""
@@ -165,3 +174,84 @@ class ThresholdIndex:
         """Take out every threshold that fires at ``value`` pages; it is armed nowhere then."""
         while self.has_reached(value):
             yield from self._at.pop(heapq.heappop(self._keys))
+
+
+def index_pair(figure: int, group: "Group | None" = None) -> tuple[ThresholdIndex, ThresholdIndex]:
+    """Return the indexes of one figure, upwards and downwards."""
+    up, down = ThresholdIndex(figure, 1, group), ThresholdIndex(figure, -1, group)
+    up.opposite, down.opposite = down, up
+    return up, down
+
+
+class GroupSource(Protocol):
+    """Reads one cgroup; kernel.cgroups.Cgroup is one. Values are pages. Raises CgroupGoneError or OSError."""
+
+    @property
+    def key(self) -> Hashable:
+        """What tells it from every other cgroup, also of the same name."""
+
+    def read_current(self) -> int:
+        """Return an upper bound of what ``read_exact`` returns, by one read."""
+
+    def read_exact(self) -> int:
+        """Return what it holds and the kernel cannot just drop."""
+
+    def read_limit(self) -> int | None:
+        """Return its limit."""
+
+
+class Group:
+    """A watched cgroup: the indexes of its levels, its last figures, and how far it may have moved since.
+
+    ``source`` is None once nothing is watched any more. ``value_pages``, ``limit_pages``, ``events``,
+    ``fresh``, ``uses`` and the indexes belong to the table's lock, the other attributes to the sampler's.
+    """
+
+    __slots__ = (
+        "bound_pages",
+        "distance_pages",
+        "down",
+        "droppable_pages",
+        "epoch",
+        "events",
+        "exact_s",
+        "fresh",
+        "granularity_pages",
+        "key",
+        "limit_pages",
+        "own_limit_pages",
+        "rate_pages_s",
+        "read_s",
+        "room_pages",
+        "source",
+        "up",
+        "uses",
+        "value_pages",
+    )
+
+    def __init__(self, source: GroupSource, figure: int) -> None:
+        """``figure`` is the table's index of thresholds on a cgroup."""
+        self.source: GroupSource | None = source
+        self.key: Hashable = source.key
+        self.up, self.down = index_pair(figure, self)
+        self.uses = 0
+        self.events = 0
+        self.value_pages = self.limit_pages = self.granularity_pages = 0
+        # Whether a threshold was armed since the nearest level was looked for.
+        self.fresh = True
+        # Of the last reading: its time, an upper bound of the value (the value itself if it was exact), and
+        # how far the nearest level was from that.
+        self.read_s = self.exact_s = -math.inf
+        self.bound_pages = self.droppable_pages = 0
+        self.distance_pages = math.inf
+        self.own_limit_pages: int | None = None
+        self.rate_pages_s = 0.0
+        # How far the counters may count in all before the cgroup can have come to its level; in which epoch.
+        self.room_pages = -math.inf
+        self.epoch = -1
+
+    def due_s(self, rate_pages_s: float) -> float:
+        """Return when its nearest level may be reached at this rate, or at its own if that is higher."""
+        if self.fresh:
+            return -math.inf
+        return self.read_s + self.distance_pages / max(rate_pages_s, self.rate_pages_s)

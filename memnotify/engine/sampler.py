@@ -9,9 +9,10 @@ import time
 from array import array
 from collections.abc import Callable, Sequence
 from threading import Lock
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from memnotify.abi.figures import NAMES
+from memnotify.engine.observer import Group, HandleBatch
 from memnotify.engine.schedule import SamplingParameters, SamplingSchedule
 from memnotify.engine.table import Distances, ObserverTable, Sample
 from memnotify.kernel.meminfo import MemInfoError, MemInfoReader
@@ -19,6 +20,9 @@ from memnotify.kernel.page_counters import PageCounter
 from memnotify.kernel.syscalls import set_timer_slack
 from memnotify.logs import LIMITED
 from memnotify.worker import Worker
+
+if TYPE_CHECKING:
+    from memnotify.engine.groups import GroupSampler
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +111,8 @@ class Sampler:
         self._due_s = self._published_due_s = math.inf
         self._counter_fired = False
         self._fresh = False
+        # Made with the first threshold on a cgroup: most daemons have none.
+        self._groups: GroupSampler | None = None
         table.on_thresholds_changed = self.thresholds_changed
 
     @property
@@ -150,6 +156,31 @@ class Sampler:
             self.thresholds_changed()
         return sample
 
+    def refresh_group(self, group: Group) -> None:
+        """Read a cgroup in the calling thread, unless it was read exactly within ``update_period``.
+
+        What crosses with it is notified. While it cannot be read its last figures stay.
+        """
+        if self._clock() - group.exact_s <= self._parameters.update_period_s:
+            return
+        if not self._sampling_lock.acquire(timeout=self._parameters.update_period_s):
+            return
+        try:
+            if self._groups is None:
+                # 100 KB of modules, which a daemon without a threshold on a cgroup does without.
+                from memnotify.engine.groups import GroupSampler  # noqa: PLC0415
+
+                self._groups = GroupSampler(self._table, self._notify_all)
+            events = group.events
+            self._groups.read(group, self._table.latest_exact, self._clock(), self._parameters)
+            # What lay on the per-CPU lists may have changed since. Until the next sample the page counters
+            # cover it by the reading before.
+            group.epoch = -1
+        finally:
+            self._sampling_lock.release()
+        if group.events != events:
+            self.thresholds_changed()
+
     def _reuse(self, use: Callable[[Sample], object] | None) -> Sample:
         """Return the last good figures, after calling ``use`` with them. Raises MemInfoError."""
         sample = self._last_good()
@@ -176,33 +207,53 @@ class Sampler:
         """Take one sample and notify the observers that crossed. Raises MemInfoError."""
         with self._sampling_lock:
             sample = self._read_plain()
+            groups = self._due_groups(sample.taken_s, counter_fired=counter_fired)
             if not sample.exact and (
-                sample.taken_s - self._exact_s > _LIMIT_AGE_S
+                (groups and self._page_counters)
+                or sample.taken_s - self._exact_s > _LIMIT_AGE_S
                 or sample.figures.total != self._exact_total_pages
                 or self._table.needs_exact_figures(sample.figures, self._reader.pcp_limit_pages)
             ):
                 sample = self._read_exact()
             distances = self._count(sample)
+            nearest_pages, rate_pages_s = distances.nearest, 0.0
+            if self._groups is not None:
+                self._groups.look(groups, sample, sample.taken_s, self._parameters)
+                group_pages, rate_pages_s = self._groups.nearest()
+                nearest_pages = min(nearest_pages, group_pages)
+            unannounced_pages = self._arm_page_counters(distances, sample.taken_s)
         self._interval = self._schedule.update(
             sample.taken_s,
             # Extra figures bound the interval by their distance only: one that moves all the time (page
             # cache) or is no memory (Committed_AS) would keep the back-off short.
             sample.figures[: len(NAMES)],
             self._granularity_pages(sample),
-            distances.nearest,
-            unannounced_pages=self._arm_page_counters(distances, sample.taken_s),
+            nearest_pages,
+            unannounced_pages=unannounced_pages,
             exact=sample.exact,
             counter_fired=counter_fired,
+            moved_pages_s=rate_pages_s,
         )
         self._sampled_s = sample.taken_s
         log.debug("next sample in %s", self._interval)
 
+    def _due_groups(self, now_s: float, *, counter_fired: bool) -> Sequence[Group]:
+        """Return the cgroups that this sample must read."""
+        if self._groups is None:
+            return ()
+        if counter_fired:
+            self._groups.uncover()
+        return self._groups.due(now_s, self._parameters, self._schedule.rate_pages_s)
+
     def _count(self, sample: Sample) -> Distances:
         """Notify the observers that cross with a sample, and arm what fired; return the distances then."""
-        for batch in self._table.advance(sample, self._granularity_pages(sample)):
+        self._notify_all(self._table.advance(sample, self._granularity_pages(sample)))
+        return self._table.rearm(sample, self._reader.pcp_limit_pages)
+
+    def _notify_all(self, batches: Sequence[HandleBatch]) -> None:
+        for batch in batches:
             if batch.count:
                 (batch.notify or self._notify)(batch.handles, batch.count)
-        return self._table.rearm(sample, self._reader.pcp_limit_pages)
 
     def _granularity_pages(self, sample: Sample) -> int:
         return self._parameters.granularity_pages(sample.figures.total)
@@ -218,22 +269,37 @@ class Sampler:
 
     def _arm_page_counters(self, distances: Distances, taken_s: float) -> float:
         """Arm the page counters; return the distance of the nearest level that neither announces."""
+        rate_pages_s = self._schedule.rate_pages_s
+        groups = self._groups
         if not self._page_counters:
-            return distances.nearest
-        allocated, freed = self._page_counters
+            due_s = math.inf if groups is None else groups.due_s(rate_pages_s)
+            return min(distances.nearest, (due_s - taken_s) * rate_pages_s)
+        room_pages = math.inf
+        if groups is not None:
+            room_pages = groups.room_pages(max(counter.least_pages for counter in self._page_counters))
+        armed = [0, 0]
 
-        def announces(counter: PageCounter, pages: float) -> bool:
-            def left() -> float:
+        def announces(place: int, pages: float) -> bool:
+            counter = self._page_counters[place]
+
+            def left(pages: float) -> float:
                 # Pages that moved since the reading were not counted; arming takes time as well.
-                return pages - self._schedule.rate_pages_s * (self._clock() - taken_s)
+                return pages - rate_pages_s * (self._clock() - taken_s)
 
-            return 0 < counter.arm(left()) <= left()
+            # A threshold on `used` that is too near to count for leaves the counters to the cgroups.
+            near = left(pages) < counter.least_pages and room_pages < math.inf
+            armed[place] = counter.arm(left(room_pages if near else min(pages, room_pages)))
+            return 0 < armed[place] <= left(pages)
 
-        return min(
-            math.inf if announces(allocated, distances.allocated) else distances.rising,
-            math.inf if announces(freed, distances.falling) else distances.falling,
+        unannounced_pages = min(
+            math.inf if announces(0, distances.allocated) else distances.rising,
+            math.inf if announces(1, distances.falling) else distances.falling,
             distances.other,
         )
+        if groups is not None:
+            groups.counted(armed)
+            unannounced_pages = min(unannounced_pages, (groups.due_s(rate_pages_s) - taken_s) * rate_pages_s)
+        return unannounced_pages
 
     def _read_plain(self) -> Sample:
         taken_s = self._begin_reading()

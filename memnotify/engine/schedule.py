@@ -118,18 +118,20 @@ class SamplingSchedule:
         unannounced_pages: float | None = None,
         exact: bool = True,
         counter_fired: bool = False,
+        moved_pages_s: float = 0.0,
     ) -> Interval:
         """Return the interval that follows a sample.
 
         ``taken_s`` is the clock's. ``nearest_pages`` is the distance of the nearest level, infinite if there
         is none; ``unannounced_pages`` that of the nearest level that no page counter announces, by default
-        the same. ``exact`` is the sample's; ``counter_fired`` is true if a page counter caused it.
+        the same. ``exact`` is the sample's; ``counter_fired`` is true if a page counter caused it;
+        ``moved_pages_s`` is how fast anything moved that is not among the figures.
         """
         parameters = self.parameters
         quiet_s = taken_s - self._last_s
         learning = counter_fired and quiet_s >= parameters.update_period_s
         self._last_s = taken_s
-        self._update_rate(taken_s, figures, quiet_s, exact=exact)
+        self._update_rate(taken_s, figures, quiet_s, moved_pages_s, exact=exact)
         self._update_back_off(taken_s, figures, granularity_pages, exact=exact)
         rate_pages_s = self.rate_pages_s
         near = self._seen_rate_pages_s * parameters.update_period_s >= nearest_pages
@@ -145,13 +147,15 @@ class SamplingSchedule:
             reason = "measuring how fast memory moves"
         return Interval(timer_s, counter_s, reason, self._back_off_s, reach_s, self._seen_rate_pages_s)
 
-    def _update_rate(self, taken_s: float, figures: Sequence[int], quiet_s: float, *, exact: bool) -> None:
-        seen = 0.0
+    def _update_rate(
+        self, taken_s: float, figures: Sequence[int], quiet_s: float, seen: float, *, exact: bool
+    ) -> None:
         if exact in self._last:
             last_s, last = self._last[exact]
             # At least a millisecond: two samples in a row differ by noise, not by a rate.
             elapsed_s = max(taken_s - last_s, 0.001)
-            seen = max(abs(now - then) for now, then in zip(figures, last, strict=True)) / elapsed_s
+            moved = max(abs(now - then) for now, then in zip(figures, last, strict=True))
+            seen = max(seen, moved / elapsed_s)
         self._seen_rate_pages_s = max(seen, self._seen_rate_pages_s * 0.5 ** (quiet_s / _HALF_LIFE_S))
         self._last[exact] = taken_s, figures
 

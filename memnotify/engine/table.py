@@ -21,11 +21,13 @@ from memnotify.abi.thresholds import Level
 from memnotify.engine.observer import (
     NO_HANDLE,
     NOT_ARMED,
+    Group,
     HandleBatch,
     Observer,
     PercentageThreshold,
     Threshold,
     ThresholdIndex,
+    index_pair,
 )
 
 STALE, NO_NEWS, EVENT = range(3)
@@ -76,8 +78,14 @@ class ObserverTable:
         self._lock = Lock()
         self._observers: dict[int, Observer] = {}
         self._opened = 0
-        self._up = tuple(ThresholdIndex(figure, 1) for figure in range(figures))
-        self._down = tuple(ThresholdIndex(figure, -1) for figure in range(figures))
+        self._up = tuple(index_pair(figure)[0] for figure in range(figures))
+        self._down = tuple(up.opposite for up in self._up)
+        self.cgroup = figures
+        """The index of a threshold on the writer's cgroup, after those of the figures."""
+        self.groups: dict[object, Group] = {}
+        """The cgroups that are watched, by key. It may change at any time, except under the lock."""
+        self.group_of: dict[int, Group | None] = {}
+        """The cgroup of each observer with a threshold on one, by fh; None is the root. Any thread."""
         self.latest = Sample(-math.inf, Figures(0, 0, 0), exact=False)
         """The newest sample. Any thread may read it."""
         self.latest_exact = self.latest
@@ -128,6 +136,7 @@ class ObserverTable:
             observer = self._observers.pop(fh)
             observer.batch.observers -= 1
             watching = self._thresholds > 0
+            self.group_of.pop(fh, None)
             self._disarm(observer)
             parks = watching and not self._thresholds
         if parks:
@@ -163,8 +172,7 @@ class ObserverTable:
                 return STALE
             acknowledged = EVENT if observer.pending else NO_NEWS
             observer.pending = False
-            for threshold in observer.thresholds:
-                bound |= self._bind(threshold, sample.figures[threshold.index.figure])
+            bound = self._bind_all(observer, sample)
         if bound:
             self.on_thresholds_changed()
         return acknowledged
@@ -180,33 +188,88 @@ class ObserverTable:
             handle, observer.handle = observer.handle, NO_HANDLE
             return handle
 
-    def subscribe(self, fh: int, levels: Mapping[int, Level], sample: Sample) -> None:
+    def acknowledge_group_read(self, fh: int, sample: Sample) -> tuple[int, tuple[int, int]]:
+        """Do the same for an observer with a threshold on its cgroup; return its value and limit as well.
+
+        Raises KeyError for an unknown fh.
+        """
+        with self._lock:
+            observer = self._observers[fh]
+            group = self.group_of.get(fh)
+            if group is None:
+                told = sample.figures.used, sample.figures.total
+            else:
+                told = group.value_pages, group.limit_pages
+            if sample.taken_s < self.event_s:
+                return STALE, told
+            acknowledged = EVENT if observer.pending else NO_NEWS
+            observer.pending = False
+            bound = self._bind_all(observer, sample)
+        if bound:
+            self.on_thresholds_changed()
+        return acknowledged, told
+
+    def subscribe(
+        self, fh: int, levels: Mapping[int, Level], sample: Sample, group: Group | None = None
+    ) -> None:
         """Replace an observer's thresholds by ``levels``, by the figure's index; clear its pending event.
 
         ``sample`` decides which thresholds are exceeded already. It must be exact, and ``advance`` must have
-        had it. Raises KeyError for an unknown fh.
+        had it. ``group`` is the cgroup of a level with the index ``cgroup``, held and read as recently; None
+        is the root. Raises KeyError for an unknown fh.
         """
         figures = sample.figures
         with self._lock:
             observer = self._observers[fh]
             self._disarm(observer)
+            self.group_of.pop(fh, None)
             observer.pending = False
             if figures.total != self._total_pages:
                 self._total_pages = 0
             total = figures.total
+            grouped = levels.get(self.cgroup)
             observer.thresholds = tuple(
                 [
-                    (PercentageThreshold if level.of_total else Threshold)(observer, level, total)
+                    (PercentageThreshold if level.of_total else Threshold)(
+                        observer, level, total if group is None or level is not grouped else group.limit_pages
+                    )
                     for level in levels.values()
                 ]
             )
             for threshold, figure in zip(observer.thresholds, levels, strict=True):
-                if figures[figure] >= threshold.pages:
-                    self._down[figure].arm(threshold, 1 - threshold.pages)
+                if figure != self.cgroup:
+                    up, value = self._up[figure], figures[figure]
+                elif group is None:
+                    up, value = self._up[USED], figures.used
                 else:
-                    self._up[figure].arm(threshold, threshold.pages)
+                    up, value = group.up, group.value_pages
+                    group.uses += 1
+                    group.fresh = True
+                if value >= threshold.pages:
+                    up.opposite.arm(threshold, 1 - threshold.pages)
+                else:
+                    up.arm(threshold, threshold.pages)
+            if grouped is not None:
+                self.group_of[fh] = group
             self._thresholds += len(observer.thresholds)
         self.on_thresholds_changed()
+
+    def hold(self, group: Group) -> Group:
+        """Return the cgroup that is watched under this one's key, or this one; ``release`` must follow."""
+        with self._lock:
+            group = self.groups.setdefault(group.key, group)
+            group.uses += 1
+            return group
+
+    def release(self, group: Group) -> None:
+        """Forget a held cgroup, unless a threshold is on it."""
+        with self._lock:
+            self._release(group)
+
+    def watched_groups(self) -> list[Group]:
+        """Return the cgroups that are watched."""
+        with self._lock:
+            return list(self.groups.values())
 
     def poll(self, fh: int, handle: int) -> tuple[bool, bool]:
         """Store ``handle`` and return whether an event is pending and whether the handle was kept.
@@ -251,23 +314,58 @@ class ObserverTable:
         with self._lock:
             self._keep(sample)
             self._follow(sample.figures.total, granularity_pages)
-            for batch in self._batches:
-                batch.handles, batch.count = batch.space, 0
+            self._empty_batches()
             for value, *both in zip(sample.figures, self._up, self._down, strict=True):
                 for index in both:
-                    for threshold in index.pop_reached(value):
-                        threshold.key = NOT_ARMED
-                        threshold.fired_before, self._fired = self._fired, threshold
+                    if self._fire(index, value):
                         self.event_s = sample.taken_s
-                        observer = threshold.observer
-                        if not observer.pending:
-                            observer.pending = True
-                            if observer.handle != NO_HANDLE:
-                                batch = observer.batch
-                                batch.handles[batch.count] = observer.handle
-                                batch.count += 1
-                                observer.handle = NO_HANDLE
             return self._batches
+
+    def advance_group(
+        self, group: Group, value_pages: int, limit_pages: int, granularity_pages: int
+    ) -> tuple[HandleBatch, ...]:
+        """Do the same for what a cgroup holds and its limit; ``rearm_group`` must follow."""
+        with self._lock:
+            group.value_pages = value_pages
+            self._follow_limit(group, limit_pages, granularity_pages)
+            self._empty_batches()
+            for index in (group.up, group.down):
+                group.events += self._fire(index, value_pages)
+            return self._batches
+
+    def rearm_group(self, group: Group) -> float:
+        """Arm each threshold that fired at the cgroup's value; return the distance of its nearest level."""
+        with self._lock:
+            self._rearm_fired(self.latest)
+            group.fresh = False
+            return min(group.up.distance(group.value_pages), group.down.distance(group.value_pages))
+
+    def group_distances(self, group: Group, pages: int) -> tuple[float, float]:
+        """Return how far these pages are from the nearest level upwards, and from the nearest downwards."""
+        with self._lock:
+            group.fresh = False
+            return group.up.distance(pages), group.down.distance(pages)
+
+    def _empty_batches(self) -> None:
+        for batch in self._batches:
+            batch.handles, batch.count = batch.space, 0
+
+    def _fire(self, index: ThresholdIndex, value: int) -> bool:
+        """Set the events of what fires at ``value``, and batch the handles; return whether any did."""
+        fired = False
+        for threshold in index.pop_reached(value):
+            fired = True
+            threshold.key = NOT_ARMED
+            threshold.fired_before, self._fired = self._fired, threshold
+            observer = threshold.observer
+            if not observer.pending:
+                observer.pending = True
+                if observer.handle != NO_HANDLE:
+                    batch = observer.batch
+                    batch.handles[batch.count] = observer.handle
+                    batch.count += 1
+                    observer.handle = NO_HANDLE
+        return fired
 
     def rearm(self, sample: Sample, pcp_limit_pages: int) -> Distances:
         """Arm each threshold that fired at ``sample`` for the other direction; return the distances then.
@@ -276,17 +374,18 @@ class ObserverTable:
         ``pcp_limit_pages``.
         """
         with self._lock:
-            threshold, self._fired = self._fired, None
-            while threshold is not None:
-                if threshold in threshold.observer.thresholds:
-                    # It cannot fire again at once: the level down is at most the value, the level up is above
-                    # it.
-                    figure = threshold.index.figure
-                    threshold.value = sample.figures[figure]
-                    self._arm(threshold, (self._down if threshold.index.sign > 0 else self._up)[figure])
-                # Otherwise each threshold would keep those that fired before it in memory.
-                threshold.fired_before, threshold = None, threshold.fired_before
+            self._rearm_fired(sample)
             return self._distances(sample, pcp_limit_pages)
+
+    def _rearm_fired(self, sample: Sample) -> None:
+        threshold, self._fired = self._fired, None
+        while threshold is not None:
+            if threshold in threshold.observer.thresholds:
+                # It cannot fire at once again: the level down is at most the value, the level up above.
+                threshold.value = _value(threshold.index, sample)
+                self._arm(threshold, threshold.index.opposite)
+            # Otherwise each threshold would keep all that fired before it alive.
+            threshold.fired_before, threshold = None, threshold.fired_before
 
     def _keep(self, sample: Sample) -> None:
         self.latest = sample
@@ -295,7 +394,16 @@ class ObserverTable:
 
     def _arm(self, threshold: Threshold, index: ThresholdIndex) -> None:
         """Arm a threshold that is armed nowhere at its level in this direction."""
-        index.arm(threshold, index.key_of(threshold.level(index.sign, self._granularity_pages)))
+        group = index.group
+        granularity_pages = self._granularity_pages if group is None else group.granularity_pages
+        index.arm(threshold, index.key_of(threshold.level(index.sign, granularity_pages)))
+
+    def _bind_all(self, observer: Observer, sample: Sample) -> bool:
+        """Bind each threshold by what the client is told; return whether any is armed differently now."""
+        bound = False
+        for threshold in observer.thresholds:
+            bound = self._bind(threshold, _value(threshold.index, sample)) or bound
+        return bound
 
     def _bind(self, threshold: Threshold, value: int) -> bool:
         """Arm a threshold for the way back if a read returned a value between it and its damped level."""
@@ -308,7 +416,9 @@ class ObserverTable:
             return False
         index.disarm(threshold)
         threshold.value = value
-        self._arm(threshold, (self._down if above else self._up)[index.figure])
+        self._arm(threshold, index.opposite)
+        if index.group is not None:
+            index.group.fresh = True
         return True
 
     def _follow(self, total_pages: int, granularity_pages: int) -> None:
@@ -322,11 +432,24 @@ class ObserverTable:
         self._total_pages = total_pages
         for observer in self._observers.values():
             for threshold in observer.thresholds:
-                percentage = threshold.percentage
-                if percentage is not None and percentage.pages(total_pages) != threshold.pages:
-                    threshold.index.disarm(threshold)
-                    threshold.pages = percentage.pages(total_pages)
-                    self._arm(threshold, threshold.index)
+                if threshold.index.group is None:
+                    self._move(threshold, total_pages)
+
+    def _follow_limit(self, group: Group, limit_pages: int, granularity_pages: int) -> None:
+        """Move the thresholds in percent of a cgroup's limit with that."""
+        group.granularity_pages = granularity_pages
+        if limit_pages != group.limit_pages:
+            group.limit_pages = limit_pages
+            for threshold in group.up.members() + group.down.members():
+                self._move(threshold, limit_pages)
+
+    def _move(self, threshold: Threshold, whole_pages: int) -> None:
+        """Move a threshold that is a percentage of this, in the direction for which it is armed."""
+        percentage = threshold.percentage
+        if percentage is not None and percentage.pages(whole_pages) != threshold.pages:
+            threshold.index.disarm(threshold)
+            threshold.pages = percentage.pages(whole_pages)
+            self._arm(threshold, threshold.index)
 
     def _distances(self, sample: Sample, pcp_limit_pages: int) -> Distances:
         """Return how far the nearest levels are from a sample's figures. The caller holds the lock."""
@@ -341,13 +464,28 @@ class ObserverTable:
         )
         return Distances(rising, rising - sample.pcp_pages, falling, other)
 
+    def _release(self, group: Group) -> None:
+        group.uses -= 1
+        if not group.uses:
+            del self.groups[group.key]
+            # Its descriptors are closed when no reading uses them any more.
+            group.source = None
+
     def _disarm(self, observer: Observer) -> None:
         for threshold in observer.thresholds:
             if threshold.key != NOT_ARMED:
                 threshold.index.disarm(threshold)
+            group = threshold.index.group
+            if group is not None:
+                self._release(group)
         self._thresholds -= len(observer.thresholds)
         # A threshold refers to its observer; without this only the cycle collector would free the pair.
         observer.thresholds = ()
+
+
+def _value(index: ThresholdIndex, sample: Sample) -> int:
+    """Return the figure of an index: the machine's, or a cgroup's."""
+    return sample.figures[index.figure] if index.group is None else index.group.value_pages
 
 
 def _ignore() -> None:

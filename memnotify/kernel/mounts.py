@@ -31,18 +31,34 @@ def canonical_path(path: str) -> str:
 def read_mounts(path: str, table: str = "/proc/self/mountinfo") -> list[Mount]:
     """Return what is mounted at ``path``, the topmost mount last. Raises OSError."""
     found = []
-    # Bytes: proc(5) escapes only blank, tab, newline and backslash in a path, in octal.
     with open(table, "rb") as mounts:
         for line in mounts:
             fields, _, rest = line.partition(b" - ")
             words_before = fields.split(b" ")
-            place = re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), words_before[4])
+            place = _unescape(words_before[4])
             if place == os.fsencode(path):
                 words = os.fsdecode(rest).split()
                 pairs = (option.partition("=") for option in words[-1].split(","))
                 options = {name: value for name, _, value in pairs}
                 found.append(Mount(int(words_before[0]), words[0], options))
     return found
+
+
+def mount_points(type_: str, table: str = "/proc/self/mountinfo") -> list[str]:
+    """Return where file systems of this type are mounted with their own root. Raises OSError."""
+    found = []
+    with open(table, "rb") as mounts:
+        for line in mounts:
+            fields, _, rest = line.partition(b" - ")
+            root, place = fields.split(b" ")[3:5]
+            if root == b"/" and rest.split(b" ")[0] == type_.encode():
+                found.append(os.fsdecode(_unescape(place)))
+    return found
+
+
+def _unescape(place: bytes) -> bytes:
+    # proc(5) escapes only blank, tab, newline and backslash in a path, in octal.
+    return re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), place)
 
 
 def mount_number(fd: int) -> int:

@@ -35,8 +35,8 @@ class Operations(Protocol):
     def read(self, fh: int, /) -> bytes:
         """Return the bytes to read; a client with a shorter buffer gets the first of them."""
 
-    def write(self, fh: int, data: bytes, /) -> int:
-        """Return how many bytes were taken."""
+    def write(self, fh: int, data: bytes, pid: int, /) -> int:
+        """Return how many bytes were taken; ``pid`` is the writer's, 0 if it is not known here."""
 
     def poll(self, fh: int, events: int, handle: int, /) -> int:
         """Return the revents, and any bit above 31 with them to keep ``handle``.
@@ -175,8 +175,8 @@ def _on_read(session: Any, fh: int) -> int:
 
 
 @_callback
-def _on_write(session: Any, fh: int, data: Any, size: int) -> int:
-    return _from_handle(session).operations.write(fh, ffi.unpack(data, size))  # type: ignore[no-any-return]  # cffi's
+def _on_write(session: Any, fh: int, data: Any, size: int, pid: int) -> int:
+    return _from_handle(session).operations.write(fh, ffi.unpack(data, size), pid)  # type: ignore[no-any-return]  # cffi's
 
 
 @_callback

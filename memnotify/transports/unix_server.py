@@ -41,6 +41,8 @@ SILENCE_S = 0.1
 """A write without an end is complete when nothing has followed for this long."""
 
 _END = re.compile(rb"[\n\0]")
+_PEER = struct.Struct("iII")
+_SO_PEERPIDFD = 77  # Linux 6.5; Python has no name for it
 # The pause before another try if memory or descriptors are short.
 _AGAIN_S = 1.0
 # How many writes of a client are done at once; the others follow after a pause. A client that never stops
@@ -205,8 +207,7 @@ class SocketServer:
             return
         self._full = False
         if log.isEnabledFor(logging.DEBUG):
-            size = struct.calcsize("iII")
-            peer = struct.unpack("iII", connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+            peer = _PEER.unpack(connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
             log.debug(
                 "socket: observer %d is process %d of user %d, group %d", connection.fh, *peer, extra=LIMITED
             )
@@ -278,7 +279,7 @@ class SocketServer:
         if overlong or (len(text) <= WRITE_MAX and not text.strip()):
             return
         try:
-            self._device.write(connection.fh, text)
+            self._device.write(connection.fh, text, _peer_pid(connection.socket))
             connection.event = False
         except OSError as error:
             connection.refusal = b"error %s\n" % (error.strerror or str(error)).encode()
@@ -328,6 +329,22 @@ class SocketServer:
 def _due(waiting: dict[_Connection, float], now_s: float) -> list[_Connection]:
     """Return the connections that are due, in order."""
     return list(itertools.takewhile(lambda connection: waiting[connection] <= now_s, waiting))
+
+
+def _peer_pid(connected: socket.socket) -> int:
+    """Return the pid of the process that connected, 0 if it is gone: another one may have its number."""
+    pid: int = _PEER.unpack(connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))[0]
+    try:
+        pidfd = connected.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
+    except OSError as error:
+        # Before Linux 6.5 there is no such option, and the number has to do. ESRCH: the process was reaped.
+        return 0 if error.errno in (errno.ESRCH, errno.EINVAL) else pid
+    try:
+        gone = select.poll()
+        gone.register(pidfd, select.POLLIN)
+        return 0 if gone.poll(0) else pid
+    finally:
+        os.close(pidfd)
 
 
 def _unread(connected: socket.socket) -> bool:

@@ -45,9 +45,9 @@ class Scripted:
         """Read."""
         return self._called("read", fh, otherwise=lambda *_: b"line\n")
 
-    def write(self, fh: int, data: bytes, /) -> Any:
+    def write(self, fh: int, data: bytes, pid: int, /) -> Any:
         """Write."""
-        return self._called("write", fh, data, otherwise=lambda _, data: len(data))
+        return self._called("write", fh, data, pid, otherwise=lambda _, data, __: len(data))
 
     def poll(self, fh: int, events: int, handle: int, /) -> Any:
         """Poll; a handle goes into ``handles``, kept or not."""
@@ -163,7 +163,7 @@ def test_each_request_once() -> None:
     assert operations.calls == [
         ("open",),
         ("read", fh),
-        ("write", fh, b"any\0thing"),
+        ("write", fh, b"any\0thing", fake_kernel.WRITER_PID),
         ("poll", fh, 0x19, False),
         ("poll", fh, 0xFB, True),
         ("release", fh),
@@ -205,7 +205,7 @@ def test_a_large_write() -> None:
     data = bytes(range(256)) * 400
     with serving(operations) as (kernel, _):
         assert kernel.write(kernel.open(), data) == len(data)
-    assert operations.calls[-1] == ("write", 1, data)
+    assert operations.calls[-1] == ("write", 1, data, fake_kernel.WRITER_PID)
 
 
 @pytest.mark.parametrize(

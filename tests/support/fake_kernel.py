@@ -25,6 +25,8 @@ NOTIFY_REPLY, BATCH_FORGET, CUSE_INIT = 41, 42, 4096
 UNANSWERED = {FORGET, INTERRUPT, NOTIFY_REPLY, BATCH_FORGET}
 """Opcodes that have no reply of their own."""
 
+WRITER_PID = 1
+"""The process whose requests these are."""
 HEADER = struct.Struct("<IIQQIIII")
 REPLY = struct.Struct("<IiQ")
 CUSE_INIT_IN = struct.Struct("<IIII")
@@ -70,7 +72,7 @@ class FakeKernel:
     def send(self, opcode: int, body: bytes = b"") -> int:
         """Send a request and return its unique number."""
         unique = next(self.uniques)
-        self._socket.send(HEADER.pack(HEADER.size + len(body), opcode, unique, 1, 0, 0, 1, 0) + body)
+        self._socket.send(HEADER.pack(HEADER.size + len(body), opcode, unique, 1, 0, 0, WRITER_PID, 0) + body)
         return unique
 
     def send_raw(self, frame: bytes) -> None:

@@ -116,6 +116,7 @@ class FakePageCounter(PageCounter):
         """Open no counters of the kernel, so do without PageCounter's own."""
         self._least_pages = least_pages
         self.armed_pages = math.inf
+        self._armed_for = 0
         self.rests = 0
         self._ready = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
@@ -129,14 +130,17 @@ class FakePageCounter(PageCounter):
         return self._ready
 
     def arm(self, pages: float) -> int:
-        """Arm it, unless the pages are too few or infinite."""
-        armed = max(1, self._least_pages) <= pages < math.inf
-        self.armed_pages = math.floor(pages) if armed else math.inf
-        return int(self.armed_pages) if armed else 0
+        """Arm it, unless the pages are too few or infinite; if for as many as before, let it go on."""
+        if not max(1, self._least_pages) <= pages < math.inf:
+            self.disarm()
+            return 0
+        if math.floor(pages) != self._armed_for:
+            self.armed_pages = self._armed_for = math.floor(pages)
+        return self._armed_for
 
     def disarm(self) -> None:
         """Disarm it."""
-        self.armed_pages = math.inf
+        self.armed_pages, self._armed_for = math.inf, 0
 
     def rest(self) -> None:
         """Disarm it, and record the rest."""

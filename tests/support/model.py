@@ -4,7 +4,7 @@
 From the manual's words alone, so that code and model can only agree if both say what it says.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -12,6 +12,16 @@ from memnotify.abi.figures import NAMES, PAGE_SIZE, Figures
 
 Wanted = tuple[Fraction, bool]
 """A level as it was written: pages, or a part of total, and whether it is of total."""
+Group = tuple[int, int]
+"""What a cgroup holds, and its limit."""
+Values = Mapping[int, Group]
+"""A figure, and what a percentage of it is of, by the figure's place; the cgroup's is after the line's."""
+
+
+def values_of(figures: Figures, group: Group | None = None) -> Values:
+    """Return the machine's figures and those of a cgroup."""
+    values = {i: (value, figures.total) for i, value in enumerate(figures)}
+    return values if group is None else values | {len(figures): group}
 
 
 @dataclass
@@ -75,20 +85,24 @@ class ModelObserver:
     pending: bool = False
     handle: int = 0
     thresholds: dict[int, ModelThreshold] = field(default_factory=dict)
+    cgroup: int = -1
+    """The place of the cgroup's figure, after the line's; none by default."""
 
-    def write(self, levels: dict[int, Wanted], figures: Figures) -> None:
+    def write(self, levels: dict[int, Wanted], figures: Figures, group: Group | None = None) -> None:
         """Replace the thresholds, and acknowledge."""
-        pages = {i: wanted_pages(level, figures.total) for i, level in levels.items()}
+        values = values_of(figures, group)
+        pages = {i: wanted_pages(level, values[i][1]) for i, level in levels.items()}
         self.thresholds = {
-            i: ModelThreshold(levels[i], at, figures[i] >= at, at) for i, at in pages.items() if at
+            i: ModelThreshold(levels[i], at, values[i][0] >= at, at) for i, at in pages.items() if at
         }
         self.pending = False
 
-    def read(self, figures: Figures, granularity: int) -> None:
+    def read(self, figures: Figures, granularity: int, group: Group | None = None) -> None:
         """Return the figures and acknowledge; a read binds thresholds."""
         self.pending = False
+        values = values_of(figures, group)
         for i, threshold in self.thresholds.items():
-            threshold.tell(figures[i], granularity)
+            threshold.tell(values[i][0], granularity)
 
     def poll(self, handle: int) -> tuple[bool, bool]:
         """Return whether an event is pending and whether the handle is kept."""
@@ -97,14 +111,24 @@ class ModelObserver:
         return self.pending, kept
 
     def follow(self, total: int, granularity: int) -> None:
-        """Move the percentages with total."""
-        for threshold in self.thresholds.values():
-            threshold.follow(total, granularity)
+        """Move the percentages of the machine's figures with total."""
+        for i, threshold in self.thresholds.items():
+            if i != self.cgroup:
+                threshold.follow(total, granularity)
 
     def see(self, figures: Figures, granularity: int) -> int:
         """Take new figures; return the handle to notify, or 0."""
-        self.follow(figures.total, granularity)
-        crossed = [t for i, t in self.thresholds.items() if t.crossed(figures[i], granularity)]
+        return self._see(values_of(figures), granularity)
+
+    def see_group(self, group: Group, granularity: int) -> int:
+        """Take new figures of the cgroup on which there is a threshold; return the same."""
+        return self._see({self.cgroup: group}, granularity)
+
+    def _see(self, values: Values, granularity: int) -> int:
+        seen = {i: threshold for i, threshold in self.thresholds.items() if i in values}
+        for i, threshold in seen.items():
+            threshold.follow(values[i][1], granularity)
+        crossed = [t for i, t in seen.items() if t.crossed(values[i][0], granularity)]
         if not crossed or self.pending:
             return 0
         self.pending, handle, self.handle = True, self.handle, 0

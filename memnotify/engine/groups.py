@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: MIT
+"""The cgroups on which there are thresholds, and when each is read.
+
+A page counter counts for the whole machine, and a cgroup cannot grow by more than what was allocated and
+what lay on the per-CPU lists. Except for what is charged without an allocation: charges in batches (64 pages
+for each CPU), objects in slabs that are there already, and file pages that mlock(2) makes undroppable. For
+these the stalest cgroups are read with samples that are due for other reasons.
+"""
+
+import heapq
+import logging
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+from memnotify.engine.observer import Group, HandleBatch
+from memnotify.engine.schedule import SamplingParameters
+from memnotify.engine.table import ObserverTable, Sample
+from memnotify.kernel.cgroups import CgroupGoneError
+from memnotify.logs import LIMITED
+
+log = logging.getLogger(__name__)
+
+# What a sample reads beside the cgroups that may have come near a level: of 1,000 each every four minutes.
+_STALEST = 64
+_STALE_SHARE = 0.75
+# A burst is over within seconds; the rate seen in it must not cause readings for longer.
+_HALF_LIFE_S = 1.0
+
+
+class GroupSampler:
+    """Reads cgroups and decides when. Threads: every call holds the sampler's lock.
+
+    ``notify`` is called with the batches that the table returns for a cgroup.
+    A cgroup is read if two things may be. Its nearest level may have been reached since its last reading, at
+    the rate at which the machine's memory is expected to move. And the page counters may have passed its
+    room: how far it was from that level, less the pages that lay on the per-CPU lists. memory.current, an
+    upper bound, is read first. memory.stat is read only if that does not decide: the kernel sums it up over
+    CPUs and descendants.
+    """
+
+    def __init__(self, table: ObserverTable, notify: Callable[[tuple[HandleBatch, ...]], object]) -> None:
+        self._table = table
+        self._notify = notify
+        # What the counters may have counted in this epoch, except since they were armed last, and for how
+        # much these were armed. An epoch ends when a counter fires or cannot be armed.
+        self._spent_pages = 0.0
+        self._armed_pages: Sequence[int] = ()
+        self._epoch = 0
+        self._rate_pages_s = 0.0
+
+    def read(self, group: Group, sample: Sample, now_s: float, parameters: SamplingParameters) -> None:
+        """Read a cgroup exactly, and notify the observers that cross."""
+        source = group.source
+        if source is None:
+            return
+        total_pages = sample.figures.total
+        try:
+            group.own_limit_pages = source.read_limit()
+            value_pages = source.read_exact()
+            group.droppable_pages = max(0, source.read_current() - value_pages)
+        except CgroupGoneError:
+            self._end(group, parameters)
+            return
+        except OSError as error:
+            log.warning("a cgroup cannot be read, trying again: %s", error.strerror, extra=LIMITED)
+            # How far its level is from the last reading may not be known.
+            group.fresh = True
+            return
+        limit_pages = (
+            total_pages if group.own_limit_pages is None else min(total_pages, group.own_limit_pages)
+        )
+        distance_pages = self._count(group, value_pages, limit_pages, parameters)
+        group.exact_s = now_s
+        self._note(group, value_pages, distance_pages, now_s, sample)
+
+    def _end(self, group: Group, parameters: SamplingParameters) -> None:
+        """Let a removed cgroup hold nothing from now on."""
+        self._count(group, 0, group.limit_pages, parameters)
+        # Never due, never stale, and covered for ever.
+        group.read_s = group.exact_s = group.distance_pages = math.inf
+        group.room_pages = math.inf
+        group.epoch = self._epoch
+
+    def _count(
+        self, group: Group, value_pages: int, limit_pages: int, parameters: SamplingParameters
+    ) -> float:
+        """Notify the observers that cross; return how far the nearest level is then."""
+        granularity_pages = parameters.granularity_pages(limit_pages)
+        self._notify(self._table.advance_group(group, value_pages, limit_pages, granularity_pages))
+        return self._table.rearm_group(group)
+
+    def due(self, now_s: float, parameters: SamplingParameters, rate_pages_s: float) -> Sequence[Group]:
+        """Return the cgroups to read now: those that may have come near a level, and the stalest."""
+        groups = self._table.watched_groups()
+        due = [group for group in self._uncovered(groups) if now_s >= group.due_s(rate_pages_s)]
+        stale_s = now_s - _STALE_SHARE * parameters.max_update_period_s
+        stale = [group for group in groups if group.read_s <= stale_s]
+        if len(stale) > _STALEST:
+            stale = heapq.nsmallest(_STALEST, stale, key=lambda group: group.read_s)
+        return list({id(group): group for group in due + stale}.values())
+
+    def look(
+        self, groups: Iterable[Group], sample: Sample, now_s: float, parameters: SamplingParameters
+    ) -> None:
+        """Read these cgroups, by memory.current alone where that decides. ``sample`` is exact."""
+        stale_s = now_s - _STALE_SHARE * parameters.max_update_period_s
+        for group in groups:
+            source = group.source
+            if source is None:
+                continue
+            try:
+                bound_pages = source.read_current()
+                changed = group.read_s <= stale_s and source.read_limit() != group.own_limit_pages
+            except OSError:
+                changed, bound_pages = True, 0
+            rising_pages, falling_pages = self._table.group_distances(group, bound_pages)
+            # What is armed downwards, or is perhaps much farther away than it seems, takes memory.stat.
+            if changed or rising_pages <= group.droppable_pages or falling_pages < math.inf:
+                self.read(group, sample, now_s, parameters)
+            else:
+                self._note(group, bound_pages, rising_pages, now_s, sample)
+
+    def nearest(self) -> tuple[float, float]:
+        """Return how far the nearest level is, and how fast what was read since the last call moved."""
+        rate_pages_s, self._rate_pages_s = self._rate_pages_s, 0.0
+        return min(
+            (group.distance_pages for group in self._table.watched_groups()), default=math.inf
+        ), rate_pages_s
+
+    def room_pages(self, least_pages: int) -> float:
+        """Return how much may pass each of two page counters, which count no less than this, unread."""
+        most = (self._left(group) for group in self._table.watched_groups())
+        return min((pages for pages in most if pages >= 2 * least_pages), default=math.inf) / 2
+
+    def counted(self, armed_pages: Sequence[int]) -> None:
+        """Note for how much each page counter is armed, 0 if it cannot count."""
+        if not all(armed_pages):
+            self.uncover()
+        elif armed_pages != self._armed_pages:
+            # They began anew.
+            self._spent_pages += sum(self._armed_pages)
+            self._armed_pages = armed_pages
+
+    def due_s(self, rate_pages_s: float) -> float:
+        """Return when the first of the cgroups must be read that the page counters do not cover."""
+        uncovered = self._uncovered(self._table.watched_groups())
+        return min((group.due_s(rate_pages_s) for group in uncovered), default=math.inf)
+
+    def uncover(self) -> None:
+        """Note that a counter fired, or cannot count: each cgroup must be read once it may be near."""
+        self._epoch += 1
+        self._spent_pages = 0.0
+        self._armed_pages = ()
+
+    def _left(self, group: Group) -> float:
+        return group.room_pages - self._spent_pages if group.epoch == self._epoch else -math.inf
+
+    def _uncovered(self, groups: Iterable[Group]) -> list[Group]:
+        passed_pages = self._spent_pages + sum(self._armed_pages) if self._armed_pages else math.inf
+        return [
+            group
+            for group in groups
+            if group.fresh or group.epoch != self._epoch or group.room_pages < passed_pages
+        ]
+
+    def _note(
+        self, group: Group, bound_pages: int, distance_pages: float, now_s: float, sample: Sample
+    ) -> None:
+        """Note what a reading told: an upper bound of the value, and how far that is from a level."""
+        elapsed_s = max(now_s - group.read_s, 0.001)
+        rate_pages_s = abs(bound_pages - group.bound_pages) / elapsed_s
+        group.rate_pages_s = max(rate_pages_s, group.rate_pages_s * 0.5 ** (elapsed_s / _HALF_LIFE_S))
+        self._rate_pages_s = max(self._rate_pages_s, group.rate_pages_s)
+        group.read_s, group.bound_pages, group.distance_pages = now_s, bound_pages, distance_pages
+        group.room_pages = distance_pages - sample.pcp_pages + self._spent_pages
+        group.epoch = self._epoch

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: MIT
+"""Which cgroup is a process's, and what is read of it, on a tree of files."""
+
+import errno
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from support.fake_cgroups import CgroupTree, stat
+
+from memnotify.abi.figures import PAGE_SIZE
+from memnotify.kernel.cgroups import Cgroup, CgroupGoneError, CgroupUnavailableError, find_cgroup
+
+PID = 42
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> CgroupTree:
+    """Return a tree with a group without a limit in one with a limit."""
+    tree = CgroupTree(tmp_path)
+    tree.group("limited", max=1000, current=300, stat=stat(50, 30, 20))
+    tree.group("limited/free", current=100)
+    tree.process(PID, "0::/limited/free")
+    return tree
+
+
+def found(tree: CgroupTree, pid: int = PID) -> Cgroup:
+    """Return a process's group, which must not be the root."""
+    group = find_cgroup(pid, str(tree.proc))
+    assert group is not None
+    return group
+
+
+def test_the_nearest_limit_above(tree: CgroupTree) -> None:
+    group = found(tree)
+    assert group.read_limit() == 1000
+    assert group.read_current() == 300
+    assert group.read_exact() == 200
+
+
+def test_its_own_limit(tree: CgroupTree) -> None:
+    """The lower of the two counts, and a limit of its own comes first, however high it is."""
+    tree.write("limited/free", high=5000)
+    assert found(tree).read_limit() == 5000
+    tree.write("limited/free", max=4000)
+    assert found(tree).read_limit() == 4000
+    tree.write("limited/free", high=0)
+    assert found(tree).read_limit() == 0
+
+
+def test_no_limit_anywhere(tree: CgroupTree) -> None:
+    """Then it is its own."""
+    tree.write("limited", max="max")
+    group = found(tree)
+    assert group.read_limit() is None
+    assert group.read_current() == 100
+
+
+def test_hybrid_lines(tree: CgroupTree) -> None:
+    """Controllers of v1 are beside it on a hybrid machine."""
+    tree.process(PID, "12:pids:/elsewhere", "1:name=systemd:/elsewhere", "0::/limited")
+    assert found(tree).read_limit() == 1000
+
+
+def test_a_group_without_the_controller(tree: CgroupTree) -> None:
+    """Its memory is that of the nearest above that has one."""
+    (tree.root / "limited/free/threads").mkdir()
+    tree.process(PID, "0::/limited/free/threads")
+    tree.write("limited", max="max")
+    assert found(tree).read_current() == 100
+
+
+def test_the_root(tree: CgroupTree) -> None:
+    (tree.root / "bare").mkdir()
+    for path in ("/", "/bare"):
+        tree.process(PID, f"0::{path}")
+        assert find_cgroup(PID, str(tree.proc)) is None
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("0::/../other", "cannot be seen"),
+        ("0::/limited/free (deleted)", "cannot be seen"),
+        ("0::/nowhere", "cannot be opened"),
+        ("4:memory:/", "in no cgroup v2"),
+    ],
+)
+def test_what_cannot_be_seen(tree: CgroupTree, line: str, reason: str) -> None:
+    tree.process(PID, line)
+    with pytest.raises(CgroupUnavailableError, match=reason) as refused:
+        found(tree)
+    assert refused.value.errno == errno.EOPNOTSUPP
+
+
+def test_a_process_that_cannot_be_seen(tree: CgroupTree) -> None:
+    """It is of another pid namespace, or gone, or hidden."""
+    with pytest.raises(CgroupUnavailableError, match="another pid namespace"):
+        found(tree, 0)
+    with pytest.raises(CgroupUnavailableError, match="process 43 cannot be seen"):
+        found(tree, 43)
+
+
+def test_no_memory_controller(tmp_path: Path) -> None:
+    """The hierarchy of v2 on a hybrid machine has none: v1 has it."""
+    tree = CgroupTree(tmp_path, controllers="pids")
+    (tree.root / "group").mkdir()
+    tree.process(PID, "0::/group")
+    with pytest.raises(CgroupUnavailableError, match="no memory controller"):
+        found(tree)
+
+
+def test_cgroup_v1(tree: CgroupTree) -> None:
+    """There is no cgroup v2, or only a part of it is mounted."""
+    tree.mounts("2 1 0:2 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory")
+    with pytest.raises(CgroupUnavailableError, match="no cgroup v2"):
+        found(tree)
+    tree.mounts(f"2 1 0:2 /part {tree.root} rw - cgroup2 cgroup2 rw")
+    with pytest.raises(CgroupUnavailableError, match="no cgroup v2"):
+        found(tree)
+
+
+def test_removed_and_made_anew(tree: CgroupTree) -> None:
+    """Another group of the same name is another one, and the first is gone."""
+    group = found(tree)
+    shutil.rmtree(tree.root / "limited")
+    tree.group("limited", max=2000)
+    tree.process(PID, "0::/limited")
+    anew = found(tree)
+    assert anew.key != group.key
+    assert anew.read_limit() == 2000
+    with pytest.raises(CgroupGoneError):
+        group.read_limit()
+    with pytest.raises(CgroupGoneError):
+        group.read_exact()
+
+
+def test_the_same_group_twice(tree: CgroupTree) -> None:
+    assert found(tree).key == found(tree).key
+
+
+def test_its_descriptors_are_closed(tree: CgroupTree) -> None:
+    """Two for a group, and those of groups that were passed by are closed at once."""
+    before = set(os.listdir("/proc/self/fd"))
+    group = found(tree)
+    assert len(set(os.listdir("/proc/self/fd")) - before) == 2
+    del group
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_files_that_move_meanwhile(tree: CgroupTree, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The value lies between what the two readings of memory.current allow, nearest to the last one."""
+    group = found(tree)
+    assert group.read_exact() == 200
+    reads = iter(range(300_000, 1_000_000, 100_000))
+    monkeypatch.setattr(group, "read_current", lambda: next(reads))
+    value = group.read_exact()
+    assert value == 300_000 + 300_000 - 100
+    assert next(reads) == 800_000
+
+
+def test_a_field_is_missing(tree: CgroupTree) -> None:
+    tree.write("limited", stat=f"active_file {PAGE_SIZE}")
+    with pytest.raises(OSError, match="lacks a field"):
+        found(tree).read_exact()
