@@ -32,7 +32,7 @@ struct sample {
 struct source {
 	int fd;
 	char *text;
-	size_t room;
+	size_t capacity;
 };
 
 /* Each thread has its own, so that reading needs no lock. */
@@ -52,8 +52,8 @@ static int64_t now_ns(void)
 
 static int source_open(struct source *source, const char *path)
 {
-	source->room = 16384; /* meminfo has 1.5 KB; zoneinfo 5 KB with two CPUs, and grows with them */
-	source->text = malloc(source->room);
+	source->capacity = 16384; /* meminfo has 1.5 KB; zoneinfo 5 KB with two CPUs, and grows with them */
+	source->text = malloc(source->capacity);
 	source->fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (source->text && source->fd >= 0)
 		return 0;
@@ -67,15 +67,15 @@ static int source_read(struct source *source)
 	ssize_t count;
 
 	do {
-		if (length + 1 == source->room) {
-			char *larger = realloc(source->text, 2 * source->room);
+		if (length + 1 == source->capacity) {
+			char *larger = realloc(source->text, 2 * source->capacity);
 
 			if (!larger)
 				return -1;
 			source->text = larger;
-			source->room *= 2;
+			source->capacity *= 2;
 		}
-		count = pread(source->fd, source->text + length, source->room - length - 1, (off_t)length);
+		count = pread(source->fd, source->text + length, source->capacity - length - 1, (off_t)length);
 		if (count < 0)
 			return -1;
 		length += (size_t)count;

@@ -144,11 +144,11 @@ static bool fires(struct threshold *threshold, int64_t value, int64_t step)
 }
 
 /*
- * Mark the observers that have an event and take out their handles, up to `room`; return the number. The
+ * Mark the observers that have an event and take out their handles, up to `most`; return the number. The
  * next sample handles the others. -1: a newer sample is known. A threshold may have been set from it, and
  * going back in time would invent a crossing.
  */
-static long take_crossed(const struct sample *sample, struct fuse_pollhandle **handles, size_t room)
+static long take_crossed(const struct sample *sample, struct fuse_pollhandle **handles, size_t most)
 {
 	const struct figures *figures = &sample->figures;
 	int64_t step = granularity(figures);
@@ -161,7 +161,7 @@ static long take_crossed(const struct sample *sample, struct fuse_pollhandle **h
 	}
 	table.latest = *sample;
 	table.lowest_used = table.nearest = INT64_MAX;
-	for (struct observer *o = table.list.next; o != &table.list && count < room; o = o->next) {
+	for (struct observer *o = table.list.next; o != &table.list && count < most; o = o->next) {
 		bool fired = false;
 
 		for (int i = 0; i < NAMES; i++) {
@@ -201,7 +201,7 @@ static int take_sample(struct meter *meter, struct sample *out)
 static int look(struct meter *meter, struct sample *sample)
 {
 	static struct fuse_pollhandle **handles;
-	static size_t room;
+	static size_t capacity;
 	size_t observers;
 	long count;
 
@@ -209,18 +209,18 @@ static int look(struct meter *meter, struct sample *sample)
 	pthread_mutex_lock(&table.lock);
 	observers = table.observers;
 	pthread_mutex_unlock(&table.lock);
-	if (room < observers) {
+	if (capacity < observers) {
 		struct fuse_pollhandle **larger = realloc(handles, 2 * observers * sizeof(*handles));
 
 		if (larger) {
 			handles = larger;
-			room = 2 * observers;
+			capacity = 2 * observers;
 		}
 	}
 	do {
 		if (take_sample(meter, sample))
 			return -1;
-		count = take_crossed(sample, handles, room);
+		count = take_crossed(sample, handles, capacity);
 	} while (count < 0);
 	for (long i = 0; i < count; i++) {
 		fuse_lowlevel_notify_poll(handles[i]);

@@ -44,7 +44,16 @@ def parse_options() -> Namespace:
         )
         command.add_argument("--python", default=sys.executable, help="the Python that runs memnotify")
 
-    command = add("latency", "how soon a crossing is noticed when memory is taken", 7)
+    _add_latency(add("latency", "how soon a crossing is noticed when memory is taken", 7))
+    add_windows(add("idle", "wake-ups and CPU time of programs that have nothing to do", 7), 30, 60)
+    command = add("watchers", "CPU time of many watchers", 7)
+    add_windows(command, 10, 10)
+    command.add_argument("--watchers", type=positive, default=1000, help="how many")
+    add("tick", "CPU time of one sample, by the number of thresholds", 100)
+    return parser.parse_args()
+
+
+def _add_latency(command: argparse.ArgumentParser) -> None:
     command.add_argument("ways", nargs="+", choices=latency.WAYS, help="how memory is taken")
     command.add_argument(
         "--idle", type=float, default=30, metavar="S", help="seconds of idling before memory is taken"
@@ -64,13 +73,6 @@ def parse_options() -> Namespace:
         "--only", nargs="+", choices=latency.NAMES, default=latency.NAMES, help="measure only these"
     )
     command.add_argument("--python", default=sys.executable, help="the Python that runs memnotify")
-
-    add_windows(add("idle", "wake-ups and CPU time of programs that have nothing to do", 7), 30, 60)
-    command = add("watchers", "CPU time of many watchers", 7)
-    add_windows(command, 10, 10)
-    command.add_argument("--watchers", type=positive, default=1000, help="how many")
-    add("tick", "CPU time of one sample, by the number of thresholds", 100)
-    return parser.parse_args()
 
 
 def measure(options: Namespace, directory: Path) -> None:

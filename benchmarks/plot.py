@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from common import PAGE_SIZE, BenchmarkError, Driven, Server, build, memnotify, positive, progress, run
 
@@ -123,7 +124,6 @@ def draw(course: Course, plan: Plan, output: Path) -> None:
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt  # noqa: PLC0415 - the same
-    from matplotlib.ticker import NullFormatter, StrMethodFormatter  # noqa: PLC0415 - the same
 
     gib = PAGE_SIZE / 2**30
     times = [at_s for at_s, _ in course.memory]
@@ -157,7 +157,17 @@ def draw(course: Course, plan: Plan, output: Path) -> None:
     above.set_ylim(0, max(threshold, *used) * 1.1)
     above.legend(loc="upper left")
 
-    # They differ where the daemon was woken before its time.
+    _draw_intervals(below, course, plan)
+    for axes in (above, below):
+        axes.grid(visible=True, alpha=0.3)
+    figure.savefig(output, dpi=120)
+
+
+def _draw_intervals(below: Any, course: Course, plan: Plan) -> None:
+    """Draw how long the daemon meant to sleep, and how long it slept: less if it was woken early."""
+    from matplotlib.ticker import NullFormatter, StrMethodFormatter  # noqa: PLC0415 - only drawing needs it
+
+    looked = [at_s for at_s, _ in course.samples]
     meant = [ms for _, ms in course.samples]
     slept = [(later - earlier) * 1000 for earlier, later in pairwise(looked)]
     below.step(looked, meant, where="post", color="tab:blue", linewidth=1, label="it means to sleep")
@@ -173,9 +183,6 @@ def draw(course: Course, plan: Plan, output: Path) -> None:
     below.set_xlabel("time, s")
     below.set_xlim(0, plan.seconds)
     below.legend(loc="upper left", ncols=2)
-    for axes in (above, below):
-        axes.grid(visible=True, alpha=0.3)
-    figure.savefig(output, dpi=120)
 
 
 def parse_options() -> argparse.Namespace:

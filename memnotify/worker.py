@@ -13,11 +13,10 @@ log = logging.getLogger(__name__)
 class Worker:
     """A thread that calls ``turn`` again and again until ``stop``, or until it returns False.
 
-    ``turn`` waits for what it serves and for ``wake_fd``, which it must read when it is ready. If it cannot
-    wait for ``wake_fd``, ``interrupt`` must end its wait, or that of the next turn.
-    Threads: ``wake`` and ``check_alive`` may be called from any thread until ``close``; ``start``, ``stop``
-    and ``close`` belong to the thread that made the object. The thread takes no signals: these are the main
-    thread's.
+    ``turn`` waits for its descriptors and for ``wake_fd``, which it must read when it is ready. If it cannot
+    wait for ``wake_fd``, ``interrupt`` must end its wait, or that of the next turn. Threads: ``wake`` and
+    ``check_alive`` may be called from any thread until ``close``; ``start``, ``stop`` and ``close`` belong to
+    the thread that made the object. The thread takes no signals: they belong to the main thread.
     """
 
     def __init__(

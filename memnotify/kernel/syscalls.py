@@ -132,7 +132,7 @@ def tracepoint(name: str, tracefs: str = _TRACEFS) -> Tracepoint:
 
 
 class TracepointCounter:
-    """Counts on one CPU how often the kernel passes a tracepoint; polls POLLIN whenever a number is reached.
+    """Counts on one CPU how often the kernel passes a tracepoint; polls POLLIN each time a number is reached.
 
     ``condition`` restricts it by the tracepoint's fields, as in ``order==0``; empty, all count. The
     poll that sees POLLIN consumes it. If ``polled`` is given, a counter of the same CPU, that one polls

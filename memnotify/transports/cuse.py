@@ -22,7 +22,7 @@ class CuseTransport:
     """The character device /dev/NAME, class ``cuse``, with a major number that the kernel chooses.
 
     ``name`` must be one that the configuration allows. Raises TransportUnavailableError without CUSE or
-    without the right to open /dev/cuse, else TransportError.
+    without the right to open /dev/cuse, otherwise TransportError.
     """
 
     kind = "CUSE character device"
@@ -39,7 +39,7 @@ class CuseTransport:
                     " stop that one, or choose another --name"
                 )
             remove_leftover(self.path)
-            # The kernel would register the device all the same, but no client could reach it.
+            # The kernel would register the device, but no client could reach it.
             if os.path.lexists(self.path) and not os.path.exists(self._sysfs):
                 raise TransportError(
                     f"{self.path} exists and is no CUSE device: remove it, or choose another --name"
@@ -59,7 +59,7 @@ class CuseTransport:
     def verify(self) -> None:
         """Check that the node in /dev is the device of that name.
 
-        The handshake has shown that this daemon has the device of that name: names are unique in the kernel.
+        After the handshake the device is this daemon's, because names are unique in the kernel.
         """
         try:
             node = os.stat(self.path)
@@ -77,7 +77,7 @@ class CuseTransport:
             )
 
     def settled(self) -> bool:
-        """Return True if udev has applied its rules to the node, which begins with mode 0600."""
+        """Return True if udev has applied its rules to the node, whose first mode is 0600."""
         if not os.path.exists(_UDEV):
             log.info("udev is not running: %s has the mode that the kernel gave it", self.path)
             return True
@@ -120,6 +120,6 @@ def _open_cuse() -> int:
         except OSError as error:
             if tried or error.errno not in _NO_CUSE or os.geteuid() != 0:
                 raise TransportUnavailableError(f"{CUSE}: {error.strerror}{tried}") from error
-        # The module subprocess would cost half a megabyte for the life of the daemon.
+        # Not by subprocess, which would cost half a megabyte for the life of the daemon.
         status = os.spawnlp(os.P_WAIT, "modprobe", "modprobe", "--quiet", "cuse")  # noqa: S606
         tried = f"; modprobe cuse ended with {status}"

@@ -22,8 +22,8 @@ from memnotify.transports.session import Operations, Session
 
 log = logging.getLogger(__name__)
 
-# The mode of a mount point that the daemon made. A later run knows it by that; and while nothing is mounted
-# only root can open it, in the belief that it is the device.
+# The mode of a mount point that the daemon made, by which a later run recognises it. While nothing is
+# mounted, only root can open it and take it for the device.
 _MOUNT_POINT_MODE = 0o200
 
 
@@ -56,7 +56,7 @@ class FuseTransport:
             options += ",allow_other"
         session = Session.file(operations, mode=0o666, mount_options=options)
         try:
-            # As short as possible: a client that opens the mount point before the mount has an empty file.
+            # Keep this short: a client that opens the mount point before the mount gets an empty file.
             with directory_locked(self.path):
                 self._mount_point, self._ours = _claim(self.path)
                 session.attach(self.path)
@@ -78,12 +78,12 @@ class FuseTransport:
         return session
 
     def verify(self) -> None:
-        """Check the table of mounts for the mount; a stat would wait for this very process."""
+        """Check the table of mounts for the mount; a stat would wait for this process."""
         if all(mount.type != FUSE_FILE for mount in read_mounts(self.path)):
             raise TransportError(f"{self.path} is gone: it was unmounted")
 
     def settled(self) -> bool:
-        """Return True: the file has its mode from the beginning."""
+        """Return True: the file has its final mode."""
         return True
 
     def hand_over(self) -> Removal | None:

@@ -26,7 +26,7 @@ class Operations(Protocol):
     """What a device does. Called from the thread that serves, one call at a time.
 
     OSError refuses a request with its errno; any other exception is logged and answered EIO. No
-    method may wait: its client could not even be killed before the reply.
+    method may wait: until the reply its client cannot be killed.
     """
 
     def open(self) -> int:
@@ -52,11 +52,11 @@ class Operations(Protocol):
         """
 
     def release(self, fh: int, /) -> int:
-        """Forget the open file and return the handle that it still kept, or 0."""
+        """End the open file and return the handle that it still kept, or 0."""
 
 
 class Session:
-    """One connection that speaks the FUSE protocol, over whatever descriptor it is attached to.
+    """One connection with the FUSE protocol, over the descriptor to which it is attached.
 
     Life: ``attach``, ``handshake``, ``serve`` until it returns, ``close``. Threads: ``notify`` and
     ``interrupt`` may be called from any thread until ``close``; of the others one runs at a time.

@@ -262,7 +262,7 @@ class SocketServer:
         if not data:
             self._end_write(connection)
             return None
-        # Its silence begins anew.
+        # Its silence begins again.
         self._unended.pop(connection, None)
         return data
 

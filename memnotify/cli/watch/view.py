@@ -251,7 +251,7 @@ def can_draw() -> bool:
 def _has_ascii_only(console: Console) -> bool:
     """Return True unless the terminal has the characters of the picture.
 
-    Under LC_ALL=C Python writes UTF-8 all the same (PEP 540); the locale says what the terminal has.
+    Under LC_ALL=C Python still writes UTF-8 (PEP 540); the locale says what the terminal has.
     """
     return not (console.encoding.startswith("utf") and locale.getencoding().lower().startswith("utf"))
 

@@ -329,7 +329,7 @@ def urgent() -> tuple[socket.socket, socket.socket]:
 
 
 def test_pressure_causes_a_sample_at_once(make: Maker) -> None:
-    """Memory pressure ends the longest sleep, and the interval begins anew."""
+    """Memory pressure ends the longest sleep, and the interval begins again."""
     near, far = urgent()
     with near, far:
         sources = WakeSources(pressure_fd=os.dup(far.fileno()))
@@ -597,7 +597,7 @@ def test_observers_are_closed_after_stop(make: Maker) -> None:
 
 
 def test_stop_before_start() -> None:
-    """A sampler that was never started closes its descriptors all the same."""
+    """A sampler that was never started closes its descriptors."""
     before = sorted(os.listdir("/proc/self/fd"))
     ThreadBench().stop()
     assert sorted(os.listdir("/proc/self/fd")) == before
@@ -616,7 +616,7 @@ def test_a_file_that_cannot_be_read_for_once(make: Maker, caplog: pytest.LogCapt
     bench.reader.before = [fail, fail]
     bench.reader.use(600)
     bench.begin()
-    eventually(lambda: woken == [9], "the waiter is woken all the same")
+    eventually(lambda: woken == [9], "the waiter is woken")
     assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
     assert bench.failures == []
 

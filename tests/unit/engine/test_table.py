@@ -114,7 +114,7 @@ class TableMachine(RuleBasedStateMachine):
         assert not (self.table.acknowledge_read(fh, old) and event)
 
     @rule(fh=observers, figures=small_figures, granularity=granularities)
-    def read_anew(self, fh: int, figures: Figures, granularity: int) -> None:
+    def read_again(self, fh: int, figures: Figures, granularity: int) -> None:
         """Read figures that count only after the read."""
         sample = self.sample(figures)
         self.granularity = granularity

@@ -142,7 +142,7 @@ def test_garbage_is_an_error_of_the_reading_alone(
 
 
 @pytest.mark.parametrize("read", ["pread", "preadv"])
-def test_after_an_error_the_files_are_opened_anew(
+def test_after_an_error_the_files_are_opened_again(
     files: Files, reader: MemInfoReader, read: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A descriptor of a dead server never works again (lxcfs); its errno is not passed to the client."""
@@ -163,7 +163,7 @@ def test_after_an_error_the_files_are_opened_anew(
     assert set(os.listdir("/proc/self/fd")) == descriptors
 
 
-def test_a_file_that_cannot_be_opened_anew(files: Files, reader: MemInfoReader) -> None:
+def test_a_file_that_cannot_be_opened_again(files: Files, reader: MemInfoReader) -> None:
     files.meminfo.write_text("")
     files.meminfo.unlink()
     for _ in range(2):

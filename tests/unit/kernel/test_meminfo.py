@@ -419,7 +419,7 @@ def test_the_line() -> None:
     assert NAMES == ("total", "used", "active")
 
 
-def test_the_files_are_read_anew(reader_of: ReaderOf, tmp_path: Path) -> None:
+def test_the_files_are_read_again(reader_of: ReaderOf, tmp_path: Path) -> None:
     """Every reading starts at the beginning of the kept-open files."""
     reader = reader_of(meminfo_text())
     assert reader.read_exact() == reader.read_exact()

@@ -288,7 +288,7 @@ def test_a_refusal_after_root_was_given_up_is_said_once(
     counter.close()
 
 
-def test_what_is_armed_anew_counts_to_the_new_number(counter: PageCounter) -> None:
+def test_what_is_armed_again_counts_to_the_new_number(counter: PageCounter) -> None:
     """Also while it is armed: the kernel would first finish a period of the old length."""
     file = os.memfd_create("taken")
     assert counter.arm(1 << 30)
