@@ -34,6 +34,8 @@ _KINDS: dict[int, tuple[type[MemnotifyError], str]] = {
     # A CUSE node whose device is gone, or not there yet
     errno.ENODEV: (DeviceMissingError, "start 'memnotify serve'"),
     errno.ENXIO: (DeviceMissingError, "start 'memnotify serve'"),
+    # A socket that no process listens on
+    errno.ECONNREFUSED: (DeviceMissingError, "start 'memnotify serve'"),
     errno.EACCES: (
         DeviceForbiddenError,
         (

@@ -8,6 +8,8 @@ A stream has neither writes nor a callback for reads, so:
 - an event is a line of the current figures, sent at once. It is acknowledged when the client has read all of
   it, which the kernel shows by freeing what was sent. Crossings until then make one more line, sent after
   that: a client never has two lines to read, and never old figures alone;
+- a write of ``read`` alone asks for the figures. The answer is a line that begins with ``read``, so that the
+  client can tell it from an event. As a read of the device does, the answer acknowledges the event;
 - a refused write is answered by a line that begins with ``error``. The observer keeps its thresholds and the
   client its connection: at the end of a stream, sd-event would call its callback without a pause.
 """
@@ -43,6 +45,9 @@ SILENCE_S = 0.1
 _END = re.compile(rb"[\n\0]")
 _PEER = struct.Struct("iII")
 _SO_PEERPIDFD = 77  # Linux 6.5; Python has no name for it
+_READ = b"read"
+_FAILED = b"read error"
+_UNREADABLE = b"the daemon cannot read the figures, see its log"
 # The pause before another try if memory or descriptors are short.
 _AGAIN_S = 1.0
 # How many writes of a client are done at once; the others follow after a pause. A client that never stops
@@ -57,7 +62,7 @@ _EVENTS = select.EPOLLIN | select.EPOLLOUT | select.EPOLLET
 class _Connection:
     """One client: its observer, what it has written without an end, and what is to be sent to it."""
 
-    __slots__ = ("event", "fh", "next_woken", "overlong", "refusal", "socket", "text", "woken")
+    __slots__ = ("event", "fh", "next_woken", "overlong", "reads", "refusal", "socket", "text", "woken")
 
     def __init__(self, connected: socket.socket, fh: int) -> None:
         self.socket = connected
@@ -66,6 +71,8 @@ class _Connection:
         # The current write is too long and has been refused; the rest of it is dropped.
         self.overlong = False
         self.refusal = b""
+        # How many requests for the figures are not answered yet.
+        self.reads = 0
         # An event was acknowledged in the table, and its line is not sent yet.
         self.event = False
         # Whether it is in the server's list of connections to wake, and the next one there.
@@ -278,14 +285,19 @@ class SocketServer:
         overlong, connection.overlong = connection.overlong, False
         if overlong or (len(text) <= WRITE_MAX and not text.strip()):
             return
+        if text == _READ:
+            connection.reads += 1
+            return
         try:
             self._device.write(connection.fh, text, _peer_pid(connection.socket))
             connection.event = False
         except OSError as error:
-            connection.refusal = b"error %s\n" % (error.strerror or str(error)).encode()
+            # The text of an EIO may have several lines.
+            reason = _UNREADABLE if error.errno == errno.EIO else str(error.strerror).encode()
+            connection.refusal = b"error %b\n" % reason
         except Exception:
             log.exception("a write to the socket failed", extra=LIMITED)
-            connection.refusal = b"error the daemon cannot read the figures, see its log\n"
+            connection.refusal = b"error %b\n" % _UNREADABLE
 
     def _send_line(self, connection: _Connection) -> None:
         """Send a client its next line, if there is one and it has read the line before."""
@@ -295,11 +307,8 @@ class SocketServer:
             # In any case: it leaves the handle for the next event. And before the event is acknowledged.
             if self._device.poll(connection.fh, select.POLLIN, connection.fh) & select.POLLIN:
                 connection.event = True
-            if connection.refusal:
-                line = connection.refusal
-            elif connection.event:
-                line = self._device.read(connection.fh)
-            else:
+            line = self._next_line(connection)
+            if not line:
                 return
             connection.socket.send(line)
         except (BrokenPipeError, ConnectionError):
@@ -313,8 +322,21 @@ class SocketServer:
             return
         if connection.refusal:
             connection.refusal = b""
-        else:
+            return
+        connection.reads = max(0, connection.reads - 1)
+        if not line.startswith(_FAILED):
             connection.event = False
+
+    def _next_line(self, connection: _Connection) -> bytes:
+        """Return what is to be sent next: a refusal, the answer to a request, or an event; else nothing."""
+        if connection.refusal or not (connection.reads or connection.event):
+            return connection.refusal
+        if not connection.reads:
+            return self._device.read(connection.fh)
+        try:
+            return b"%b %b" % (_READ, self._device.read(connection.fh))
+        except OSError:
+            return b"%b %b\n" % (_FAILED, _UNREADABLE)
 
     def _drop(self, connection: _Connection) -> None:
         """Forget a client and its observer."""

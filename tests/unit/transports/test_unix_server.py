@@ -26,6 +26,7 @@ from support.fakes import FakeClock, FakeReader
 from support.waiting import DEADLINE_S, eventually
 
 from memnotify.engine.sampler import Timing
+from memnotify.kernel.meminfo import MemInfoError
 from memnotify.transports import unix_server
 from memnotify.transports.unix_server import SILENCE_S, SocketServer
 
@@ -382,6 +383,66 @@ def test_refusals_to_a_client_that_does_not_read(bench: ServerBench) -> None:
     assert b"'name1999'" in client.read()
     assert client.used() == 600
     assert client.unread == 0
+
+
+# A request for the figures
+
+
+def test_a_read_is_answered(bench: ServerBench) -> None:
+    """Each, by one line of its own; the thresholds stay."""
+    client = bench.client(b"used 500\n")
+    client.socket.sendall(b"read\n")
+    assert client.read() == b"read total 10000 used 100 active 50\n"
+    client.socket.sendall(b"read\nread\0read")
+    assert [client.read() for _ in range(3)] == [b"read total 10000 used 100 active 50\n"] * 3
+    bench.memory(600)
+    assert client.used() == 600
+    assert client.unread == 0
+
+
+def test_a_read_acknowledges_the_event(bench: ServerBench) -> None:
+    """The line of an event that was sent before is older than the answer; after it comes no other."""
+    client, other = bench.client(b"used 500\n"), bench.client(b"used 500\n")
+    bench.memory(600)
+    eventually(lambda: client.unread, "the line of the event")
+    bench.memory(700)
+    bench.memory(300)
+    bench.memory(800)
+    client.socket.sendall(b"read\n")
+    assert client.used() == 600
+    assert client.read() == b"read total 10000 used 800 active 50\n"
+    bench.memory(100)
+    assert client.used() == 100
+    assert other.used() == 600
+    assert client.unread == 0
+
+
+def test_a_refusal_comes_before_the_answer(bench: ServerBench) -> None:
+    client = bench.client()
+    client.socket.sendall(b"usd 500\nread\n")
+    assert client.read().startswith(b"error 'usd' is not understood")
+    assert client.read() == b"read total 10000 used 100 active 50\n"
+
+
+def test_figures_that_cannot_be_read_are_answered(
+    bench: ServerBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By one line each, whatever the reason; the next answer has the figures."""
+    client = bench.client(b"used 500\n")
+
+    def fail(*_: object) -> int:
+        raise MemInfoError("it reads:\nMemTotal: x\n")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.server._device, "read", fail)
+        patch.setattr(bench.server._device, "write", fail)
+        client.socket.sendall(b"read\nused 400\n")
+        assert sorted(client.read() for _ in range(2)) == [
+            b"error the daemon cannot read the figures, see its log\n",
+            b"read error the daemon cannot read the figures, see its log\n",
+        ]
+    client.socket.sendall(b"read\n")
+    assert client.read() == b"read total 10000 used 100 active 50\n"
 
 
 def test_figures_that_cannot_be_read(
