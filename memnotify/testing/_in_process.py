@@ -59,10 +59,13 @@ class _File(DeviceFile):
         self._memory, self._files = memory, files
         self._near, self._far = socket.socketpair()
         self._near.settimeout(0)
-        self._fd = self._near.fileno()
         self._fh = memory.device.open()
         files[self._fh] = self
         self._arm()
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+        return self._near.fileno()
 
     def signal(self) -> None:
         """Poll ready."""
