@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
 # Stop a process when 80 % of memory is used, and continue it below 60 %: pause.sh PID [HIGH LOW]
-# If the two are closer, the process stops and continues more often.
-exec memnotify run --when "${2:-used 80%}" --when-below "${3:-used 60%}" -- sh -c '
+# It stops at once if HIGH is exceeded at the start.
+exec memnotify run --when "${2:-used 80%}" --until "${3:-used 60%}" --now -- sh -c '
 	case $MEMNOTIFY_EVENT in
 	up) kill -STOP "$0" && echo "stopped $0" ;;
 	down) kill -CONT "$0" && echo "continued $0" ;;

@@ -5,7 +5,7 @@ import sys
 
 from gi.repository import GLib  # type: ignore[import-not-found] # Debian's python3-gi, of its own python3
 
-from memnotify.client import Crossed, Lost, Memnotify, Restored
+from memnotify.client import Lost, Memnotify
 
 
 def ready(_fd: int, _condition: int, device: Memnotify) -> bool:
@@ -13,10 +13,9 @@ def ready(_fd: int, _condition: int, device: Memnotify) -> bool:
     event = device.wait(0)
     if isinstance(event, Lost):
         print(event.error.strerror, flush=True)
-    if isinstance(event, Crossed | Restored):
-        for change in event.changes:
-            direction = "up" if change.up else "down"
-            print(f"{change.name} went {direction}: {event.after.used.percent:.0f} % used", flush=True)
+    for change in event.changes if event else ():
+        direction = "up" if change.up else "down"
+        print(f"{change.name} went {direction}: {device.figures.used.percent:.0f} % used", flush=True)
     return bool(GLib.SOURCE_CONTINUE)
 
 
@@ -25,5 +24,6 @@ with Memnotify() as opened:
     opened.subscribe(thresholds)
     # The descriptor stays valid when the daemon ends, so IO_IN is enough.
     GLib.unix_fd_add_full(GLib.PRIORITY_DEFAULT, opened.fileno(), GLib.IO_IN, ready, opened)
-    print(f"watching {thresholds}", flush=True)
+    state = ", which is exceeded" if any(opened.exceeded.values()) else ""
+    print(f"watching {thresholds}{state}", flush=True)
     GLib.MainLoop().run()

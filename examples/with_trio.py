@@ -5,14 +5,14 @@ import sys
 
 import trio
 
-from memnotify.client import Crossed, Memnotify, Restored
+from memnotify.client import Memnotify
 
 
 async def changed(device: Memnotify, *, up: bool) -> float:
     """Wait until a threshold is crossed in this direction; return the use then, in percent."""
     async for event in device:
-        if isinstance(event, Crossed | Restored) and any(change.up is up for change in event.changes):
-            return event.after.used.percent
+        if any(change.up is up for change in event.changes):
+            return device.figures.used.percent
     raise AssertionError("the device is never closed")
 
 
@@ -29,6 +29,8 @@ async def main(threshold: str) -> None:
     with Memnotify() as device:
         device.subscribe(threshold)
         print(f"watching {threshold}", flush=True)
+        if any(device.exceeded.values()):  # what is exceeded already is not an event
+            await changed(device, up=False)
         while True:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(job, "job")

@@ -8,10 +8,18 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Sequence
+import warnings
 
-from memnotify.abi.thresholds import parse
-from memnotify.client import DeviceLostError, DeviceMissingError, Figures, Memnotify, ThresholdError
+from memnotify.client import (
+    Change,
+    DeviceLostError,
+    DeviceMissingError,
+    Figures,
+    Memnotify,
+    Pages,
+    ThresholdError,
+    ThresholdWarning,
+)
 
 NOTHING_WATCHED = "nothing is watched: give a threshold, such as 'used 80%'"
 """The message for thresholds that can never be crossed."""
@@ -63,22 +71,52 @@ def count(text: str) -> int:
     return int(text)
 
 
-def watches(thresholds: str, names: Sequence[str]) -> bool:
-    """Return True if the thresholds watch anything. Raises ValueError if they are not understood."""
-    return bool(parse(os.fsencode(thresholds), names))
+def subscribe(command: str, device: Memnotify, thresholds: str) -> Figures:
+    """Subscribe, with a line on stderr for what is probably not meant. Raises OSError."""
+    with warnings.catch_warnings(record=True) as doubts:
+        warnings.simplefilter("always", ThresholdWarning)
+        figures = device.subscribe(thresholds)
+    for doubt in doubts:
+        report(command, f"warning: {doubt.message}")
+    return figures
 
 
-def subscribed(path: str, thresholds: str, *, reopen: bool = True) -> Memnotify:
+def subscribed(command: str, path: str | None, thresholds: str, *, reopen: bool = True) -> Memnotify:
     """Return the device, open and subscribed to. Raises OSError, also if it would watch nothing."""
     device = Memnotify(path, reopen=reopen)
     try:
-        figures = device.subscribe(thresholds)
-        if not watches(thresholds, figures.names):
+        subscribe(command, device, thresholds)
+        if not device.thresholds:
             raise ThresholdError(errno.EINVAL, NOTHING_WATCHED)
     except OSError:
         device.close()
         raise
     return device
+
+
+def echo(command: str, device: Memnotify) -> None:
+    """On a terminal: print how each threshold was understood, and where its figure is."""
+    if not sys.stderr.isatty():
+        return
+    figures = device.figures
+    for (name, given), exceeded in device.exceeded.items():
+        threshold, now = device.thresholds[name, given], figures[name]
+        state = "exceeded already: falling below it is the next event" if exceeded else "not reached yet"
+        report(command, f"{name} {_amount(threshold)} is {state}; it is {_amount(now)} now")
+
+
+def _amount(pages: Pages) -> str:
+    return f"{pages.percent:.1f} % ({human(pages.bytes)})"
+
+
+def holding(device: Memnotify, *, up: bool) -> tuple[Change, ...]:
+    """Return the thresholds of a new subscription that are on this side, as changes."""
+    thresholds = device.thresholds
+    return tuple(
+        Change(name, thresholds[name, given], up)
+        for (name, given), exceeded in device.exceeded.items()
+        if exceeded == up
+    )
 
 
 def human(size_bytes: float) -> str:

@@ -8,8 +8,9 @@ import shlex
 
 from memnotify.abi.figures import EXTRA_FIGURES, NAMES
 from memnotify.cli import add_command
-from memnotify.cli.common import NOTHING_WATCHED, report, watches
-from memnotify.client import default_path
+from memnotify.cli.common import NOTHING_WATCHED, report
+from memnotify.client import ThresholdError, default_path
+from memnotify.client._thresholds import parse
 
 _DESCRIPTION = """\
 Print the two variables with which a program that follows systemd's
@@ -61,11 +62,11 @@ def run(options: argparse.Namespace) -> int:
     # A socket takes each line as a write of its own; the device takes a newline as a blank.
     thresholds = " ".join(options.when.split())
     try:
-        if not watches(thresholds, _ANY_NAMES):
+        if not parse(os.fsencode(thresholds), _ANY_NAMES):
             report("env", f"--when: {NOTHING_WATCHED}")
             return 2
-    except ValueError as error:
-        report("env", f"--when: {error}")
+    except ThresholdError as error:
+        report("env", f"--when: {error.strerror}")
         return 2
     variables = {
         "MEMORY_PRESSURE_WATCH": options.path if options.socket is None else options.socket,

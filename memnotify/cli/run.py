@@ -10,11 +10,21 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Self
 
 from memnotify.cli import add_command
-from memnotify.cli.common import count, explain, loss, reap_orphans, report, seconds, subscribed
+from memnotify.cli.common import (
+    count,
+    echo,
+    explain,
+    holding,
+    loss,
+    reap_orphans,
+    report,
+    seconds,
+    subscribed,
+)
 from memnotify.client import (
     PAGE_SIZE,
     Change,
@@ -32,12 +42,17 @@ Run a command each time a figure reaches a threshold, or falls below one.
 
   memnotify run --when 'used 80%' -- systemctl stop batch.service
   memnotify run --when 'used 80%' --when-below 'used 60%' -- sh -c 'echo $MEMNOTIFY_EVENT'
+  memnotify run --when 'used 80%' --until 'used 60%' -- ./pause-or-go-on
 
 One command runs at a time. Crossings while it runs, or before --min-interval is over, cause
 one more run for each threshold, unless the figure has gone back by then. A threshold that is
-exceeded at the start is not an event. The environment of the command has MEMNOTIFY_EVENT (up
-or down), MEMNOTIFY_NAME and MEMNOTIFY_THRESHOLD (in pages), MEMNOTIFY_PAGE_SIZE (in bytes), and
-each figure as MEMNOTIFY_USED (in pages), MEMNOTIFY_USED_BYTES and MEMNOTIFY_USED_PERCENT.
+exceeded at the start is not an event; with --now it causes a run at once. With --until, a run
+for --when is followed by one run once a figure has fallen below a threshold of --until, and
+only then by another for --when.
+
+The environment of the command has MEMNOTIFY_EVENT (up or down), MEMNOTIFY_NAME and
+MEMNOTIFY_THRESHOLD (in pages), MEMNOTIFY_PAGE_SIZE (in bytes), and each figure as
+MEMNOTIFY_USED (in pages), MEMNOTIFY_USED_BYTES and MEMNOTIFY_USED_PERCENT.
 
 The process that starts the command is created at the beginning, as there may be little memory
 later. If the daemon ends, the command waits for it to come back. As PID 1 of a container it
@@ -48,17 +63,19 @@ exit codes: 0 N runs are done; 1 the last run failed, or no further run is possi
             2 thresholds not understood, no device, no such command, or wrong arguments
 """
 
-Due = dict[tuple[int, str], tuple[Change, Figures]]
-"""The causes of the next runs, by the device's descriptor and the figure's name."""
-
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the subcommand to the parser."""
     parser = add_command(
         commands, "run", "run a command each time a threshold is crossed", _DESCRIPTION, _EPILOG
     )
-    parser.add_argument("--when", metavar="THRESHOLDS", help="run when one is reached, such as 'used 80%%'")
-    parser.add_argument("--when-below", metavar="THRESHOLDS", help="run when a figure falls below one")
+    for option, text in (
+        ("--when", "run when one is reached, such as 'used 80%%'; may be given several times"),
+        ("--when-below", "run when a figure falls below one; may be given several times"),
+        ("--until", "after a run for --when, run once a figure falls below one, and not before"),
+    ):
+        parser.add_argument(option, metavar="THRESHOLDS", action="append", default=[], help=text)
+    parser.add_argument("--now", action="store_true", help="run at once for what holds at the start")
     parser.add_argument(
         "--min-interval",
         type=seconds,
@@ -76,8 +93,10 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 
 def run(options: argparse.Namespace) -> int:
     """Run the command each time it is due; return the exit code."""
-    if options.when is None and options.when_below is None:
+    if not (options.when or options.when_below):
         options.parser.error("give --when or --when-below, or both")
+    if options.until and (options.when_below or not options.when):
+        options.parser.error("--until goes with --when, without --when-below")
     program = options.command[0]
     if shutil.which(program) is None:
         there = "/" in program and os.path.isfile(program)
@@ -88,32 +107,37 @@ def run(options: argparse.Namespace) -> int:
     with contextlib.ExitStack() as devices:
         devices.enter_context(helper)
         directions: dict[int, tuple[Memnotify, bool]] = {}
-        for thresholds, up in ((options.when, True), (options.when_below, False)):
-            if thresholds is None:
-                continue
+        causes = Causes(latched=bool(options.until))
+        below = [*options.when_below, *options.until]
+        for thresholds, up in [*((each, True) for each in options.when), *((each, False) for each in below)]:
             try:
-                device = devices.enter_context(subscribed(options.path, thresholds))
+                device = devices.enter_context(subscribed("run", options.path, thresholds))
             except OSError as error:
                 report("run", explain(options.path, error))
                 return 2
+            echo("run", device)
             directions[device.fileno()] = (device, up)
-        return _serve(options, helper, directions)
+            if options.now:
+                causes.note(holding(device, up=up), device.figures, device.fileno(), up=up)
+        return _serve(options, helper, directions, causes)
 
 
 def _serve(
-    options: argparse.Namespace, helper: "Helper", directions: Mapping[int, tuple[Memnotify, bool]]
+    options: argparse.Namespace,
+    helper: "Helper",
+    directions: Mapping[int, tuple[Memnotify, bool]],
+    causes: "Causes",
 ) -> int:
     poller = select.poll()
     for fd in (helper.fileno(), *directions):
         poller.register(fd, select.POLLIN)
-    due: Due = {}
     left, running, not_before_s = options.count or math.inf, False, -math.inf
     while True:
         now_s = time.monotonic()
-        if due and not running and now_s >= not_before_s:
-            helper.start(environment(*due.pop(next(iter(due)))))
+        if causes.due and not running and now_s >= not_before_s:
+            helper.start(environment(*causes.take()))
             running, not_before_s = True, now_s + options.min_interval
-        sleep_ms = math.ceil(1000 * (not_before_s - now_s)) if due and not running else None
+        sleep_ms = math.ceil(1000 * (not_before_s - now_s)) if causes.due and not running else None
         for fd, _ in poller.poll(sleep_ms):
             if fd == helper.fileno():
                 failure = helper.outcome()
@@ -129,21 +153,50 @@ def _serve(
             except OSError as error:  # a new daemon lacks a figure of the old one
                 report("run", explain(options.path, error))
                 return 1
-            note(event, options.path, due, fd, up=up)
+            announce(event, options.path)
+            if isinstance(event, Crossed | Restored):
+                causes.note(event.changes, event.after, fd, up=up)
 
 
-def note(event: Event | None, path: str, due: Due, fd: int, *, up: bool) -> None:
-    """Add the runs that an event causes, and drop those whose figure has gone back."""
+def announce(event: Event | None, path: str) -> None:
+    """Report the loss of the daemon, and its return."""
     if isinstance(event, Lost):
         report("run", f"{path}: {loss(event.error)}")
     if isinstance(event, Restored):
         report("run", f"{path}: the device is served again")
-    if isinstance(event, Crossed | Restored):
-        for change in event.changes:
-            if change.up == up:
-                due[fd, change.name] = (change, event.after)
-            else:
-                due.pop((fd, change.name), None)
+
+
+class Causes:
+    """The causes of the next runs, the oldest first.
+
+    Latched, they alternate: no cause up follows another before one down, and the other way round.
+    """
+
+    def __init__(self, *, latched: bool) -> None:
+        self.due: dict[tuple[int, str], tuple[Change, Figures]] = {}
+        """By the device's descriptor and the figure's name."""
+        self._latched = latched
+        self._on = False
+
+    def note(self, changes: Iterable[Change], figures: Figures, fd: int, *, up: bool) -> None:
+        """Add the runs that changes cause, and drop those whose figure has gone back."""
+        for change in changes:
+            if not self._latched:
+                if change.up == up:
+                    self.due[fd, change.name] = (change, figures)
+                else:
+                    self.due.pop((fd, change.name), None)
+            elif change.up == up != self._on:
+                self._on = up
+                if self.due:
+                    # The run for the other direction has not started, so neither is needed.
+                    self.due.clear()
+                else:
+                    self.due[fd, change.name] = (change, figures)
+
+    def take(self) -> tuple[Change, Figures]:
+        """Return the oldest cause, and forget it."""
+        return self.due.pop(next(iter(self.due)))
 
 
 def environment(change: Change, figures: Figures) -> dict[str, str]:

@@ -7,7 +7,17 @@ import math
 import time
 
 from memnotify.cli import add_command
-from memnotify.cli.common import as_object, count, explain, reap_orphans, report, seconds, subscribed
+from memnotify.cli.common import (
+    as_object,
+    count,
+    echo,
+    explain,
+    holding,
+    reap_orphans,
+    report,
+    seconds,
+    subscribed,
+)
 from memnotify.client import PAGE_SIZE, Crossed, default_path
 
 _DESCRIPTION = """\
@@ -17,7 +27,8 @@ A threshold is the name of a figure and a value: pages, a percentage of total, o
   memnotify wait 'used 80%'
   memnotify wait 'used 6G active 1500000'
   memnotify wait 'used 80%' --up --count 0 --json
-A threshold that is exceeded at the start is not an event; falling below it is.
+A threshold that is exceeded at the start is not an event; falling below it is. With --now
+it counts at once; with --down, a figure that is below its threshold at the start does.
 """
 _EPILOG = """\
 exit codes: 0 crossed; 1 the daemon has ended; 2 thresholds not understood,
@@ -43,6 +54,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     direction = parser.add_mutually_exclusive_group()
     direction.add_argument("--up", action="store_true", help="only when a figure reached its threshold")
     direction.add_argument("--down", action="store_true", help="only when a figure fell below its threshold")
+    parser.add_argument("--now", action="store_true", help="count what holds at the start as the first event")
     parser.add_argument(
         "--json",
         action="store_true",
@@ -57,12 +69,17 @@ def run(options: argparse.Namespace) -> int:
     reap_orphans()
     end_s = None if options.timeout is None else time.monotonic() + options.timeout
     try:
-        device = subscribed(options.path, options.thresholds, reopen=False)
+        device = subscribed("wait", options.path, options.thresholds, reopen=False)
     except OSError as error:
         report("wait", explain(options.path, error))
         return 2
     with device:
+        echo("wait", device)
         left = options.count or math.inf
+        holds = holding(device, up=not options.down) if options.now else ()
+        if holds:
+            _print(Crossed(device.figures, device.figures, holds), options)
+            left -= 1
         while left:
             try:
                 event = device.wait(None if end_s is None else max(0, end_s - time.monotonic()))
@@ -72,9 +89,13 @@ def run(options: argparse.Namespace) -> int:
             if event is None:
                 return 3
             if isinstance(event, Crossed) and _wanted(event, options):
-                print(_as_json(event) if options.json else event.after, flush=True)
+                _print(event, options)
                 left -= 1
     return 0
+
+
+def _print(event: Crossed, options: argparse.Namespace) -> None:
+    print(_as_json(event) if options.json else event.after, flush=True)
 
 
 def _wanted(event: Crossed, options: argparse.Namespace) -> bool:

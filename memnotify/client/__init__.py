@@ -5,7 +5,16 @@
 """
 
 from memnotify.client._control import ControlFileError
-from memnotify.client._device import DEFAULT_PATH, Crossed, Event, Lost, Memnotify, Restored, default_path
+from memnotify.client._device import (
+    DEFAULT_PATH,
+    Crossed,
+    Event,
+    Lost,
+    Memnotify,
+    Restored,
+    ThresholdWarning,
+    default_path,
+)
 from memnotify.client._errors import (
     DeviceForbiddenError,
     DeviceLostError,
@@ -16,6 +25,7 @@ from memnotify.client._errors import (
     device_error,
 )
 from memnotify.client._figures import PAGE_SIZE, Figures, Pages
+from memnotify.client._latch import Latch
 from memnotify.client._observer import Observer
 from memnotify.client._signals import Signal, Signals
 from memnotify.client._source import Source
@@ -32,6 +42,7 @@ __all__ = [
     "DeviceMissingError",
     "Event",
     "Figures",
+    "Latch",
     "Lost",
     "Memnotify",
     "MemnotifyError",
@@ -43,6 +54,7 @@ __all__ = [
     "Signals",
     "Source",
     "ThresholdError",
+    "ThresholdWarning",
     "default_path",
     "device_error",
 ]

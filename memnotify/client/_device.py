@@ -1,19 +1,30 @@
 # SPDX-License-Identifier: MIT
 """The device: figures, thresholds and events, across restarts of its daemon."""
 
+import contextlib
 import errno
 import os
 import select
 import time
 import warnings
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from memnotify.client._device_file import DeviceFile
 from memnotify.client._epoll import new_epoll, wait_ready
 from memnotify.client._errors import DeviceLostError, NotADeviceError, ThresholdError, device_error
-from memnotify.client._figures import Figures
+from memnotify.client._figures import Figures, Pages
 from memnotify.client._source import Source
-from memnotify.client._thresholds import Change, Snapshot, parse, spell
+from memnotify.client._thresholds import (
+    Change,
+    Snapshot,
+    Value,
+    Writing,
+    check_reachable,
+    doubts,
+    parse,
+    spell,
+)
 from memnotify.client._timer import Timer
 
 DEFAULT_PATH = "/dev/memnotify"
@@ -31,38 +42,45 @@ within a second."""
 
 
 @dataclass(frozen=True)
-class Event:
-    """An event. ``before`` are the figures of the previous event, or of the subscription."""
-
-    before: Figures
-
-
-@dataclass(frozen=True)
-class Crossed(Event):
+class Crossed:
     """The device reported that a threshold was crossed.
 
-    ``changes`` are the thresholds that are on another side than at the previous event. The tuple is
-    empty if the figures went up and down again before they were read, or if the previous event already
-    reported the change, because its figures were newer than the crossing that woke it.
+    ``before`` are the figures of the previous event, or of the subscription. ``changes`` are the thresholds
+    that are on another side than then. The tuple is empty if the figures went up and down again before they
+    were read, or if the previous event already reported the change, because its figures were newer than the
+    crossing that woke it.
     """
 
+    before: Figures
     after: Figures
     changes: tuple[Change, ...]
 
 
 @dataclass(frozen=True)
-class Lost(Event):
+class Lost:
     """The daemon has ended, and the subscription with it. ``error`` is how that was noticed."""
 
+    before: Figures
     error: OSError
+    changes: tuple[Change, ...] = field(default=(), init=False)
+    """Always empty, so that a loop over the changes of any event needs no question."""
 
 
 @dataclass(frozen=True)
-class Restored(Event):
+class Restored:
     """A new daemon serves, and the thresholds are set again. ``changes`` are those since the loss."""
 
+    before: Figures
     after: Figures
     changes: tuple[Change, ...]
+
+
+Event = Crossed | Lost | Restored
+"""An event. Each has ``before`` and ``changes``."""
+
+
+class ThresholdWarning(UserWarning):
+    """A threshold is in force, and is probably not what was meant."""
 
 
 class Memnotify(Source[Event]):
@@ -89,10 +107,13 @@ class Memnotify(Source[Event]):
         self.path = path
         self._reopen = reopen
         self._pid = os.getpid()
-        self._text = b""
-        self._snapshot: Snapshot | None = None
-        self._observer: DeviceFile | None = None
-        # The epoll holds the observer or, while there is none, the timer.
+        # What is written to each open file, and what its last event said. There is one file, or several if a
+        # name has several thresholds; none before the first subscription, and while no daemon serves.
+        self._writings: list[Writing] = []
+        self._snapshots: list[Snapshot] = []
+        self._files: list[DeviceFile] = []
+        self._figures = Figures(())
+        # The epoll holds the files or, while there are none, the timer.
         self._epoll: select.epoll | None = None
         self._timer: Timer | None = None
         self._retry_s = _RETRY_FIRST_S
@@ -117,41 +138,76 @@ class Memnotify(Source[Event]):
                 raise
         return self._read()
 
-    def subscribe(self, thresholds: str = "", /, **named: str | int) -> Figures:
-        """Replace the thresholds, with ``"used 80% active 8000"`` or ``used="80%", active=8000``.
+    def subscribe(self, thresholds: str = "", /, **named: Value | Sequence[Value]) -> Figures:
+        """Replace the thresholds, with ``"used 80% active 8000"`` or ``used=["80%", "90%"], active="8G"``.
 
-        Without arguments nothing is watched. Returns the figures from which changes are counted: a
-        threshold that is exceeded already is not an event. Raises ThresholdError for thresholds that
-        are not understood, or another MemnotifyError; then the previous thresholds stay in force.
+        By name, an int is a number of bytes, or of pages if it is ``Pages``. Without arguments nothing is
+        watched. Returns the figures from which changes are counted: a threshold that is exceeded already is
+        not an event, see ``exceeded``. Warns (ThresholdWarning) of a bare number below 1 % of total. Raises
+        ThresholdError for thresholds that are not understood or can never be reached, or another
+        MemnotifyError; then the previous thresholds stay in force.
         """
+        writings = spell(thresholds, named)
+        figures = self._subscribe(writings, reachable=True)
+        for writing, snapshot in zip(writings, self._snapshots, strict=True):
+            for doubt in doubts(snapshot.levels, writing.given, figures):
+                warnings.warn(doubt, ThresholdWarning, stacklevel=2)
+        return figures
+
+    def subscribe_unchecked(self, thresholds: str) -> Figures:
+        """As ``subscribe``, also for thresholds that could be reached only if total grew; warn of nothing."""
+        return self._subscribe(spell(thresholds, {}), reachable=False)
+
+    @property
+    def figures(self) -> Figures:
+        """The figures of the last event, or of the subscription; ``read`` returns those of now."""
+        return self._figures
+
+    @property
+    def thresholds(self) -> dict[tuple[str, Value], Pages]:
+        """The thresholds in force, by name and value as they were given, at the total of the last event."""
+        return {
+            (name, writing.given[name]): snapshot.threshold(name)
+            for writing, snapshot in zip(self._writings, self._snapshots, strict=True)
+            for name in snapshot.levels
+        }
+
+    @property
+    def exceeded(self) -> dict[tuple[str, Value], bool]:
+        """True for each threshold that its figure had reached at the last event, or at the subscription."""
+        return {
+            (name, writing.given[name]): snapshot.above(name)
+            for writing, snapshot in zip(self._writings, self._snapshots, strict=True)
+            for name in snapshot.levels
+        }
+
+    def _subscribe(self, writings: list[Writing], *, reachable: bool) -> Figures:
         self._check_open()
         self._leave_parent()
-        text = spell(thresholds, named)
         try:
-            snapshot = self._set_thresholds(text)
+            self._set_thresholds(writings, reachable=reachable)
         except DeviceLostError:
             if not self._reopen:
                 raise
-            # The open file is of a daemon that has ended; a new one may serve.
-            if self._observer is not None:
+            # The open files are of a daemon that has ended; a new one may serve.
+            if self._files:
                 self._lose()
                 self._loss_reported = True  # by the error, if this fails as well
-            snapshot = self._set_thresholds(text)
-        self._text, self._snapshot = text, snapshot
+            self._set_thresholds(writings, reachable=reachable)
         self._loss_reported = False
-        return snapshot.figures
+        return self._figures
 
-    def wait(self, timeout_s: float | None = None) -> Event | None:
-        """Return the next event, or None if there is none within ``timeout_s`` seconds.
+    def wait(self, timeout: float | None = None) -> Event | None:
+        """Return the next event, or None if there is none within ``timeout`` seconds.
 
         Raises DeviceLostError if the daemon has ended and ``reopen`` is off, ThresholdError if a new
         daemon does not understand the thresholds.
         """
         watched = self._watched()
-        end_s = None if timeout_s is None else time.monotonic() + timeout_s
+        end_s = None if timeout is None else time.monotonic() + timeout
         while True:
             ready = wait_ready(watched, None if end_s is None else end_s - time.monotonic())
-            event = self._take_event(ready[0][1]) if ready else None
+            event = self._take_event(dict(ready)) if ready else None
             if event is not None or (end_s is not None and time.monotonic() >= end_s):
                 return event
 
@@ -186,31 +242,35 @@ class Memnotify(Source[Event]):
         assert self._epoll is not None  # noqa: S101 - for mypy: a subscription has an epoll
         return self._epoll
 
-    def _take_event(self, revents: int) -> Event | None:
+    def _take_event(self, ready: dict[int, int]) -> Event | None:
         """Return the event that made the epoll ready; None if there is nothing to report."""
-        if self._observer is None:
+        if not self._files:
             return self._retry()
-        assert self._snapshot is not None  # noqa: S101 - for mypy: an observer is subscribed
-        before = self._snapshot
+        before = self._snapshots
+        figures = self._figures
+        after = list(before)
         try:
-            if not revents & select.EPOLLIN:
-                raise device_error(errno.ENOTCONN, self.path)
-            snapshot = Snapshot(self._observer.read(), before.levels)
+            for number, file in enumerate(self._files):
+                revents = ready.get(file.fileno(), 0)
+                if revents and not revents & select.EPOLLIN:
+                    raise device_error(errno.ENOTCONN, self.path)
+                if revents:
+                    after[number] = Snapshot(file.read(), before[number].levels)
+                    self._figures = after[number].figures
         except OSError as error:
             if not self._reopen:
                 raise
             self._lose()
             self._loss_reported = True
-            return Lost(before.figures, error)
-        self._snapshot = snapshot
-        return Crossed(before.figures, snapshot.figures, before.changes_to(snapshot))
+            return Lost(figures, error)
+        self._snapshots = after
+        return Crossed(figures, self._figures, _changes(before, after))
 
     def _retry(self) -> Event | None:
         """Open the device and subscribe again; if that fails, set the timer for the next attempt."""
-        assert self._snapshot is not None  # noqa: S101 - for mypy: a lost device was subscribed
-        before = self._snapshot
+        before, figures = self._snapshots, self._figures
         try:
-            self._snapshot = self._set_thresholds(self._text)
+            self._set_thresholds(self._writings, reachable=False)
         except OSError as error:
             self._set_timer(self._retry_s)
             self._retry_s = min(2 * self._retry_s, _RETRY_LAST_S)
@@ -219,45 +279,69 @@ class Memnotify(Source[Event]):
             if self._loss_reported:
                 return None
             self._loss_reported = True
-            return Lost(before.figures, error)
-        changes = before.changes_to(self._snapshot)
+            return Lost(figures, error)
+        changes = _changes(before, self._snapshots)
         if self._loss_reported:
             self._loss_reported = False
-            return Restored(before.figures, self._snapshot.figures, changes)
+            return Restored(figures, self._figures, changes)
         # The first use in a forked child, whose parent has lost nothing.
-        return Crossed(before.figures, self._snapshot.figures, changes) if changes else None
+        return Crossed(figures, self._figures, changes) if changes else None
 
-    def _set_thresholds(self, text: bytes) -> Snapshot:
-        """Write the thresholds to the observer, which is opened if there is none.
+    def _set_thresholds(self, writings: list[Writing], *, reachable: bool) -> None:
+        """Write each text to an open file of its own, and take over the sides from which changes are counted.
 
-        Returns the snapshot from which changes are counted.
+        Files are opened as needed. If anything fails before the first write, the previous thresholds stay.
         """
-        if self._observer is not None:
-            assert self._snapshot is not None  # noqa: S101 - for mypy: an observer is subscribed
-            return _subscribe(self._observer, text, self._snapshot.figures)
-        file, self._reader = self._reader or DeviceFile(self.path), None
+        opened: list[DeviceFile] = []
         epoll = self._epoll
         try:
-            # Read before the write: if this is not a device, it may be a file with data of value.
-            snapshot = _subscribe(file, text, file.read())
+            figures = self._open_files(len(writings) - len(self._files), opened)
+            levels = [parse(writing.text, figures.names) for writing in writings]
+            for each in levels if reachable else ():
+                check_reachable(each, figures)
             epoll = epoll or new_epoll()
-            _watch(epoll, file)
+            for file in opened:
+                _watch(epoll, file)
+            files = [*self._files, *opened][: len(writings)]
+            snapshots = []
+            for file, writing, each in zip(files, writings, levels, strict=True):
+                file.write(writing.text)
+                # What the read tells binds: the device reports each change of side from there on.
+                snapshots.append(Snapshot(file.read(), each))
         except BaseException:
-            file.close()
+            for file in opened:
+                self._close_file(file)
             if epoll is not None and epoll is not self._epoll:
                 epoll.close()
             raise
-        self._observer, self._epoll = file, epoll
+        for file in self._files[len(writings) :]:
+            self._close_file(file)
+        self._epoll, self._files, self._snapshots, self._writings = epoll, files, snapshots, writings
+        self._figures = snapshots[-1].figures
         self._stop_timer()
-        return snapshot
+
+    def _open_files(self, count: int, opened: list[DeviceFile]) -> Figures:
+        """Append so many files to ``opened``; return figures with the names that thresholds may have."""
+        figures = self._figures
+        for _ in range(count):
+            reader, self._reader = self._reader, None
+            opened.append(reader or DeviceFile(self.path))
+            # Read before the write: if this is not a device, it may be a file with data of value.
+            figures = opened[-1].read()
+        return figures
+
+    def _close_file(self, file: DeviceFile) -> None:
+        """Close a file, and take it out of the epoll: a forked child may hold it open."""
+        if self._epoll is not None:
+            with contextlib.suppress(OSError, ValueError):  # it is not there yet
+                self._epoll.unregister(file)
+        file.close()
 
     def _lose(self) -> None:
-        """Close the observer, and set the timer for the first attempt to get another."""
-        if self._epoll is not None and self._observer is not None:
-            # Explicitly: if a forked child holds the open file, it would stay in the epoll.
-            self._epoll.unregister(self._observer)
-            self._observer.close()
-            self._observer = None
+        """Close the files, and set the timer for the first attempt to get others."""
+        for file in self._files:
+            self._close_file(file)
+        self._files = []
         self._retry_s = _RETRY_FIRST_S
         self._set_timer(0)
 
@@ -287,21 +371,18 @@ class Memnotify(Source[Event]):
             self._timer = None
 
     def _drop(self) -> None:
-        for opened in (self._epoll, self._reader, self._observer, self._timer):
+        for opened in (self._epoll, self._reader, *self._files, self._timer):
             if opened is not None:
                 opened.close()
-        self._epoll = self._reader = self._observer = self._timer = None
+        self._epoll = self._reader = self._timer = None
+        self._files = []
 
 
-def _subscribe(file: DeviceFile, text: bytes, figures: Figures) -> Snapshot:
-    """Write thresholds and return the snapshot from which changes are counted.
-
-    ``figures`` are earlier ones, whose names the thresholds may have. What the read tells binds: the device
-    reports each change of side from there on.
-    """
-    levels = parse(text, figures.names)
-    file.write(text)
-    return Snapshot(file.read(), levels)
+def _changes(before: list[Snapshot], after: list[Snapshot]) -> tuple[Change, ...]:
+    """Return the thresholds that changed side, of all open files."""
+    return tuple(
+        change for earlier, later in zip(before, after, strict=True) for change in earlier.changes_to(later)
+    )
 
 
 def _watch(epoll: "select.epoll", file: DeviceFile) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The figures as a client sees them."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
@@ -36,7 +37,8 @@ class Pages(int):
 class Figures:
     """The system's memory at one moment: ``figures.used``, ``figures.used.percent``, ``figures["used"]``.
 
-    A device may be configured to have more figures than the three that are properties here.
+    A device may be configured to have more figures than the three that are properties here: they are
+    attributes too.
     """
 
     values: tuple[tuple[str, int], ...]
@@ -73,6 +75,16 @@ class Figures:
     def names(self) -> tuple[str, ...]:
         """All names, in the order of the line."""
         return tuple(name for name, _ in self.values)
+
+    def __iter__(self) -> Iterator[tuple[str, Pages]]:
+        """Iterate over the pairs of name and value, in the order of the line."""
+        return ((name, self[name]) for name in self.names)
+
+    def __getattr__(self, name: str) -> Pages:
+        """Return an extra figure. Raises AttributeError if the device does not have it."""
+        if name.startswith("__") or name == "values" or name not in self.names:
+            raise AttributeError(f"this device has no figure {name!r}", name=name, obj=self)
+        return self[name]
 
     def __getitem__(self, name: str) -> Pages:
         """Return the figure of that name. Raises KeyError if the device does not have it."""

@@ -36,7 +36,8 @@ class _Watch:
         self.on = False
         self._definition = definition
         self._changes = changes
-        self._text = ""
+        self.text = ""
+        """What the device watches."""
         try:
             self.update(self.device.read())
         except BaseException:
@@ -54,16 +55,16 @@ class _Watch:
                 self.on = on
                 self._changes.append(Signal(self.name, on, figures))
             text = self._definition.thresholds(figures.total, on=on)
-            if text == self._text:
+            if text == self.text:
                 return
             try:
-                figures = self.device.subscribe(text)
+                figures = self.device.subscribe_unchecked(text)
             except OSError:
-                if not self._text:
+                if not self.text:
                     raise
                 # The daemon has ended. The device subscribes again, as before, and that is an event.
                 return
-            self._text = text
+            self.text = text
 
 
 class Signals(Source[Signal]):
@@ -95,6 +96,11 @@ class Signals(Source[Signal]):
     def states(self) -> dict[str, bool]:
         """The state of each enabled signal by name: True if it is on."""
         return {watch.name: watch.on for watch in self._watches}
+
+    @property
+    def exceeded(self) -> dict[tuple[str, str], bool]:
+        """True for each enabled signal that is on, by its name and the threshold that the device watches."""
+        return {(watch.name, watch.text): watch.on for watch in self._watches}
 
     def enable(self) -> None:
         """Open the devices. If the environment disables signals, or they are enabled, do nothing.
@@ -132,11 +138,11 @@ class Signals(Source[Signal]):
         self._open_own_files()
         return self._epoll.fileno()
 
-    def wait(self, timeout_s: float | None = None) -> Signal | None:
-        """Return the next change, or None if there is none within ``timeout_s`` seconds."""
+    def wait(self, timeout: float | None = None) -> Signal | None:
+        """Return the next change, or None if there is none within ``timeout`` seconds."""
         self._check_open()
         self._open_own_files()
-        end_s = None if timeout_s is None else time.monotonic() + timeout_s
+        end_s = None if timeout is None else time.monotonic() + timeout
         while True:
             left_s = None if end_s is None else end_s - time.monotonic()
             ready = wait_ready(self._epoll, 0 if self._changes else left_s)

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
 from types import ModuleType
-from typing import Generic, Self, TypeVar
+from typing import Generic, NoReturn, Self, TypeVar
 
 T = TypeVar("T")
 
@@ -37,8 +37,8 @@ class Source(ABC, Generic[T]):
         """Return the descriptor. It stays the same until ``close``, except in a forked child."""
 
     @abstractmethod
-    def wait(self, timeout_s: float | None = None) -> T | None:
-        """Return the next event, or None if there is none within ``timeout_s`` seconds."""
+    def wait(self, timeout: float | None = None) -> T | None:
+        """Return the next event, or None if there is none within ``timeout`` seconds."""
 
     def close(self) -> None:
         """Close the source, and end an ``async for`` over it. May be called again."""
@@ -78,6 +78,10 @@ class Source(ABC, Generic[T]):
     def __exit__(self, *_: object) -> None:
         """Close the source."""
         self.close()
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be sent to another process. Raises TypeError."""
+        raise TypeError(f"a {type(self).__name__} belongs to its process: open it in the child")
 
     def _check_open(self) -> None:
         if self._closed:

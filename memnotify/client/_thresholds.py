@@ -2,15 +2,29 @@
 """What a client writes, understood as by the device, so that the client knows each threshold's side."""
 
 import errno
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from memnotify.abi import thresholds as abi
 from memnotify.client._errors import ThresholdError
-from memnotify.client._figures import Figures
+from memnotify.client._figures import PAGE_SIZE, Figures, Pages
 
 Levels = Mapping[str, abi.Level]
 """Levels by the name of the figure. A figure that is not watched is left out."""
+Value = str | int
+"""A threshold as it is given: a number of bytes, ``Pages``, or a text such as 80% or 1.5G."""
+
+_PAIR = re.compile(r"([^\s=]+)(?:\s*=\s*|\s+)([^\s=]+)")
+_ADVICE = {
+    r"[<>]": "leave the sign out, as in 'used 80%': both directions are reported",
+    r"\d *[kKMGT]i?[bB]\b": "write K, M, G or T, which are powers of 1024, as in 'used 8G'",
+    r"\d[kmgt]\b": "write a capital K, M, G or T, as in 'used 8G'",
+    r"\d\s+[%KMGT](?![\w%])": "leave out the blank before the unit, as in 'used 80%' or 'used 8G'",
+    r"\d,\d": "write a point, as in 'used 1.5G'",
+}
+"""What people write instead, and the answer."""
+_MAY_EXCEED_TOTAL = {"total", "Committed_AS", "CommitLimit", "VmallocChunk"}
 
 
 def parse(text: bytes, names: Sequence[str]) -> Levels:
@@ -21,21 +35,84 @@ def parse(text: bytes, names: Sequence[str]) -> Levels:
     try:
         levels = abi.parse(text, names)
     except ValueError as error:
-        raise ThresholdError(errno.EINVAL, str(error)) from None
+        reason = str(error)
+        written = text.decode(errors="replace")
+        for pattern, advice in _ADVICE.items():
+            if re.search(pattern, written):
+                reason = f"{written[:60]!a} is not understood: {advice}"
+                break
+        raise ThresholdError(errno.EINVAL, reason) from None
     return {names[index]: level for index, level in levels.items()}
 
 
-def spell(thresholds: str, named: Mapping[str, str | int]) -> bytes:
-    """Return the bytes to be written for a text and for thresholds by name.
+@dataclass(frozen=True)
+class Writing:
+    """What is written to one open file, and its thresholds by name, as they were given."""
 
-    Raises ThresholdError if they cannot be bytes at all.
+    text: bytes
+    given: Mapping[str, Value]
+
+
+def spell(thresholds: str, named: Mapping[str, Value | Sequence[Value]]) -> list[Writing]:
+    """Return what is to be written, for thresholds as a text and by name; at least one text.
+
+    An open file has one threshold for each name, so a list of values becomes as many texts. Raises
+    ThresholdError if they cannot be bytes at all.
     """
-    text = " ".join(filter(None, (thresholds, *(f"{name} {value}" for name, value in named.items()))))
-    try:
-        return text.encode(errors="surrogateescape")
-    except UnicodeEncodeError:
-        reason = f"{text[:60]!a} is not understood: it is not text"
-        raise ThresholdError(errno.EINVAL, reason) from None
+    lists = {name: [given] if isinstance(given, str | int) else list(given) for name, given in named.items()}
+    writings = []
+    for number in range(max([1, *map(len, lists.values())])):
+        given = {name: values[number] for name, values in lists.items() if number < len(values)}
+        pairs = [f"{name} {_spell_value(value)}" for name, value in given.items()]
+        text = " ".join(filter(None, ("" if number else thresholds, *pairs)))
+        if not number:
+            given = dict(_PAIR.findall(thresholds)) | given
+        try:
+            writings.append(Writing(text.encode(errors="surrogateescape"), given))
+        except UnicodeEncodeError:
+            reason = f"{text[:60]!a} is not understood: it is not text"
+            raise ThresholdError(errno.EINVAL, reason) from None
+    return writings
+
+
+def _is_bare(value: Value) -> bool:
+    return value.isdecimal() if isinstance(value, str) else not isinstance(value, Pages)
+
+
+def _spell_value(value: Value) -> str:
+    """Return a value as the device takes it: a number is one of pages there."""
+    if isinstance(value, str) or value <= 0:
+        return str(value)
+    return str(int(value) if isinstance(value, Pages) else max(1, (value + PAGE_SIZE // 2) // PAGE_SIZE))
+
+
+def check_reachable(levels: Levels, figures: Figures) -> None:
+    """Raise ThresholdError for a threshold that no figure can reach."""
+    for name, level in levels.items():
+        pages, total = level.pages(figures.total), figures.total
+        if pages > total > 0 and name not in _MAY_EXCEED_TOTAL:
+            size, whole = describe_size(pages, figures), describe_size(total, figures)
+            reason = f"{name} never reaches {size}: total is {whole}"
+            raise ThresholdError(errno.EINVAL, reason)
+
+
+def doubts(levels: Levels, given: Mapping[str, Value], figures: Figures) -> list[str]:
+    """Return a sentence for each bare number that is so small that a percentage may have been meant."""
+    return [
+        f"{name} {describe_size(level.pages(figures.total), figures)} is less than 1 % of total:"
+        f" write a unit, as in '{name} 80%' or '{name} 8G'"
+        for name, level in levels.items()
+        if _is_bare(given[name]) and level.pages(figures.total) < figures.total / 100
+    ]
+
+
+def describe_size(pages: int, figures: Figures) -> str:
+    """Return a number of pages for a reader: ``80.0 % (6.4 GiB)``."""
+    size, units = float(pages * PAGE_SIZE), ["TiB", "GiB", "MiB", "KiB", "B"]
+    while size >= 1024 and len(units) > 1:
+        size /= 1024
+        units.pop()
+    return f"{Pages(pages, figures.total).percent:.1f} % ({size:.1f} {units[-1]})"
 
 
 @dataclass(frozen=True)
@@ -44,10 +121,25 @@ class Change:
 
     name: str
     """The figure that has the threshold."""
-    threshold: int
-    """In pages, at the total of the later figures."""
+    threshold: Pages
+    """At the total of the later figures."""
     up: bool
     """True if the figure is at or above the threshold now, False if below it."""
+
+    @property
+    def pages(self) -> int:
+        """The threshold in pages."""
+        return int(self.threshold)
+
+    @property
+    def bytes(self) -> int:
+        """The threshold in bytes."""
+        return self.threshold.bytes
+
+    @property
+    def percent(self) -> float:
+        """The threshold in percent of total."""
+        return self.threshold.percent
 
 
 @dataclass(frozen=True)
@@ -61,9 +153,10 @@ class Snapshot:
         """Return True if the figure is at or above its threshold, at the total of these figures."""
         return self.figures[name] >= self.threshold(name)
 
-    def threshold(self, name: str) -> int:
-        """Return a threshold in pages, at the total of these figures."""
-        return self.levels[name].pages(self.figures.total)
+    def threshold(self, name: str) -> Pages:
+        """Return a threshold at the total of these figures."""
+        total = self.figures.total
+        return Pages(self.levels[name].pages(total), total)
 
     def changes_to(self, after: "Snapshot") -> tuple[Change, ...]:
         """Return the thresholds of both snapshots that are on another side in ``after``."""

@@ -12,7 +12,7 @@ from dbus_fast.errors import AuthError, DBusError, InvalidAddressError
 from dbus_fast.service import ServiceInterface
 from dbus_fast.service import signal as dbus_signal  # the older name, which Debian's releases have
 
-from memnotify.cli.common import NOTHING_WATCHED, explain, loss, report, watches
+from memnotify.cli.common import NOTHING_WATCHED, explain, loss, report, subscribe
 from memnotify.cli.lowmem_bus.levels import LEVELS, Limiter
 from memnotify.client import Crossed, Lost, Memnotify, Restored
 
@@ -40,11 +40,11 @@ def serve(path: str, thresholds: Mapping[int, str], limiter: Limiter) -> int:
         for level, text in thresholds.items():
             try:
                 devices[level] = opened.enter_context(Memnotify(path))
-                figures = devices[level].subscribe(text)
+                subscribe("lowmem-bus", devices[level], text)
             except OSError as error:
                 _report(explain(path, error))
                 return 2
-            watched |= watches(text, figures.names)
+            watched |= bool(devices[level].thresholds)
         if not watched:
             _report(NOTHING_WATCHED)
             return 2

@@ -92,7 +92,7 @@ def run(options: argparse.Namespace) -> int:
                 watch.record = opened.enter_context(Recorder(options.record))
             devices = {}
             for text in options.when:
-                device = opened.enter_context(subscribed(options.path, text))
+                device = opened.enter_context(subscribed("watch", options.path, text))
                 devices[device.fileno()] = device
                 watch.add(text)
         except RecordingError as error:

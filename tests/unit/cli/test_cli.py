@@ -18,8 +18,8 @@ from support.fake_device import FakeDaemon
 from memnotify import __version__
 from memnotify.cli import COMMANDS, main, make_parser
 from memnotify.cli.lowmem_bus import service
-from memnotify.cli.run import Due, environment, note
-from memnotify.client import PAGE_SIZE, Change, Crossed, Figures, Lost, Restored
+from memnotify.cli.run import Causes, announce, environment
+from memnotify.client import PAGE_SIZE, Change, Figures, Lost, Pages, Restored
 
 LINE = b"total 1000 used 250 active 7\n"
 UNKNOWN = "is not understood: the names are total, used, active (others by 'memnotify serve --figures')"
@@ -43,6 +43,8 @@ UNKNOWN = "is not understood: the names are total, used, active (others by 'memn
         ["wait", "used 5", "--count", "two"],
         ["wait", "used 5", "--up", "--down"],
         ["run", "--when", "used 5"],
+        ["run", "--until", "used 5", "--", "true"],
+        ["run", "--when", "used 5", "--until", "used 4", "--when-below", "used 4", "--", "true"],
         ["run", "--", "true"],
         ["run", "--when", "used 5", "--min-interval", "-1", "--", "true"],
         ["run", "--when", "used 5", "--count", "-1", "--", "true"],
@@ -448,8 +450,8 @@ def test_a_message_that_cannot_be_written_ends_nothing(monkeypatch: pytest.Monke
     monkeypatch.setattr(sys, "stderr", Full())
     service._report("warned")
     figures = Figures.parse(LINE)
-    note(Lost(figures, OSError(errno.ENOTCONN, "ended")), "", {}, 3, up=True)
-    note(Restored(figures, figures, ()), "", {}, 3, up=True)
+    announce(Lost(figures, OSError(errno.ENOTCONN, "ended")), "")
+    announce(Restored(figures, figures, ()), "")
 
 
 def test_ctrl_c_while_it_loads(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -522,6 +524,66 @@ def test_wait_prints_json(daemon: FakeDaemon, capsys: pytest.CaptureFixture[str]
     assert said["changes"] == [{"name": "used", "threshold_pages": 200, "direction": "up"}]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["used 1%"], 0),
+        (["used 1%", "--up", "--json"], 0),
+        (["used 1%", "--down"], 3),
+        (["used 2%"], 3),
+        (["used 2%", "--down"], 0),
+        (["used 1%", "--count", "2"], 3),
+    ],
+)
+def test_wait_now_counts_what_holds(
+    daemon: FakeDaemon, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int
+) -> None:
+    """A threshold that is exceeded at the start counts at once; with ``--down`` one that is not."""
+    assert main(["wait", "--now", "--timeout", "0", *arguments]) == code
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == (code == 0 or "--count" in arguments)
+    if "--json" in arguments:
+        assert json.loads(lines[0])["changes"] == [
+            {"name": "used", "threshold_pages": 100, "direction": "up"}
+        ]
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "said"),
+    [
+        ("used 2%", "used 2.0 % (800.0 KiB) is not reached yet; it is 1.0 % (400.0 KiB) now"),
+        (
+            "used 1%",
+            (
+                "used 1.0 % (400.0 KiB) is exceeded already: falling below it is the next event;"
+                " it is 1.0 % (400.0 KiB) now"
+            ),
+        ),
+    ],
+)
+def test_a_terminal_gets_what_was_understood(
+    daemon: FakeDaemon,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    thresholds: str,
+    said: str,
+) -> None:
+    """One line for each threshold, on stderr and only on a terminal."""
+    assert main(["wait", thresholds, "--timeout", "0"]) == 3
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert main(["wait", thresholds, "--timeout", "0"]) == 3
+    assert capsys.readouterr().err == f"memnotify wait: {said}\n"
+
+
+def test_doubtful_thresholds(daemon: FakeDaemon, capsys: pytest.CaptureFixture[str]) -> None:
+    """A bare number below 1 % of total causes a warning; a threshold above total is refused."""
+    assert main(["wait", "used 80", "--timeout", "0"]) == 3
+    assert "memnotify wait: warning: used 0.8 % (320.0 KiB) is less than 1 %" in capsys.readouterr().err
+    assert main(["wait", "used 120%", "--timeout", "0"]) == 2
+    assert "used never reaches 120.0 %" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("seconds", ["0", "0.01"])
 def test_wait_times_out(daemon: FakeDaemon, capsys: pytest.CaptureFixture[str], seconds: str) -> None:
     """Exit code 3, and no output, if nothing happens in time."""
@@ -547,8 +609,8 @@ def test_wait_ends_with_the_daemon(daemon: FakeDaemon, capsys: pytest.CaptureFix
         ["wait", ""],
         ["wait", "used 0"],
         ["run", "--when", "", "--", "true"],
-        ["run", "--when", "used 5", "--when-below", "used 0", "--", "true"],
-        ["watch", "--plain", "--when", "used 5", "--when", "used 0"],
+        ["run", "--when", "used 2000", "--when-below", "used 0", "--", "true"],
+        ["watch", "--plain", "--when", "used 2000", "--when", "used 0"],
         ["lowmem-bus", "--low", "used 0", "--medium", "", "--critical", "used 0"],
     ],
 )
@@ -581,7 +643,7 @@ def test_run_with_thresholds_that_are_not_understood(
     daemon: FakeDaemon, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Both options are checked before a command runs."""
-    for arguments in (["--when", "usd 5"], ["--when", "used 5", "--when-below", "usd 5"]):
+    for arguments in (["--when", "usd 5"], ["--when", "used 2000", "--when-below", "usd 5"]):
         assert main(["run", *arguments, "--", "true"]) == 2
         out, err = capsys.readouterr()
         assert out == ""
@@ -592,7 +654,7 @@ def test_run_with_thresholds_that_are_not_understood(
 def test_the_environment_of_a_command() -> None:
     """The environment has the threshold, the direction, and every figure in pages, bytes and percent."""
     figures = Figures.parse(b"total 1000 used 250 active 7 swap 3\n")
-    told = environment(Change("used", 200, up=True), figures)
+    told = environment(Change("used", Pages(200), up=True), figures)
     assert told["MEMNOTIFY_EVENT"] == "up"
     assert told["MEMNOTIFY_NAME"] == "used"
     assert told["MEMNOTIFY_THRESHOLD"] == "200"
@@ -606,11 +668,32 @@ def test_the_environment_of_a_command() -> None:
 def test_a_run_is_due_for_each_threshold() -> None:
     """A figure that has gone back cancels its own run only."""
     low, high = Figures.parse(b"total 1000 used 1 active 1\n"), Figures.parse(b"total 1000 used 9 active 9\n")
-    used, active = Change("used", 5, up=True), Change("active", 5, up=True)
-    due: Due = {}
-    note(Crossed(low, high, (used, active)), "", due, 3, up=True)
-    note(Crossed(high, low, (Change("active", 5, up=False),)), "", due, 3, up=True)
-    assert list(due.values()) == [(used, high)]
+    used, active = Change("used", Pages(5), up=True), Change("active", Pages(5), up=True)
+    causes = Causes(latched=False)
+    causes.note((used, active), high, 3, up=True)
+    causes.note((Change("active", Pages(5), up=False),), low, 3, up=True)
+    assert causes.take() == (used, high)
+    assert not causes.due
+
+
+def test_latched_runs_alternate() -> None:
+    """A run for ``--when`` waits for one for ``--until``; a pair of which none has started is not needed."""
+    figures = Figures.parse(LINE)
+    when, until, back = (
+        Change("used", Pages(size), up=up) for size, up in ((8, True), (6, False), (8, False))
+    )
+    causes = Causes(latched=True)
+    causes.note((until,), figures, 4, up=False)
+    assert not causes.due, "it was not on"
+    causes.note((when,), figures, 3, up=True)
+    assert causes.take()[0] == when
+    causes.note((back, when), figures, 3, up=True)
+    assert not causes.due, "it is on already"
+    causes.note((until,), figures, 4, up=False)
+    causes.note((when,), figures, 3, up=True)
+    assert not causes.due, "it is on again, and the command has not heard that it was off"
+    causes.note((until,), figures, 4, up=False)
+    assert causes.take()[0] == until
 
 
 # The variables of systemd's protocol

@@ -7,14 +7,14 @@ from hypothesis import given
 from support import strategies
 
 from memnotify.cli.lowmem_bus.levels import Limiter
-from memnotify.client import Change
+from memnotify.client import Change, Pages
 
 LOW, MEDIUM, CRITICAL = 50, 100, 255
 INTERVAL_S = 15.0
 
 
 def _move(limiter: Limiter, level: int, *, up: bool, name: str = "used") -> None:
-    limiter.note(level, [Change(name, 1000, up=up)])
+    limiter.note(level, [Change(name, Pages(1000), up=up)])
 
 
 def test_what_is_reached_is_warned_of_once_and_at_once() -> None:

@@ -19,5 +19,5 @@ def device(daemon: FakeDaemon) -> Iterator[Memnotify]:
 @pytest.fixture
 def subscribed(device: Memnotify) -> Memnotify:
     """Return the client, subscribed to ``used 200`` at 100."""
-    device.subscribe(used=200)
+    device.subscribe("used 200")
     return device

@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from functools import partial
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -30,6 +31,7 @@ from memnotify.client import (
     Memnotify,
     MemnotifyError,
     NotADeviceError,
+    Pages,
     Restored,
     ThresholdError,
 )
@@ -41,6 +43,10 @@ NAME = "a path"
 
 def figures(used: int, total: int = 10_000) -> Figures:
     return Figures((("total", total), ("used", used), ("active", 50)))
+
+
+def change(used: int, *, up: bool) -> Change:
+    return Change("used", Pages(used), up=up)
 
 
 # Figures
@@ -94,10 +100,17 @@ def test_levels_by_name(spelled: tuple[bytes, dict[int, int]]) -> None:
 
 
 def test_thresholds_by_text_and_by_name() -> None:
-    assert spell("used 5", {}) == b"used 5"
-    assert spell("", {"used": "80%", "active": 8000}) == b"used 80% active 8000"
-    assert spell("total 7", {"used": 5}) == b"total 7 used 5"
-    assert spell("", {}) == b""
+    cases: list[tuple[str, dict[str, Any], list[bytes]]] = [
+        ("used 5", {}, [b"used 5"]),
+        ("", {"used": "80%", "active": Pages(8000)}, [b"used 80% active 8000"]),
+        ("total 7", {"used": 5 * PAGE_SIZE}, [b"total 7 used 5"]),
+        ("", {"used": 1}, [b"used 1"]),
+        ("", {"used": PAGE_SIZE * 3 // 2, "active": 0}, [b"used 2 active 0"]),
+        ("", {"used": ["80%", "90%"], "active": 4 * PAGE_SIZE}, [b"used 80% active 4", b"used 90%"]),
+        ("", {}, [b""]),
+    ]
+    for text, named, expected in cases:
+        assert [writing.text for writing in spell(text, named)] == expected
 
 
 def test_a_refusal_says_what_to_do(device: Memnotify) -> None:
@@ -121,68 +134,68 @@ def test_a_refusal_says_what_to_do(device: Memnotify) -> None:
 
 
 def test_up_and_down(daemon: FakeDaemon, device: Memnotify) -> None:
-    assert device.subscribe(used=200) == figures(100)
+    assert device.subscribe(used=Pages(200)) == figures(100)
     assert device.wait(0) is None
     daemon.use(200)
-    assert device.wait(0) == Crossed(figures(100), figures(200), (Change("used", 200, up=True),))
+    assert device.wait(0) == Crossed(figures(100), figures(200), (change(200, up=True),))
     assert device.wait(0) is None
     daemon.use(201 - GRANULARITY_PAGES)
     assert device.wait(0) is None, "the device damps"
     daemon.use(200 - GRANULARITY_PAGES)
-    assert device.wait(0) == Crossed(figures(200), figures(195), (Change("used", 200, up=False),))
+    assert device.wait(0) == Crossed(figures(200), figures(195), (change(200, up=False),))
     assert device.wait(0) is None
 
 
 def test_up_and_down_again_is_an_event_without_changes(daemon: FakeDaemon, device: Memnotify) -> None:
-    device.subscribe(used=200)
+    device.subscribe(used=Pages(200))
     daemon.use(300)
     daemon.use(150)
     assert device.wait(0) == Crossed(figures(100), figures(150), ())
 
 
 def test_a_threshold_exceeded_at_the_start_is_no_event(daemon: FakeDaemon, device: Memnotify) -> None:
-    device.subscribe(used=100)
+    device.subscribe(used=Pages(100))
     assert device.wait(0) is None
     daemon.use(99)
-    assert device.wait(0) == Crossed(figures(100), figures(99), (Change("used", 100, up=False),))
+    assert device.wait(0) == Crossed(figures(100), figures(99), (change(100, up=False),))
 
 
 def test_of_several_thresholds_those_that_changed_side(daemon: FakeDaemon, device: Memnotify) -> None:
-    device.subscribe("used 1M active 50 total 20000")
+    device.subscribe("used 1M active 200K total 20000")
     daemon.use(300, total=20_000)
     event = device.wait(0)
     assert isinstance(event, Crossed)
     assert set(event.changes) == {
-        Change("used", 2**20 // PAGE_SIZE, up=True),
-        Change("total", 20_000, up=True),
+        Change("used", Pages(2**20 // PAGE_SIZE), up=True),
+        Change("total", Pages(20_000), up=True),
     }
 
 
 def test_what_is_crossed_while_subscribing_is_where_it_starts(daemon: FakeDaemon, device: Memnotify) -> None:
     daemon.after_write.append(lambda: daemon.use(250))
-    assert device.subscribe(used=200) == figures(250)
+    assert device.subscribe(used=Pages(200)) == figures(250)
     assert device.wait(0) is None
     daemon.use(100)
-    assert device.wait(0) == Crossed(figures(250), figures(100), (Change("used", 200, up=False),))
+    assert device.wait(0) == Crossed(figures(250), figures(100), (change(200, up=False),))
 
 
 def test_what_a_late_read_saw_is_where_it_goes_on(daemon: FakeDaemon, device: Memnotify) -> None:
     """A figure has gone back within the damping when the event is taken: the next way up is an event."""
-    device.subscribe(used=200)
+    device.subscribe(used=Pages(200))
     daemon.use(201)
     daemon.use(199)
     assert device.wait(0) == Crossed(figures(100), figures(199), ())
     daemon.use(203)
     assert device.wait(0) is None, "the device damps"
     daemon.use(204)
-    assert device.wait(0) == Crossed(figures(199), figures(204), (Change("used", 200, up=True),))
+    assert device.wait(0) == Crossed(figures(199), figures(204), (change(200, up=True),))
 
 
 def test_a_percentage_is_of_the_total_that_the_read_saw(daemon: FakeDaemon, device: Memnotify) -> None:
     daemon.after_write.append(lambda: daemon.use(100, total=1000))
     device.subscribe(used="50%")
     daemon.use(500)
-    assert device.wait(0) == Crossed(figures(100, 1000), figures(500, 1000), (Change("used", 500, up=True),))
+    assert device.wait(0) == Crossed(figures(100, 1000), figures(500, 1000), (change(500, up=True),))
 
 
 def test_a_percentage_follows_total(daemon: FakeDaemon, device: Memnotify) -> None:
@@ -191,34 +204,34 @@ def test_a_percentage_follows_total(daemon: FakeDaemon, device: Memnotify) -> No
     daemon.use(7_000)
     assert device.wait(0) is None
     daemon.use(7_000, total=8_000)
-    assert device.wait(0) == Crossed(figures(100), figures(7_000, 8_000), (Change("used", 6_400, up=True),))
+    assert device.wait(0) == Crossed(figures(100), figures(7_000, 8_000), (change(6_400, up=True),))
     daemon.use(7_000, total=10_000)
     event = device.wait(0)
     assert isinstance(event, Crossed)
-    assert event.changes == (Change("used", 8_000, up=False),)
+    assert event.changes == (change(8_000, up=False),)
     daemon.use(7_999)
     assert device.wait(0) is None
 
 
 def test_a_read_takes_no_event_away(daemon: FakeDaemon, device: Memnotify) -> None:
-    device.subscribe(used=200)
+    device.subscribe(used=Pages(200))
     daemon.use(300)
     assert device.read() == figures(300)
     assert device.read() == figures(300)
-    assert device.wait(0) == Crossed(figures(100), figures(300), (Change("used", 200, up=True),))
+    assert device.wait(0) == Crossed(figures(100), figures(300), (change(200, up=True),))
 
 
 def test_a_refused_subscription_takes_no_event_away(daemon: FakeDaemon, device: Memnotify) -> None:
-    device.subscribe(used=200)
+    device.subscribe(used=Pages(200))
     daemon.use(300)
     with pytest.raises(ThresholdError):
         device.subscribe("usd 5")
-    assert device.wait(0) == Crossed(figures(100), figures(300), (Change("used", 200, up=True),))
+    assert device.wait(0) == Crossed(figures(100), figures(300), (change(200, up=True),))
 
 
 def test_thresholds_are_replaced(daemon: FakeDaemon, device: Memnotify) -> None:
-    device.subscribe(used=200)
-    device.subscribe(used=400)
+    device.subscribe(used=Pages(200))
+    device.subscribe(used=Pages(400))
     assert daemon.written == [b"used 400"]
     daemon.use(300)
     assert device.wait(0) is None
@@ -228,7 +241,7 @@ def test_thresholds_are_replaced(daemon: FakeDaemon, device: Memnotify) -> None:
 
 
 def test_iteration_ends_with_close(daemon: FakeDaemon, device: Memnotify) -> None:
-    device.subscribe(used=200)
+    device.subscribe(used=Pages(200))
     daemon.use(300)
     ups = []
     for event in device:
@@ -246,7 +259,7 @@ def test_the_descriptor_is_one_and_readable_when_there_is_an_event(
 ) -> None:
     fd = device.fileno()
     assert not os.get_inheritable(fd)
-    device.subscribe(used=200)
+    device.subscribe(used=Pages(200))
     assert not _readable(fd)
     daemon.use(300)
     assert _readable(fd)
@@ -265,7 +278,7 @@ def test_the_descriptor_is_one_and_readable_when_there_is_an_event(
 
 
 def test_wait_for_a_time_only(daemon: FakeDaemon, device: Memnotify) -> None:
-    device.subscribe(used=200)
+    device.subscribe(used=Pages(200))
     assert device.wait(0.01) is None
     assert device.wait(-1) is None
     daemon.use(300)
@@ -280,12 +293,12 @@ def test_an_extra_figure(daemon: FakeDaemon, device: Memnotify) -> None:
     daemon.end()
     three, daemon.figures = daemon.figures, figures_with(["available"])._make([10_000, 100, 50, 500])
     daemon.serving = True
-    assert device.subscribe(available="10%", used=200)["available"].percent == 5.0
+    assert device.subscribe(available="10%", used=Pages(200))["available"].percent == 5.0
     for pages, up in ((1000, True), (995, False)):
         daemon.use(100, available=pages)
         event = device.wait(0)
         assert isinstance(event, Crossed)
-        assert event.changes == (Change("available", 1000, up=up),)
+        assert event.changes == (Change("available", Pages(1000), up=up),)
     daemon.end()
     assert isinstance(device.wait(DEADLINE_S), Lost)
     daemon.figures = three
@@ -295,7 +308,7 @@ def test_an_extra_figure(daemon: FakeDaemon, device: Memnotify) -> None:
 
 
 def test_lost_and_restored(daemon: FakeDaemon, device: Memnotify) -> None:
-    device.subscribe(used=200)
+    device.subscribe(used=Pages(200))
     daemon.end()
     lost = device.wait(0)
     assert isinstance(lost, Lost)
@@ -303,15 +316,15 @@ def test_lost_and_restored(daemon: FakeDaemon, device: Memnotify) -> None:
     assert isinstance(lost.error, DeviceLostError)
     daemon.use(300)
     daemon.serving = True
-    assert device.wait(DEADLINE_S) == Restored(figures(100), figures(300), (Change("used", 200, up=True),))
+    assert device.wait(DEADLINE_S) == Restored(figures(100), figures(300), (change(200, up=True),))
     assert daemon.written == [b"used 200"]
     assert device.wait(0) is None
     daemon.use(100)
-    assert device.wait(0) == Crossed(figures(300), figures(100), (Change("used", 200, up=False),))
+    assert device.wait(0) == Crossed(figures(300), figures(100), (change(200, up=False),))
 
 
 def test_restored_without_a_change(daemon: FakeDaemon, device: Memnotify) -> None:
-    device.subscribe(used=200)
+    device.subscribe(used=Pages(200))
     for _ in range(3):
         daemon.end()
         assert isinstance(device.wait(0), Lost)
@@ -325,9 +338,7 @@ def test_a_percentage_is_of_the_new_total(daemon: FakeDaemon, device: Memnotify)
     assert isinstance(device.wait(0), Lost)
     daemon.use(100, total=200)
     daemon.serving = True
-    assert device.wait(DEADLINE_S) == Restored(
-        figures(100), figures(100, 200), (Change("used", 100, up=True),)
-    )
+    assert device.wait(DEADLINE_S) == Restored(figures(100), figures(100, 200), (change(100, up=True),))
 
 
 @pytest.mark.parametrize(
@@ -335,7 +346,7 @@ def test_a_percentage_is_of_the_new_total(daemon: FakeDaemon, device: Memnotify)
 )
 def test_attempts_to_reopen_become_rarer(daemon: FakeDaemon, device: Memnotify, refusal: int) -> None:
     daemon.refusal = refusal
-    device.subscribe(used=200)
+    device.subscribe(used=Pages(200))
     daemon.end()
     assert isinstance(device.wait(0), Lost)
     opened = daemon.opened
@@ -347,43 +358,43 @@ def test_attempts_to_reopen_become_rarer(daemon: FakeDaemon, device: Memnotify, 
 
 
 def test_a_daemon_that_does_not_know_the_thresholds(daemon: FakeDaemon, device: Memnotify) -> None:
-    device.subscribe(used=200)
-    device._text = b"swap 5"  # a figure of the old daemon
+    device.subscribe(used=Pages(200))
+    device._writings = spell("swap 5", {})  # a figure of the old daemon
     daemon.end()
     assert isinstance(device.wait(0), Lost)
     daemon.serving = True
     with pytest.raises(ThresholdError, match="the names are"):
         device.wait(DEADLINE_S)
-    device.subscribe(used=200)
+    device.subscribe(used=Pages(200))
     assert device.wait(0) is None
 
 
 def test_without_reopening_the_loss_is_an_error(daemon: FakeDaemon) -> None:
     with Memnotify(NAME, reopen=False) as device:
-        device.subscribe(used=200)
+        device.subscribe(used=Pages(200))
         daemon.end()
         daemon.serving = True
         for _ in range(2):
             with pytest.raises(DeviceLostError):
                 device.wait(0)
         with pytest.raises(DeviceLostError):
-            device.subscribe(used=200)
+            device.subscribe(used=Pages(200))
 
 
 def test_a_new_daemon_is_read_and_subscribed_to_at_once(daemon: FakeDaemon, device: Memnotify) -> None:
-    device.subscribe(used=200)
+    device.subscribe(used=Pages(200))
     assert device.read() == figures(100)
     daemon.end()
     with pytest.raises(DeviceMissingError):
         device.read()
     with pytest.raises(DeviceMissingError):
-        device.subscribe(used=300)
+        device.subscribe(used=Pages(300))
     daemon.serving = True
     assert device.read() == figures(100)
-    device.subscribe(used=400)
+    device.subscribe(used=Pages(400))
     assert device.wait(0) is None
     daemon.use(400)
-    assert device.wait(0) == Crossed(figures(100), figures(400), (Change("used", 400, up=True),))
+    assert device.wait(0) == Crossed(figures(100), figures(400), (change(400, up=True),))
 
 
 def test_a_reader_alone_finds_the_new_daemon(daemon: FakeDaemon, device: Memnotify) -> None:
@@ -393,7 +404,7 @@ def test_a_reader_alone_finds_the_new_daemon(daemon: FakeDaemon, device: Memnoti
     assert device.read() == figures(100)
     daemon.end()
     daemon.serving = True
-    device.subscribe(used=200)
+    device.subscribe(used=Pages(200))
     assert device.wait(0) is None
 
 
@@ -419,7 +430,7 @@ def test_no_change_of_side_is_lost(moves: list[int | str | tuple[str, int]], one
         patched.setattr("memnotify.client._device._RETRY_FIRST_S", 0.0)
         with Memnotify(NAME) as device:
             daemon.figures = daemon.figures._replace(active=one - 1)
-            start = device.subscribe(used=one, total=5, active=other)
+            start = device.subscribe(used=Pages(one), total=Pages(5), active=Pages(other))
             sides = {"used": start.used >= one, "active": start.active >= other}
             for move in [*moves, "serve", "look"]:
                 if isinstance(move, int):
@@ -432,9 +443,9 @@ def test_no_change_of_side_is_lost(moves: list[int | str | tuple[str, int]], one
                     daemon.serving = True
                 else:
                     while event := device.wait(0.001 if daemon.serving and not daemon.files else 0):
-                        for change in event.changes if isinstance(event, Crossed | Restored) else ():
-                            assert sides[change.name] != change.up
-                            sides[change.name] = change.up
+                        for each in event.changes:
+                            assert sides[each.name] != each.up
+                            sides[each.name] = each.up
                     if daemon.files:
                         used = daemon.figures.used
                         assert sides["used"] == (used >= one) or abs(used - one) < GRANULARITY_PAGES
@@ -481,7 +492,7 @@ def test_what_is_no_device(tmp_path: os.PathLike[str]) -> None:
         with pytest.raises(NotADeviceError, match="no line"):
             device.read()
         with pytest.raises(NotADeviceError, match="no line"):
-            device.subscribe(used=5)
+            device.subscribe(used=Pages(5))
     with open(path, "rb") as file:
         assert file.read() == b"precious"
 
@@ -512,7 +523,7 @@ def test_what_is_closed(device: Memnotify) -> None:
 
 def test_what_is_not_closed_is_closed_with_a_warning(daemon: FakeDaemon) -> None:
     device = Memnotify(NAME)
-    device.subscribe(used=200)
+    device.subscribe(used=Pages(200))
     with pytest.warns(ResourceWarning, match="unclosed device a path"):
         del device
     assert daemon.files == []
@@ -522,7 +533,7 @@ def test_what_is_not_closed_is_closed_with_a_warning(daemon: FakeDaemon) -> None
 
 
 def test_a_child_has_an_observer_of_its_own(daemon: FakeDaemon, device: Memnotify) -> None:
-    device.subscribe(used=200)
+    device.subscribe(used=Pages(200))
     device.read()
     fd, fds = device.fileno(), _open_fds()
     child = os.fork()
@@ -532,34 +543,34 @@ def test_a_child_has_an_observer_of_its_own(daemon: FakeDaemon, device: Memnotif
             assert daemon.written == [b"used 200"]  # the inherited ones are closed, this is another
             assert len(_open_fds()) == len(fds) - 2  # the fake's reader has two
             daemon.use(300)
-            assert device.wait(0) == Crossed(figures(100), figures(300), (Change("used", 200, up=True),))
+            assert device.wait(0) == Crossed(figures(100), figures(300), (change(200, up=True),))
             device.read()
             device.close()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert device.wait(0) is None
     assert device.fileno() == fd
     daemon.use(300)
-    assert device.wait(0) == Crossed(figures(100), figures(300), (Change("used", 200, up=True),))
+    assert device.wait(0) == Crossed(figures(100), figures(300), (change(200, up=True),))
 
 
 def test_a_child_gets_the_changes_since_its_parent_s_last_event(
     daemon: FakeDaemon, device: Memnotify
 ) -> None:
-    device.subscribe(used=200)
+    device.subscribe(used=Pages(200))
     daemon.use(300)
     child = os.fork()
     if child == 0:
         with _status():
-            assert device.wait(5) == Crossed(figures(100), figures(300), (Change("used", 200, up=True),))
+            assert device.wait(5) == Crossed(figures(100), figures(300), (change(200, up=True),))
             assert device.wait(0) is None
             daemon.end()
             assert isinstance(device.wait(0), Lost)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert device.wait(0) == Crossed(figures(100), figures(300), (Change("used", 200, up=True),))
+    assert device.wait(0) == Crossed(figures(100), figures(300), (change(200, up=True),))
 
 
 def test_a_child_without_a_daemon(daemon: FakeDaemon, device: Memnotify) -> None:
-    device.subscribe(used=200)
+    device.subscribe(used=Pages(200))
     child = os.fork()
     if child == 0:
         with _status():
@@ -577,7 +588,7 @@ def test_a_child_that_holds_the_files_holds_up_nothing(
     daemon: FakeDaemon, device: Memnotify, *, lost: bool
 ) -> None:
     """A child that does not use its copy keeps the files open; the parent works regardless."""
-    device.subscribe(used=200)
+    device.subscribe(used=Pages(200))
     if lost:
         daemon.end()
         assert isinstance(device.wait(0), Lost)

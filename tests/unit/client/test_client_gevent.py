@@ -53,15 +53,15 @@ device = Memnotify("a path")
         # A program that only reads
         "print(device.read())",
         # While wait() waits, other greenlets run
-        """device.subscribe(used=200)
+        """device.subscribe("used 200")
 gevent.spawn(daemon.use, 300)
 print(device.wait(30).after)""",
-        """device.subscribe(used=200)
+        """device.subscribe("used 200")
 assert device.wait(0.01) is None
 daemon.use(300)
 print(device.wait(0).after)""",
         # The thread of an Observer is a greenlet
-        """device.subscribe(used=200)
+        """device.subscribe("used 200")
 events = []
 with Observer(device, events.append):
     gevent.spawn(daemon.use, 300)
@@ -92,7 +92,7 @@ _device.DeviceFile = daemon.open
 with Memnotify("a path") as device:
     print(device.read())
     try:
-        device.subscribe(used=200)
+        device.subscribe("used 200")
     except MemnotifyError as error:
         assert error.errno == errno.ENOSYS
         print(error.strerror)

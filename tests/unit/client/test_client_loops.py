@@ -121,7 +121,7 @@ def test_close_ends_the_iteration(
                 subscribed.close()
         # The number of the closed descriptor is another device's now, which is watched as well as any.
         with Memnotify("another path") as other:
-            other.subscribe(used=200)
+            other.subscribe("used 200")
             daemon.use(300)
             with anyio.fail_after(DEADLINE_S):
                 assert isinstance(await anext(other), Crossed)

@@ -98,7 +98,7 @@ def test_an_error_of_the_source_ends_the_thread(
     daemon: FakeDaemon, reported: list[BaseException | None]
 ) -> None:
     with Memnotify("a path", reopen=False) as device:
-        device.subscribe(used=200)
+        device.subscribe("used 200")
         observer = Observer(device, _ignore)
         observer.start()
         daemon.end()
