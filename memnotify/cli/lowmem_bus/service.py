@@ -18,6 +18,8 @@ from memnotify.client import Crossed, Lost, Memnotify, Restored
 
 NAME = "org.freedesktop.LowMemoryMonitor"
 PATH = "/org/freedesktop/LowMemoryMonitor"
+_GATHER_S = 0.01
+"""How long the service waits for other levels: what crosses at once is notified one after the other."""
 
 
 class LowMemoryMonitor(ServiceInterface):
@@ -158,7 +160,9 @@ class _Service:
                     _report(f"{self._path}: {loss(event.error)}")
                 if isinstance(event, Restored):
                     _report(f"{self._path}: the device is served again")
-        self._warn()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(_GATHER_S, self._warn)
 
     def _warn(self) -> None:
         """Send the warning that is due, and set a timer for the next."""
