@@ -2,7 +2,6 @@
 """A /dev of this process's own, in which a device can be made that no other process sees."""
 
 import os
-import stat
 from contextlib import suppress
 
 from memnotify.kernel.syscalls import (
@@ -33,11 +32,12 @@ def enter_private_dev(without: str) -> bool:
     old = os.open(_DEV, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         mount("memnotify", _DEV, "tmpfs", MS_NOSUID, "mode=0755")
-        for name in os.listdir(f"/proc/self/fd/{old}"):
-            if name != without:
-                # A device may go meanwhile.
-                with suppress(FileNotFoundError):
-                    _bring_over(f"/proc/self/fd/{old}/{name}", f"{_DEV}/{name}")
+        with os.scandir(f"/proc/self/fd/{old}") as entries:
+            for entry in entries:
+                if entry.name != without:
+                    # A device may go meanwhile, and a FUSE file may have lost its server.
+                    with suppress(OSError):
+                        _bring_over(entry, f"{_DEV}/{entry.name}")
     finally:
         os.close(old)
     return True
@@ -62,15 +62,15 @@ def _unshare() -> bool:
     return True
 
 
-def _bring_over(source: str, target: str) -> None:
-    mode = os.lstat(source).st_mode
-    if stat.S_ISLNK(mode):
-        os.symlink(os.readlink(source), target)
+def _bring_over(entry: "os.DirEntry[str]", target: str) -> None:
+    # By the type that the directory has: stat() of a FUSE file waits for its server, which may hang.
+    if entry.is_symlink():
+        os.symlink(os.readlink(entry.path), target)
         return
-    if stat.S_ISDIR(mode):
+    if entry.is_dir(follow_symlinks=False):
         os.mkdir(target)
     else:
         os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC))
     # Recursive, since in a user namespace the kernel keeps mounts together that it got together
     # (fs/namespace.c:has_locked_children).
-    mount(source, target, "", MS_BIND | MS_REC)
+    mount(entry.path, target, "", MS_BIND | MS_REC)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from support import simulated
-from support.daemon import AS_NOBODY, NOBODY, PROGRAM
+from support.daemon import AS_NOBODY, NOBODY, PROGRAM, Daemon
 from support.program import Program
 from support.waiting import DEADLINE_S
 
@@ -108,6 +108,16 @@ def test_the_command_sees_the_script_and_nothing_else_does() -> None:
     assert "/dev/memnotify fuse" in done.stdout
     assert os.listdir("/dev") == before
     assert "fuse.memnotify /dev/memnotify" not in Path("/proc/mounts").read_text()
+
+
+def test_a_file_in_dev_whose_server_hangs_is_not_waited_for() -> None:
+    with Daemon(transport="fuse") as hangs:
+        hangs.process.send_signal(signal.SIGSTOP)
+        try:
+            done = _simulate("at 0s used 40%", "sh", "-c", READ)
+        finally:
+            hangs.process.send_signal(signal.SIGCONT)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_handler_is_told() -> None:
