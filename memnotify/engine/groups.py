@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
 """The cgroups on which there are thresholds, and when each is read.
 
-A page counter counts for the whole machine, and a cgroup cannot grow by more than what was allocated and
-what lay on the per-CPU lists. Except for what is charged without an allocation: charges in batches (64 pages
-for each CPU), objects in slabs that are there already, and file pages that mlock(2) makes undroppable. For
-these the stalest cgroups are read with samples that are due for other reasons.
+A page counter counts for the whole machine. A cgroup grows by at most the pages that were allocated and those
+from the per-CPU lists, apart from charges without an allocation: batches (64 pages for each CPU), objects in
+existing slabs, and file pages that mlock(2) makes undroppable. Because of these, samples that are due for
+other reasons read the stalest cgroups as well.
 """
 
 import heapq
@@ -20,29 +20,28 @@ from memnotify.logs import LIMITED
 
 log = logging.getLogger(__name__)
 
-# What a sample reads beside the cgroups that may have come near a level: of 1,000 each every four minutes.
+# How many of the stalest cgroups a sample reads as well: with 1,000, each is read every four minutes.
 _STALEST = 64
 _STALE_SHARE = 0.75
-# A burst is over within seconds; the rate seen in it must not cause readings for longer.
+# A burst is over within seconds; its rate must not cause readings for longer.
 _HALF_LIFE_S = 1.0
 
 
 class GroupSampler:
     """Reads cgroups and decides when. Threads: every call holds the sampler's lock.
 
-    ``notify`` is called with the batches that the table returns for a cgroup.
-    A cgroup is read if two things may be. Its nearest level may have been reached since its last reading, at
-    the rate at which the machine's memory is expected to move. And the page counters may have passed its
-    room: how far it was from that level, less the pages that lay on the per-CPU lists. memory.current, an
-    upper bound, is read first. memory.stat is read only if that does not decide: the kernel sums it up over
-    CPUs and descendants.
+    ``notify`` is called with the batches that the table returns for a cgroup. A cgroup is read if both are
+    possible: at the expected rate its nearest level was reached since its last reading, and the page counters
+    have passed its room. The room is the distance to that level minus the pages on the per-CPU lists.
+    memory.current, an upper bound, is read first. memory.stat, which the kernel sums up over CPUs and
+    descendants, is read only if memory.current does not decide.
     """
 
     def __init__(self, table: ObserverTable, notify: Callable[[tuple[HandleBatch, ...]], object]) -> None:
         self._table = table
         self._notify = notify
-        # What the counters may have counted in this epoch, except since they were armed last, and for how
-        # much these were armed. An epoch ends when a counter fires or cannot be armed.
+        # How much the counters may have counted in this epoch before they were armed last, and for how much
+        # they are armed. An epoch ends when a counter fires or cannot be armed.
         self._spent_pages = 0.0
         self._armed_pages: Sequence[int] = ()
         self._epoch = 0
@@ -63,7 +62,7 @@ class GroupSampler:
             return
         except OSError as error:
             log.warning("a cgroup cannot be read, trying again: %s", error.strerror, extra=LIMITED)
-            # How far its level is from the last reading may not be known.
+            # The distance of its level may not be known.
             group.fresh = True
             return
         limit_pages = (
@@ -74,7 +73,7 @@ class GroupSampler:
         self._note(group, value_pages, distance_pages, now_s, sample)
 
     def _end(self, group: Group, parameters: SamplingParameters) -> None:
-        """Let a removed cgroup hold nothing from now on."""
+        """Let a removed cgroup have the value 0 from now on."""
         self._count(group, 0, group.limit_pages, parameters)
         # Never due, never stale, and covered for ever.
         group.read_s = group.exact_s = group.distance_pages = math.inf
@@ -84,7 +83,7 @@ class GroupSampler:
     def _count(
         self, group: Group, value_pages: int, limit_pages: int, parameters: SamplingParameters
     ) -> float:
-        """Notify the observers that cross; return how far the nearest level is then."""
+        """Notify the observers that cross; return the distance of the nearest level then."""
         granularity_pages = parameters.granularity_pages(limit_pages)
         self._notify(self._table.advance_group(group, value_pages, limit_pages, granularity_pages))
         return self._table.rearm_group(group)
@@ -102,7 +101,7 @@ class GroupSampler:
     def look(
         self, groups: Iterable[Group], sample: Sample, now_s: float, parameters: SamplingParameters
     ) -> None:
-        """Read these cgroups, by memory.current alone where that decides. ``sample`` is exact."""
+        """Read these cgroups, memory.current alone if it decides. ``sample`` is exact."""
         stale_s = now_s - _STALE_SHARE * parameters.max_update_period_s
         for group in groups:
             source = group.source
@@ -114,21 +113,21 @@ class GroupSampler:
             except OSError:
                 changed, bound_pages = True, 0
             rising_pages, falling_pages = self._table.group_distances(group, bound_pages)
-            # What is armed downwards, or is perhaps much farther away than it seems, takes memory.stat.
+            # A level downwards, or one that may be much farther away than it seems, needs memory.stat.
             if changed or rising_pages <= group.droppable_pages or falling_pages < math.inf:
                 self.read(group, sample, now_s, parameters)
             else:
                 self._note(group, bound_pages, rising_pages, now_s, sample)
 
     def nearest(self) -> tuple[float, float]:
-        """Return how far the nearest level is, and how fast what was read since the last call moved."""
+        """Return the distance of the nearest level, and the highest rate read since the last call."""
         rate_pages_s, self._rate_pages_s = self._rate_pages_s, 0.0
         return min(
             (group.distance_pages for group in self._table.watched_groups()), default=math.inf
         ), rate_pages_s
 
     def room_pages(self, least_pages: int) -> float:
-        """Return how much may pass each of two page counters, which count no less than this, unread."""
+        """Return how many pages each of two page counters, of this at least, may count without a reading."""
         most = (self._left(group) for group in self._table.watched_groups())
         return min((pages for pages in most if pages >= 2 * least_pages), default=math.inf) / 2
 
@@ -137,17 +136,17 @@ class GroupSampler:
         if not all(armed_pages):
             self.uncover()
         elif armed_pages != self._armed_pages:
-            # They began anew.
+            # They began again.
             self._spent_pages += sum(self._armed_pages)
             self._armed_pages = armed_pages
 
     def due_s(self, rate_pages_s: float) -> float:
-        """Return when the first of the cgroups must be read that the page counters do not cover."""
+        """Return when the first cgroup that the page counters do not cover must be read."""
         uncovered = self._uncovered(self._table.watched_groups())
         return min((group.due_s(rate_pages_s) for group in uncovered), default=math.inf)
 
     def uncover(self) -> None:
-        """Note that a counter fired, or cannot count: each cgroup must be read once it may be near."""
+        """Note that a counter fired or cannot count: each cgroup must be read once it may be near a level."""
         self._epoch += 1
         self._spent_pages = 0.0
         self._armed_pages = ()
@@ -166,7 +165,7 @@ class GroupSampler:
     def _note(
         self, group: Group, bound_pages: int, distance_pages: float, now_s: float, sample: Sample
     ) -> None:
-        """Note what a reading told: an upper bound of the value, and how far that is from a level."""
+        """Note a reading: an upper bound of the value, and its distance from the nearest level."""
         elapsed_s = max(now_s - group.read_s, 0.001)
         rate_pages_s = abs(bound_pages - group.bound_pages) / elapsed_s
         group.rate_pages_s = max(rate_pages_s, group.rate_pages_s * 0.5 ** (elapsed_s / _HALF_LIFE_S))

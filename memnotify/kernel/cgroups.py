@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A process's cgroup (v2), its limit, and what it holds that the kernel cannot just drop."""
+"""A process's cgroup (v2), its limit, and its memory that the kernel cannot drop."""
 
 import errno
 import os
@@ -11,13 +11,13 @@ from memnotify.kernel.mounts import mount_points
 _DROPPABLE = re.compile(rb"^(?:active_file|inactive_file|slab_reclaimable) ([0-9]+)$", re.MULTILINE)
 _DROPPABLE_FIELDS = 3
 _OWN = re.compile(rb"^0::(/.*)$", re.MULTILINE)
-# Charges come and go in batches: what a CPU has charged in advance (mm/memcontrol.c:MEMCG_CHARGE_BATCH).
+# Each CPU charges a batch in advance (mm/memcontrol.c:MEMCG_CHARGE_BATCH).
 _STILL_PAGES = 64 * (os.cpu_count() or 1)
-_LOOKS = 4
+_ATTEMPTS = 4
 
 
 class CgroupUnavailableError(OSError):
-    """The cgroup of a process cannot be had; errno is always EOPNOTSUPP."""
+    """The cgroup of a process cannot be read; errno is always EOPNOTSUPP."""
 
     def __init__(self, text: str) -> None:
         super().__init__(errno.EOPNOTSUPP, text)
@@ -28,7 +28,7 @@ class CgroupGoneError(OSError):
 
 
 class Cgroup:
-    """A cgroup with a memory controller, by descriptors: another one of the same name is not taken for it.
+    """A cgroup with a memory controller, held by descriptors: a later one of the same name is another one.
 
     Two descriptors stay open until the object is freed, so a reading in another thread cannot lose them.
     Readings raise CgroupGoneError, or OSError if the kernel has no memory for them.
@@ -42,7 +42,7 @@ class Cgroup:
         self._value_pages = 0
         self._current = self._open("memory.current")
         found = os.fstat(directory)
-        # The kernel numbers a new directory anew (fs/kernfs/dir.c:__kernfs_new_node, 64 bits).
+        # A new directory has a new number (fs/kernfs/dir.c:__kernfs_new_node, 64 bits).
         self.key = (found.st_dev, found.st_ino)
 
     def __del__(self) -> None:
@@ -52,7 +52,7 @@ class Cgroup:
                 os.close(fd)
 
     def read_current(self) -> int:
-        """Return what it holds in pages, what the kernel can drop included: an upper bound. One read."""
+        """Return its pages, with those that the kernel can drop: an upper bound. Costs one read."""
         try:
             return int(os.pread(self._current, 32, 0)) // PAGE_SIZE
         except OSError as error:
@@ -64,14 +64,14 @@ class Cgroup:
         return min(map(int, limits)) // PAGE_SIZE if limits else None
 
     def read_exact(self) -> int:
-        """Return what it holds and the kernel cannot just drop, in pages.
+        """Return its pages without those that the kernel can drop.
 
-        memory.current and memory.stat are not of one moment, so this is repeated until the first holds still.
-        If it does not, the value nearest to the last one is returned: what is not known to have moved must
-        not cross a threshold.
+        memory.current and memory.stat are not of one moment, so this is repeated until memory.current stays
+        within a batch. If that fails, return the possible value nearest to the last one: an uncertain
+        movement must not cross a threshold.
         """
         after = self.read_current()
-        for _ in range(_LOOKS):
+        for _ in range(_ATTEMPTS):
             before = after
             found = _DROPPABLE.findall(self._read("memory.stat"))
             if len(found) != _DROPPABLE_FIELDS:
@@ -102,11 +102,11 @@ class Cgroup:
 
 
 def find_cgroup(pid: int, proc: str = "/proc") -> Cgroup | None:
-    """Return the cgroup on which a process's thresholds are; None if that is the root.
+    """Return the cgroup for a process's thresholds; None if that is the root.
 
-    Of those with a memory controller it is the process's own if that has a limit, else the nearest one above
-    that has, else its own. ``pid`` may be a thread's; 0 is a process of another pid namespace. Raises
-    CgroupUnavailableError.
+    Among those with a memory controller: the process's own if it has a limit, otherwise the nearest one above
+    with a limit, otherwise its own. ``pid`` may be a thread's; 0 means a process of another pid namespace.
+    Raises CgroupUnavailableError.
     """
     mount = next(iter(mount_points("cgroup2", os.path.join(proc, "self/mountinfo"))), None)
     if mount is None:
@@ -172,7 +172,7 @@ def _controllers(mount: str) -> list[str]:
 
 
 def _gone_or(error: OSError) -> OSError:
-    """Return what an error of a cgroup's file means."""
+    """Return CgroupGoneError if the error means that, otherwise the error."""
     if error.errno in (errno.ENODEV, errno.ENOENT):
         return CgroupGoneError(error.errno, error.strerror)
     return error
