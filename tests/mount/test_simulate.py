@@ -88,7 +88,7 @@ def test_nothing_is_left(device: SimulatedDevice) -> None:
 
 
 def test_its_process_may_end(device: SimulatedDevice) -> None:
-    """A client sees what it sees when the daemon dies."""
+    """The client sees the same as when a daemon dies."""
     with SimulatedDevice(kind="fuse") as other, Memnotify(other.path, reopen=False) as client:
         client.subscribe(used="80%")
     with pytest.raises(ValueError, match="closed"):
@@ -132,7 +132,7 @@ def test_a_handler_is_told() -> None:
 
 
 def test_a_user_without_rights() -> None:
-    """The command keeps the user, and gets no rights by the namespace."""
+    """The command has the same user, and no rights from the namespace."""
     done = _simulate(
         "at 0s used 40%", "sh", "-c", f"{READ}; id -u; grep CapEff /proc/self/status", program=_AS_NOBODY
     )

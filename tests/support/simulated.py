@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What each kind of memnotify.testing.SimulatedDevice must do, half of its memory used."""
+"""The behaviour of each kind of memnotify.testing.SimulatedDevice, with half of its memory used."""
 
 import asyncio
 import select
@@ -14,14 +14,14 @@ Check = Callable[[SimulatedDevice], None]
 
 
 def _changes(client: Memnotify) -> list[tuple[str, bool]]:
-    """Return the changes of an event that is there already."""
+    """Return the changes of an event that is pending already."""
     event = client.wait(0)
     assert isinstance(event, Crossed)
     return [(change.name, change.up) for change in event.changes]
 
 
 def reads(device: SimulatedDevice) -> None:
-    """Read the figures that were set, with what was left out as before."""
+    """Read the figures that were set; the others have not changed."""
     with Memnotify(device.path) as client:
         device.set(used="25%", active=7)
         assert client.read().used.percent == 25

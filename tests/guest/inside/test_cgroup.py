@@ -65,12 +65,12 @@ class Group:
 
     @property
     def current(self) -> int:
-        """What is charged to it, in bytes."""
+        """The bytes that are charged to it."""
         return int((self.path / "memory.current").read_text())
 
     @contextmanager
     def entered(self) -> Iterator[None]:
-        """Have the test's process in it for a moment."""
+        """Move the test's process into it during the block."""
         (self.path / "cgroup.procs").write_text(str(os.getpid()))
         try:
             yield
@@ -78,7 +78,7 @@ class Group:
             (ROOT / "cgroup.procs").write_text(str(os.getpid()))
 
     def remove(self) -> None:
-        """Remove it, once the kernel has seen the last process off."""
+        """Remove it, once its last process is gone."""
 
         def gone() -> bool:
             try:
@@ -118,13 +118,13 @@ class Holder:
         assert self.process.stdout.readline() == f"{text}\n"
 
     def tell(self, size: int, rate: int = 0) -> None:
-        """Let it take ``size`` bytes more at a rate in bytes per second; 0 bytes frees all."""
+        """Tell it to take ``size`` more bytes at a rate in bytes per second; 0 bytes frees all."""
         assert self.process.stdin is not None
         self.process.stdin.write(f"{size} {rate}\n")
         self.process.stdin.flush()
 
     def hold(self, size: int) -> None:
-        """Do so, and wait until it has."""
+        """Tell it, and wait until it is done."""
         self.tell(size)
         self.hear("done")
 
@@ -194,7 +194,7 @@ def test_both_directions(daemon: Daemon) -> None:
 
 @pytest.mark.parametrize("run", range(3))
 def test_crossings_come_before_the_kill(daemon: Daemon, run: int) -> None:
-    """A group that fills up at 100 MB/s: all of its crossings are delivered before the OOM killer acts."""
+    """If a group fills up at 100 MB/s, all its crossings are delivered before the OOM killer acts."""
     with Group(f"killed{run}", max=256 * MIB) as group, Holder(group) as holder:
         fds = {subscribe(daemon, group, f"cgroup {percent}%"): percent for percent in (50, 80, 90, 95)}
         pidfd = os.pidfd_open(holder.process.pid)
@@ -312,8 +312,8 @@ def test_a_thread_in_a_threaded_group(quick: Daemon) -> None:
         threaded.rmdir()
 
 
-def test_a_group_that_is_removed_and_made_anew(quick: Daemon) -> None:
-    """A removed group holds nothing; another one of its name is another one."""
+def test_a_group_that_is_removed_and_made_again(quick: Daemon) -> None:
+    """A removed group has the value 0; a later one with its name is another one."""
     with Group("again", max=200 * MIB) as group, Holder(group) as holder:
         holder.hold(120 * MIB)
         fd = subscribe(quick, group, "cgroup 50%")
@@ -333,7 +333,7 @@ def test_a_group_that_is_removed_and_made_anew(quick: Daemon) -> None:
 
 
 def test_a_removed_group_holds_nothing(quick: Daemon) -> None:
-    """What was above the threshold has crossed it when the group goes, tmpfs files included."""
+    """A group above the threshold crosses it when it is removed, even if tmpfs files stay."""
     with Group("files", max=200 * MIB) as group:
         path = Path("/dev/shm/memnotify-group")  # noqa: S108 - the tmpfs itself is meant
         fill = f"echo $$ >{group.path}/cgroup.procs; exec head -c {120 * MIB} /dev/zero >{path}"
@@ -350,7 +350,7 @@ def test_a_removed_group_holds_nothing(quick: Daemon) -> None:
 
 
 def test_another_pid_namespace() -> None:
-    """A process that the daemon's pid namespace does not have cannot be told from others."""
+    """The daemon cannot identify a process of another pid namespace."""
     with Daemon(*QUICK, program=(sys.executable, "-c", IN_NAMESPACE)) as daemon:
         fd = os.open(daemon.path, os.O_RDWR)
         with pytest.raises(OSError, match="not supported") as refused:

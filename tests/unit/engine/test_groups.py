@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Thresholds on cgroups: events, lines, and when a cgroup is read; on fake ones."""
+"""Thresholds on fake cgroups: events, lines, and when a cgroup is read."""
 
 import errno
 import logging
@@ -110,7 +110,7 @@ def test_both_directions(bench: GroupBench, group: FakeCgroup) -> None:
 
 
 def test_the_line_of_others(bench: GroupBench) -> None:
-    """Only an observer with such a threshold learns of a group."""
+    """Only an observer with a threshold on a group reads the group's figures."""
     fh, other = bench.subscribe(b"cgroup 80%"), bench.subscribe(b"used 80%")
     assert b"cgroup" not in bench.device.read(other)
     bench.device.write(fh, b"used 80% cgroup 0")
@@ -119,7 +119,7 @@ def test_the_line_of_others(bench: GroupBench) -> None:
 
 
 def test_beside_other_thresholds(bench: GroupBench, group: FakeCgroup) -> None:
-    """One write sets all; each has its own whole."""
+    """One write sets all; each percentage is of its own limit."""
     fh = bench.subscribe(b"used 50% cgroup 50%")
     bench.reader.use(5000)
     bench.sample()
@@ -143,7 +143,7 @@ def test_the_root() -> None:
 
 
 def test_what_cannot_be_had(bench: GroupBench, caplog: pytest.LogCaptureFixture) -> None:
-    """The observer keeps what it had, and the log says why."""
+    """The observer keeps its thresholds, and the log says why."""
     caplog.set_level(logging.INFO)
     fh = bench.subscribe(b"used 50%")
 
@@ -178,7 +178,7 @@ def test_above_100_percent(bench: GroupBench, group: FakeCgroup) -> None:
 
 
 def test_a_group_that_cannot_be_read(bench: GroupBench, group: FakeCgroup) -> None:
-    """It is no news; if it never was read, the write fails."""
+    """A failed reading crosses nothing; if the group was never read, the write fails."""
     fh = bench.subscribe(b"cgroup 80%")
     group.fails = True
     group.value = 900
@@ -197,7 +197,7 @@ def test_a_group_that_cannot_be_read(bench: GroupBench, group: FakeCgroup) -> No
 
 
 def test_a_group_that_is_removed(bench: GroupBench, group: FakeCgroup) -> None:
-    """It holds nothing from then on; another group is another one."""
+    """Its value is 0 from then on; a later group with its name is another one."""
     group.value = 900
     fh = bench.subscribe(b"cgroup 80%")
     group.gone = True
@@ -213,7 +213,7 @@ def test_a_group_that_is_removed(bench: GroupBench, group: FakeCgroup) -> None:
 
 
 def test_a_limit_that_changes(bench: GroupBench, group: FakeCgroup) -> None:
-    """A percentage follows it, and total where that is lower; a number of pages does not."""
+    """A percentage follows the limit, or total if that is lower; a number of pages does not."""
     fh, pages = bench.subscribe(b"cgroup 50%"), bench.subscribe(b"cgroup 200")
     group.limit = 150
     bench.sample(16)
@@ -227,7 +227,7 @@ def test_a_limit_that_changes(bench: GroupBench, group: FakeCgroup) -> None:
 
 
 def test_observers_of_a_group_share_it(bench: GroupBench, group: FakeCgroup) -> None:
-    """Its descriptors go with the last of them, and only then."""
+    """The group's descriptors are closed with its last observer."""
     bench.group = group
     one, other = bench.subscribe(b"cgroup 50%"), bench.subscribe(b"cgroup 60%")
     (watched,) = bench.table.groups.values()
@@ -265,7 +265,7 @@ def test_a_read_that_crosses_notifies_others(bench: GroupBench, group: FakeCgrou
 
 
 def test_memory_stat_is_read_only_where_it_decides(bench: GroupBench, group: FakeCgroup) -> None:
-    """Not while memory.current alone stays below; always while page cache fills the group."""
+    """It is not read while memory.current stays below; it is while page cache fills the group."""
     bench.subscribe(b"cgroup 800")
     exact = group.exact_reads
     for group.value in (200, 300, 400):
@@ -289,7 +289,7 @@ def test_a_group_far_away_is_not_read(bench: GroupBench, group: FakeCgroup) -> N
 
 
 def test_page_counters_cover_a_group(counting: GroupBench, group: FakeCgroup) -> None:
-    """It is read when they have counted as much as it was away from its level, and not before."""
+    """The group is read when they have counted its distance from its level, and not before."""
     counting.subscribe(b"cgroup 800")
     counting.sample()
     reads = group.current_reads
@@ -306,7 +306,7 @@ def test_page_counters_cover_a_group(counting: GroupBench, group: FakeCgroup) ->
 
 
 def test_what_lies_on_the_per_cpu_lists_counts(counting: GroupBench, group: FakeCgroup) -> None:
-    """A group may grow by that without an allocation that is counted."""
+    """A group may grow by the pages on the lists without a counted allocation."""
     counting.reader.pcp_pages = 600
     counting.subscribe(b"cgroup 800")
     counting.sample()
@@ -321,7 +321,7 @@ def test_what_lies_on_the_per_cpu_lists_counts(counting: GroupBench, group: Fake
 
 
 def test_counters_for_used_and_for_a_group(counting: GroupBench) -> None:
-    """The nearer of the two counts; a threshold on ``used`` that is too near leaves them to the group."""
+    """The nearer one arms the counters; if a threshold on ``used`` is too near, the group does."""
     counting.subscribe(b"cgroup 800")
     counting.subscribe(b"used 400")
     counting.sample()
@@ -333,7 +333,7 @@ def test_counters_for_used_and_for_a_group(counting: GroupBench) -> None:
 
 
 def test_a_new_threshold_on_a_covered_group(counting: GroupBench, group: FakeCgroup) -> None:
-    """It may be nearer than what the counters were armed for."""
+    """The threshold may be nearer than the pages that the counters are armed for."""
     counting.subscribe(b"cgroup 800")
     counting.sample()
     fh = counting.subscribe(b"cgroup 130")
@@ -343,7 +343,7 @@ def test_a_new_threshold_on_a_covered_group(counting: GroupBench, group: FakeCgr
 
 
 def test_1000_idle_groups() -> None:
-    """A sample reads a few of them, so that each has its turn, and no more."""
+    """A sample reads only a few of them, in turn."""
     bench = GroupBench(None, counters=True)
     groups = [FakeCgroup(100, limit=5000) for _ in range(1000)]
     for bench.group in groups:
@@ -411,7 +411,7 @@ _limits = st.sampled_from((None, 0, 12, 97, 100, 120))
 
 
 class GroupMachine(RuleBasedStateMachine):
-    """Groups come and go, observers write in any of them; each event is the model's."""
+    """Add and remove groups, and write in any of them; each event must be the model's."""
 
     files: Bundle[int] = Bundle("files")
 
@@ -430,7 +430,7 @@ class GroupMachine(RuleBasedStateMachine):
         self.bench.sampler.stop()
 
     def figures(self, group: FakeCgroup | None) -> Group:
-        """Return what a group holds and its limit, as they are known: a removed one's limit stays."""
+        """Return a group's known value and limit; the limit of a removed group stays."""
         figures = self.bench.reader.figures
         if group is None:
             return figures.used, figures.total
@@ -460,7 +460,7 @@ class GroupMachine(RuleBasedStateMachine):
 
     @rule(fh=files, text=_writes, place=st.sampled_from((0, 0, 1, None)))
     def write(self, fh: int, text: bytes, place: int | None) -> None:
-        """Write thresholds from a process in a group, or in the root."""
+        """Write thresholds from a process in a group or in the root."""
         group = None if place is None else self.groups[place]
 
         def find(_pid: int) -> GroupSource | None:
@@ -479,7 +479,7 @@ class GroupMachine(RuleBasedStateMachine):
 
     @rule(fh=files)
     def read(self, fh: int) -> None:
-        """Read what is as old as it may be: what is told is the model's, and binds."""
+        """Read the oldest figures that are allowed: they are the model's, and bind."""
         self.sample()
         self.bench.clock.tick(0.3)
         observer, group = self.model[fh]
@@ -502,7 +502,7 @@ class GroupMachine(RuleBasedStateMachine):
 
     @rule(limit=_limits, place=st.sampled_from((0, 1)))
     def limit(self, limit: int | None, place: int) -> None:
-        """Change a limit, and let it become known."""
+        """Change a limit, and let the table learn of it."""
         self.groups[place].limit = limit
         self.bench.clock.tick(16)
         self.sample()
@@ -519,7 +519,7 @@ class GroupMachine(RuleBasedStateMachine):
 
     @rule()
     def sample(self) -> None:
-        """Take a sample: all that crossed is pending, and nothing else."""
+        """Take a sample: each crossing is pending, and nothing else."""
         self.bench.clock.tick(0.01)
         self.bench.sampler.sample()
         for observer, group in self.model.values():
@@ -529,7 +529,7 @@ class GroupMachine(RuleBasedStateMachine):
 
     @invariant()
     def pending(self) -> None:
-        """Compare what is pending with the model; no group is kept that is not watched."""
+        """Compare the pending events with the model; no group without a threshold is kept."""
         for fh, (observer, _) in self.model.items():
             assert bool(self.bench.device.poll(fh, select.POLLIN, 0) & select.POLLIN) == observer.pending
         watched = {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Which cgroup is a process's, and what is read of it, on a tree of files."""
+"""A process's cgroup and its figures, on a tree of files."""
 
 import errno
 import os
@@ -40,7 +40,7 @@ def test_the_nearest_limit_above(tree: CgroupTree) -> None:
 
 
 def test_its_own_limit(tree: CgroupTree) -> None:
-    """The lower of the two counts, and a limit of its own comes first, however high it is."""
+    """The lower of memory.high and memory.max counts, and the group's own limit comes first."""
     tree.write("limited/free", high=5000)
     assert found(tree).read_limit() == 5000
     tree.write("limited/free", max=4000)
@@ -50,7 +50,7 @@ def test_its_own_limit(tree: CgroupTree) -> None:
 
 
 def test_no_limit_anywhere(tree: CgroupTree) -> None:
-    """Then it is its own."""
+    """Without any limit it is the process's own group."""
     tree.write("limited", max="max")
     group = found(tree)
     assert group.read_limit() is None
@@ -58,13 +58,13 @@ def test_no_limit_anywhere(tree: CgroupTree) -> None:
 
 
 def test_hybrid_lines(tree: CgroupTree) -> None:
-    """Controllers of v1 are beside it on a hybrid machine."""
+    """A hybrid machine has controllers of v1 as well."""
     tree.process(PID, "12:pids:/elsewhere", "1:name=systemd:/elsewhere", "0::/limited")
     assert found(tree).read_limit() == 1000
 
 
 def test_a_group_without_the_controller(tree: CgroupTree) -> None:
-    """Its memory is that of the nearest above that has one."""
+    """Its memory is charged to the nearest group above with the controller."""
     (tree.root / "limited/free/threads").mkdir()
     tree.process(PID, "0::/limited/free/threads")
     tree.write("limited", max="max")
@@ -95,7 +95,7 @@ def test_what_cannot_be_seen(tree: CgroupTree, line: str, reason: str) -> None:
 
 
 def test_a_process_that_cannot_be_seen(tree: CgroupTree) -> None:
-    """It is of another pid namespace, or gone, or hidden."""
+    """The process is in another pid namespace, gone or hidden."""
     with pytest.raises(CgroupUnavailableError, match="another pid namespace"):
         found(tree, 0)
     with pytest.raises(CgroupUnavailableError, match="process 43 cannot be seen"):
@@ -103,7 +103,7 @@ def test_a_process_that_cannot_be_seen(tree: CgroupTree) -> None:
 
 
 def test_no_memory_controller(tmp_path: Path) -> None:
-    """The hierarchy of v2 on a hybrid machine has none: v1 has it."""
+    """On a hybrid machine v1 may have the memory controller."""
     tree = CgroupTree(tmp_path, controllers="pids")
     (tree.root / "group").mkdir()
     tree.process(PID, "0::/group")
@@ -112,7 +112,7 @@ def test_no_memory_controller(tmp_path: Path) -> None:
 
 
 def test_cgroup_v1(tree: CgroupTree) -> None:
-    """There is no cgroup v2, or only a part of it is mounted."""
+    """Without cgroup v2, or with only a part of it mounted, the write is refused."""
     tree.mounts("2 1 0:2 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory")
     with pytest.raises(CgroupUnavailableError, match="no cgroup v2"):
         found(tree)
@@ -121,8 +121,8 @@ def test_cgroup_v1(tree: CgroupTree) -> None:
         found(tree)
 
 
-def test_removed_and_made_anew(tree: CgroupTree) -> None:
-    """Another group of the same name is another one, and the first is gone."""
+def test_removed_and_made_again(tree: CgroupTree) -> None:
+    """A later group with the same name is another one, and reading the first one fails."""
     group = found(tree)
     shutil.rmtree(tree.root / "limited")
     tree.group("limited", max=2000)
@@ -141,7 +141,7 @@ def test_the_same_group_twice(tree: CgroupTree) -> None:
 
 
 def test_its_descriptors_are_closed(tree: CgroupTree) -> None:
-    """Two for a group, and those of groups that were passed by are closed at once."""
+    """A group has two; those of groups that were not chosen are closed at once."""
     before = set(os.listdir("/proc/self/fd"))
     group = found(tree)
     assert len(set(os.listdir("/proc/self/fd")) - before) == 2
@@ -150,7 +150,7 @@ def test_its_descriptors_are_closed(tree: CgroupTree) -> None:
 
 
 def test_files_that_move_meanwhile(tree: CgroupTree, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The value lies between what the two readings of memory.current allow, nearest to the last one."""
+    """The value is the possible one nearest to the last one."""
     group = found(tree)
     assert group.read_exact() == 200
     reads = iter(range(300_000, 1_000_000, 100_000))
