@@ -73,7 +73,7 @@ class Device:
             return self._read_with_group(fh)
         try:
             sample = self._sampler.cached()
-            # Figures first: what can fail must not cost the client its event.
+            # Figures first: a failure must not cost the client its event.
             if sample is None or not self._acknowledge(fh, sample):
                 sample = self._sampler.refresh(partial(self._acknowledge, fh))
         except KeyError:
@@ -88,7 +88,7 @@ class Device:
         return self._acknowledged
 
     def give_back(self, fh: int) -> int:
-        """Give back what the last read or poll acknowledged, as its reply did not reach the client.
+        """Make the event of the last read or poll pending again, because its reply did not reach the client.
 
         Return the handle to notify by, or NO_HANDLE.
         """
@@ -101,7 +101,7 @@ class Device:
             return NO_HANDLE
 
     def _read_with_group(self, fh: int) -> bytes:
-        """Do the same for an observer with a threshold on its cgroup: the line has that one's figures too."""
+        """Do the same for an observer with a threshold on a cgroup, whose line has its figures too."""
         told = 0, 0
 
         def acknowledge(sample: Sample) -> int:
@@ -190,7 +190,7 @@ class Device:
 
 
 def find_group(pid: int) -> GroupSource | None:
-    """Return what reads the cgroup of a process, None for the root. Raises OSError."""
+    """Return the reader of a process's cgroup, None for the root. Raises OSError."""
     from memnotify.kernel.cgroups import find_cgroup  # noqa: PLC0415 - see Sampler.refresh_group
 
     return find_cgroup(pid)

@@ -30,7 +30,7 @@ class HandleBatch:
         self.notify = notify
         self.observers = 0
         self.count = 0
-        # A place for every observer's handle, made when it opens and not when memory is short.
+        # A place for every observer's handle, allocated when it opens and not when memory is short.
         self.space = array("Q")
         self.handles = self.space
 
@@ -58,9 +58,9 @@ class Observer:
 class Threshold:
     """One threshold of one observer, armed in one direction at the one level that fires next.
 
-    ``pages`` is where it is, ``percentage`` what it is of total if it was given so. ``value`` is the figure
-    at its last event, by which it is damped, or NO_EVENT. ``index`` is the one in which it is armed at
-    ``key``, or, if the key is NOT_ARMED, from which it has fired.
+    ``pages`` is its value, ``percentage`` its part of total if it was written as one. ``value`` is the figure
+    at its last event, which damps it, or NO_EVENT. ``index`` is the one in which it is armed at ``key``, or,
+    if the key is NOT_ARMED, from which it has fired.
     """
 
     __slots__ = ("fired_before", "index", "key", "observer", "pages", "value")
@@ -104,21 +104,21 @@ class ThresholdIndex:
 
     A threshold has a key. Up, the key is the level, ``sign`` is 1 and it fires when value >= level;
     down, the key is 1 - level, ``sign`` is -1 and it fires when value < level. Both are
-    ``key <= sign * value``, the smallest key first. To see that nothing fires costs a look at one
-    key; a crossing costs O(log n) for each different level and O(1) for each threshold at it;
-    arming and disarming cost O(log n), amortized.
+    ``key <= sign * value``, the smallest key first. If nothing fires, that costs a look at one key. A
+    crossing costs O(log n) for each different level and O(1) for each threshold at it; arming and
+    disarming cost O(log n), amortized.
     """
 
     opposite: "ThresholdIndex"
     """That of the same figure in the other direction."""
 
     def __init__(self, figure: int, sign: int, group: "Group | None" = None) -> None:
-        """``figure`` is its index in the line; ``group`` is whose it is, if it is not the machine's."""
+        """``figure`` is its index in the line; ``group`` is its cgroup, if it is not the machine's."""
         self.figure = figure
         self.sign = sign
         self.group = group
         self._at: dict[int, set[Threshold]] = {}
-        # A heap of every key of _at and of the stale ones, which have no threshold any more; each once.
+        # A heap of the keys of _at and of the stale ones, which have no threshold any more; each key once.
         self._keys: list[int] = []
         self._stale: set[int] = set()
 
@@ -188,13 +188,13 @@ class GroupSource(Protocol):
 
     @property
     def key(self) -> Hashable:
-        """What tells it from every other cgroup, also of the same name."""
+        """Its identity: every other cgroup, even of the same name, has another key."""
 
     def read_current(self) -> int:
         """Return an upper bound of what ``read_exact`` returns, by one read."""
 
     def read_exact(self) -> int:
-        """Return what it holds and the kernel cannot just drop."""
+        """Return its pages without those that the kernel can drop."""
 
     def read_limit(self) -> int | None:
         """Return its limit."""
@@ -237,7 +237,7 @@ class Group:
         self.uses = 0
         self.events = 0
         self.value_pages = self.limit_pages = self.granularity_pages = 0
-        # Whether a threshold was armed since the nearest level was looked for.
+        # Whether a threshold was armed since the nearest level was computed.
         self.fresh = True
         # Of the last reading: its time, an upper bound of the value (the value itself if it was exact), and
         # how far the nearest level was from that.
@@ -246,7 +246,7 @@ class Group:
         self.distance_pages = math.inf
         self.own_limit_pages: int | None = None
         self.rate_pages_s = 0.0
-        # How far the counters may count in all before the cgroup can have come to its level; in which epoch.
+        # How much the counters may count in all before the cgroup can reach its level; in which epoch.
         self.room_pages = -math.inf
         self.epoch = -1
 

@@ -159,7 +159,7 @@ class Sampler:
     def refresh_group(self, group: Group) -> None:
         """Read a cgroup in the calling thread, unless it was read exactly within ``update_period``.
 
-        What crosses with it is notified. While it cannot be read its last figures stay.
+        Its crossings are notified. While it cannot be read, its last figures stay.
         """
         if self._clock() - group.exact_s <= self._parameters.update_period_s:
             return
@@ -167,14 +167,14 @@ class Sampler:
             return
         try:
             if self._groups is None:
-                # 100 KB of modules, which a daemon without a threshold on a cgroup does without.
+                # Imported here, because a daemon without a threshold on a cgroup saves 100 KB.
                 from memnotify.engine.groups import GroupSampler  # noqa: PLC0415
 
                 self._groups = GroupSampler(self._table, self._notify_all)
             events = group.events
             self._groups.read(group, self._table.latest_exact, self._clock(), self._parameters)
-            # What lay on the per-CPU lists may have changed since. Until the next sample the page counters
-            # cover it by the reading before.
+            # The pages on the per-CPU lists may have changed since. So the page counters do not cover the
+            # cgroup until the next sample.
             group.epoch = -1
         finally:
             self._sampling_lock.release()

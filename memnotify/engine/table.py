@@ -178,7 +178,7 @@ class ObserverTable:
         return acknowledged
 
     def give_back(self, fh: int) -> int:
-        """Let an event be pending again, since the client was not told; its handle goes to the caller.
+        """Make an event pending again, because the client did not get it; its handle belongs to the caller.
 
         Raises KeyError for an unknown fh.
         """
@@ -324,7 +324,7 @@ class ObserverTable:
     def advance_group(
         self, group: Group, value_pages: int, limit_pages: int, granularity_pages: int
     ) -> tuple[HandleBatch, ...]:
-        """Do the same for what a cgroup holds and its limit; ``rearm_group`` must follow."""
+        """Do the same for a cgroup's value and limit; ``rearm_group`` must follow."""
         with self._lock:
             group.value_pages = value_pages
             self._follow_limit(group, limit_pages, granularity_pages)
@@ -351,7 +351,7 @@ class ObserverTable:
             batch.handles, batch.count = batch.space, 0
 
     def _fire(self, index: ThresholdIndex, value: int) -> bool:
-        """Set the events of what fires at ``value``, and batch the handles; return whether any did."""
+        """Set the events of what fires at ``value``, and batch the handles; return True if any fires."""
         fired = False
         for threshold in index.pop_reached(value):
             fired = True
@@ -381,10 +381,10 @@ class ObserverTable:
         threshold, self._fired = self._fired, None
         while threshold is not None:
             if threshold in threshold.observer.thresholds:
-                # It cannot fire at once again: the level down is at most the value, the level up above.
+                # It cannot fire again at once: the level down is at most the value, the level up is above it.
                 threshold.value = _value(threshold.index, sample)
                 self._arm(threshold, threshold.index.opposite)
-            # Otherwise each threshold would keep all that fired before it alive.
+            # Otherwise each threshold would keep those that fired before it in memory.
             threshold.fired_before, threshold = None, threshold.fired_before
 
     def _keep(self, sample: Sample) -> None:
@@ -399,7 +399,7 @@ class ObserverTable:
         index.arm(threshold, index.key_of(threshold.level(index.sign, granularity_pages)))
 
     def _bind_all(self, observer: Observer, sample: Sample) -> bool:
-        """Bind each threshold by what the client is told; return whether any is armed differently now."""
+        """Bind each threshold by the line that a read returns; return True if any armed level changes."""
         bound = False
         for threshold in observer.thresholds:
             bound = self._bind(threshold, _value(threshold.index, sample)) or bound
@@ -436,7 +436,7 @@ class ObserverTable:
                     self._move(threshold, total_pages)
 
     def _follow_limit(self, group: Group, limit_pages: int, granularity_pages: int) -> None:
-        """Move the thresholds in percent of a cgroup's limit with that."""
+        """Move the thresholds in percent of a cgroup's limit with the limit."""
         group.granularity_pages = granularity_pages
         if limit_pages != group.limit_pages:
             group.limit_pages = limit_pages
@@ -468,7 +468,7 @@ class ObserverTable:
         group.uses -= 1
         if not group.uses:
             del self.groups[group.key]
-            # Its descriptors are closed when no reading uses them any more.
+            # Its descriptors are closed once no reading uses them.
             group.source = None
 
     def _disarm(self, observer: Observer) -> None:

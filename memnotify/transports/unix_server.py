@@ -60,7 +60,7 @@ _EVENTS = select.EPOLLIN | select.EPOLLOUT | select.EPOLLET
 
 
 class _Connection:
-    """One client: its observer, what it has written without an end, and what is to be sent to it."""
+    """One client: its observer, its write that has no end yet, and the lines to send to it."""
 
     __slots__ = ("event", "fh", "next_woken", "overlong", "reads", "refusal", "socket", "text", "woken")
 
@@ -145,7 +145,7 @@ class SocketServer:
         self.worker.close()
 
     def turn(self) -> None:
-        """Wait until a client or the sampler wants something, or something is due, and do it."""
+        """Wait for a client, the sampler or a due time, and act on it."""
         due_s = min(
             self._again_s, *(next(iter(due.values()), math.inf) for due in (self._unended, self._busy))
         )
@@ -162,7 +162,7 @@ class SocketServer:
             if connection.fh in self._by_fh:
                 self._send_line(connection)
         self._do_what_is_due()
-        # Last, as it may take a descriptor that was closed in this turn and has events left in it.
+        # Last, because the new client may get the number of a descriptor that was closed in this turn.
         if accept:
             self._accept()
 
@@ -259,7 +259,7 @@ class SocketServer:
             self._unended.setdefault(connection, now_s + SILENCE_S)
 
     def _fetch(self, connection: _Connection) -> bytes | None:
-        """Return what a client has written meanwhile, or None if it has shut its side down or is gone."""
+        """Return a client's new bytes, or None if it has shut its side down or is gone."""
         try:
             data = connection.socket.recv(WRITE_MAX)
         except BlockingIOError:
@@ -304,7 +304,7 @@ class SocketServer:
         try:
             if _unread(connection.socket):
                 return
-            # In any case: it leaves the handle for the next event. And before the event is acknowledged.
+            # Always, and before the event is acknowledged: the poll stores the handle for the next event.
             if self._device.poll(connection.fh, select.POLLIN, connection.fh) & select.POLLIN:
                 connection.event = True
             line = self._next_line(connection)
@@ -339,7 +339,7 @@ class SocketServer:
             return b"%b %b\n" % (_FAILED, _UNREADABLE)
 
     def _drop(self, connection: _Connection) -> None:
-        """Forget a client and its observer."""
+        """Remove a client and its observer."""
         del self._connections[connection.socket.fileno()], self._by_fh[connection.fh]
         self._unended.pop(connection, None)
         self._busy.pop(connection, None)
@@ -359,7 +359,7 @@ def _peer_pid(connected: socket.socket) -> int:
     try:
         pidfd = connected.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
     except OSError as error:
-        # Before Linux 6.5 there is no such option, and the number has to do. ESRCH: the process was reaped.
+        # Before Linux 6.5 there is no such option, so the number is used. ESRCH: the process was reaped.
         return 0 if error.errno in (errno.ESRCH, errno.EINVAL) else pid
     try:
         gone = select.poll()
