@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* The shim calls one of these for each request. Each returns its answer or a negative errno; the shim replies. */
 
-/* Return the new open file's number. */
-int64_t shim_on_open(void *session);
+/* Return the new open file's number. `opener` is the process that opens it: its pid, 0 if this pid namespace does not
+   have it, in the upper 32 bits, its user in the lower. */
+int64_t shim_on_open(void *session, int64_t opener);
 
 /* Return the number of bytes in shim_reply's buffer. The shim sends no more than the client asked for. */
 int64_t shim_on_read(void *session, uint64_t fh);

@@ -71,7 +71,8 @@ static void released(struct shim *shim, uint64_t fh)
 static void answer_open(fuse_req_t request, struct fuse_file_info *file)
 {
 	struct shim *shim = shim_of(request);
-	int64_t fh = shim_on_open(shim->session);
+	const struct fuse_ctx *client = fuse_req_ctx(request);
+	int64_t fh = shim_on_open(shim->session, (int64_t)client->pid << 32 | (uint32_t)client->uid);
 
 	if (fh < 0) {
 		fuse_reply_err(request, (int)-fh);

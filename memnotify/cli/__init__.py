@@ -26,6 +26,7 @@ COMMANDS = (
     "env",
     "lowmem-bus",
     "simulate",
+    "status",
     "doctor",
 )
 """The names of the commands, in the order of --help."""
@@ -44,6 +45,7 @@ A memory meter that programs can poll: /dev/memnotify in userspace.
   memnotify watch              show the figures live
   memnotify lowmem-bus         warn desktop programs over D-Bus
   memnotify simulate SCRIPT -- COMMAND    run a command on figures that are made up
+  memnotify status             show what the running daemon does
   memnotify doctor             check everything that the device depends on
 """
 

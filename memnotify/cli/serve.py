@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from memnotify.config import files
 from memnotify.config.settings import COMMAND_LINE, SETTINGS, ConfigError, Configuration, Given, Settings
 
 if TYPE_CHECKING:
+    from memnotify.daemon.status import StatusSocket
     from memnotify.transports.unix_listener import Listener
 
 _DESCRIPTION = """\
@@ -105,7 +107,8 @@ def _serve(options: argparse.Namespace) -> int:
     logs.begin(sys.stderr)
     log = logging.getLogger(__name__)
     try:
-        settings = load(options).settings
+        configuration = _Configuration(options)
+        settings = configuration.read()
     except ConfigError as error:
         for problem in str(error).splitlines():
             log.error("%s", problem)  # noqa: TRY400 - the user's mistake needs no traceback
@@ -133,9 +136,17 @@ def _serve(options: argparse.Namespace) -> int:
             if listener is not None:
                 undo.callback(listener.close)
                 log.info("clients may connect to %s too", listener.path)
+            status_socket = _open_status_socket(settings, configuration)
+            if status_socket is not None:
+                undo.callback(status_socket.close)
             transport = select_transport(settings.transport, settings.name, settings.path or None)
             serving = daemon.serve(
-                transport, settings, listener, user=user, read=lambda: load(options).settings
+                transport,
+                settings,
+                listener,
+                user=user,
+                read=configuration.read,
+                status_socket=status_socket,
             )
             return 0 if serving else 1
     except (TransportError, MemInfoError, PrivilegesError, OSError) as error:
@@ -151,6 +162,32 @@ def _open_listener(settings: Settings) -> "Listener | None":
     from memnotify.transports.unix_listener import open_listener  # noqa: PLC0415
 
     return open_listener(settings.socket, int(settings.socket_mode, 8))
+
+
+def _open_status_socket(settings: Settings, configuration: "_Configuration") -> "StatusSocket | None":
+    if not settings.status_socket:
+        return None
+    # Imported here for the same reason.
+    from memnotify.daemon.status import StatusSocket  # noqa: PLC0415
+
+    return StatusSocket(settings.status_socket, lambda: configuration.origins)
+
+
+class _Configuration:
+    """The configuration as it was read last, with the origins of the settings in force."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._options = options
+        self.origins: Mapping[str, str] = {}
+
+    def read(self) -> Settings:
+        """Read it, and return the settings. Raises ConfigError."""
+        settings, origins = load(self._options)
+        self.origins = {
+            name: origin if SETTINGS[name].reloads else self.origins.get(name, origin)
+            for name, origin in origins.items()
+        }
+        return settings
 
 
 def _texts(text: str) -> tuple[str, ...]:

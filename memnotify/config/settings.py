@@ -37,6 +37,7 @@ class Settings(NamedTuple):
     path: str = ""
     socket: str = ""
     socket_mode: str = "666"
+    status_socket: str = ""
     user: str = ""
     figures: tuple[str, ...] = ()
     pcp_is_free: bool = True
@@ -167,6 +168,12 @@ _ROWS = (
         "MODE",
         pattern="0?[0-7]{3}",
         rule="be three octal digits, such as 660",
+    ),
+    Setting(
+        "status_socket",
+        "serve the status on an AF_UNIX socket, for 'memnotify status'",
+        "PATH",
+        default_means="none",
     ),
     Setting(
         "user",

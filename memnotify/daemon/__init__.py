@@ -8,7 +8,7 @@ import os
 import select
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from memnotify.daemon.cleanup import CleanupProcess
 from memnotify.daemon.lifecycle import ServiceStatus
 from memnotify.daemon.privileges import User, become
 from memnotify.daemon.reload import ConfigReloader, sampling_parameters
+from memnotify.daemon.running import Engine
 from memnotify.daemon.systemd import SystemdNotifier
 from memnotify.engine.device import Device
 from memnotify.engine.sampler import Sampler, WakeSources
@@ -31,6 +32,7 @@ from memnotify.transports.session import Session
 from memnotify.worker import Worker
 
 if TYPE_CHECKING:
+    from memnotify.daemon.status import StatusSocket
     from memnotify.transports.unix_listener import Listener
 
 log = logging.getLogger(__name__)
@@ -54,14 +56,16 @@ def serve(
     *,
     user: User | None = None,
     read: Callable[[], Settings],
+    status_socket: "StatusSocket | None" = None,
 ) -> bool:
     """Serve until a signal asks to stop (True), or until the device is lost (False).
 
     The clients that connect to ``listener``, if there is one, are served as well. Root becomes ``user``
-    before any client is served. On SIGHUP the settings that ``read`` returns take effect as far as they can,
-    see ConfigReloader; the SIGHUP of a terminal that is gone ends the daemon. Closes ``transport``. Threads:
-    the main thread, once in a process. Raises TransportError if the device cannot be registered,
-    PrivilegesError if root cannot be given up, MemInfoError or OSError if memory's files cannot be read.
+    before any client is served. The main thread serves the clients of ``status_socket``. On SIGHUP the
+    settings that ``read`` returns take effect as far as they can, see ConfigReloader; the SIGHUP of a
+    terminal that is gone ends the daemon. Closes ``transport``. Threads: the main thread, once in a process.
+    Raises TransportError if the device cannot be registered, PrivilegesError if root cannot be given up,
+    MemInfoError or OSError if memory's files cannot be read.
     """
     # Blocked until the end: the main thread waits for them once there is something to serve.
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
@@ -87,11 +91,16 @@ def serve(
         # All that needs root is done, the notifier's socket included, and there is no other thread yet.
         _lock_memory(stays_root=user is None)
         if user is not None:
-            _give_up_root(user, transport, listener, after_all)
+            _give_up_root(user, [transport, listener, status_socket], after_all)
         cleanup.callback(status.end)
         for worker in workers:
             worker.start(service.fail)
-        return service.run(status, ConfigReloader(settings, read, sampler, device))
+        reloader = ConfigReloader(settings, read, sampler, device)
+        if status_socket is not None:
+            server = status_socket.serve(Engine(transport, table, sampler, reloader))
+            cleanup.callback(server.close)
+            service.attend(server.fileno(), server.turn)
+        return service.run(status, reloader)
 
 
 def _table_and_sampler(settings: Settings, cleanup: ExitStack) -> tuple[ObserverTable, Sampler]:
@@ -148,11 +157,10 @@ def _lock_memory(*, stays_root: bool) -> None:
 
 
 def _give_up_root(
-    user: User, transport: Transport, listener: "Listener | None", after_all: ExitStack
+    user: User, creators: Iterable["Transport | Listener | StatusSocket | None"], after_all: ExitStack
 ) -> None:
     """Become ``user``; a process that stays root removes at the end what only root may remove."""
-    creators: list[Transport | Listener] = [transport] if listener is None else [transport, listener]
-    removals = [removal for creator in creators if (removal := creator.hand_over())]
+    removals = [removal for creator in creators if creator is not None and (removal := creator.hand_over())]
     if removals:
         after_all.callback(CleanupProcess(removals).close)
     become(user)
@@ -170,10 +178,16 @@ class Service:
         self._poll.register(signal_fd(_SIGNALS), select.POLLIN)
         if transport.changes >= 0:
             self._poll.register(transport.changes, select.POLLPRI)
+        self._attended: dict[int, Callable[[], object]] = {}
         self._terminal = _has_terminal()
         self._main = threading.get_ident()
         self._failed = False
         self._lost = False
+
+    def attend(self, fd: int, turn: Callable[[], object]) -> None:
+        """Call ``turn`` in ``run`` whenever ``fd`` polls POLLIN."""
+        self._attended[fd] = turn
+        self._poll.register(fd, select.POLLIN)
 
     def fail(self) -> None:
         """Let ``run`` return False. Any thread."""
@@ -213,6 +227,8 @@ class Service:
         for fd, _ in self._poll.poll(timeout_ms):
             if fd == self._transport.changes:
                 self._check_transport()
+            elif fd in self._attended:
+                self._attended[fd]()
         caught = signal.sigtimedwait(_SIGNALS, 0)
         return caught.si_signo if caught else 0
 

@@ -40,6 +40,11 @@ class ConfigReloader:
         self._sampler = sampler
         self._device = device
 
+    @property
+    def settings(self) -> Settings:
+        """The settings in force."""
+        return self._settings
+
     def reload(self) -> str:
         """Read the configuration and return the outcome in a line; the log has the details."""
         try:

@@ -60,9 +60,9 @@ class Device:
         self._sample: Sample | None = None
         self._line = b""
 
-    def open(self) -> int:
-        """Return the fh of a new observer."""
-        return self._table.open(self._batch)
+    def open(self, opener: int = 0) -> int:
+        """Return the fh of a new observer; ``opener`` is its process, as in Operations."""
+        return self._table.open(self._batch, opener)
 
     def read(self, fh: int) -> bytes:
         """Acknowledge, and return the current figures' line.
@@ -134,6 +134,7 @@ class Device:
             else:
                 self._table.subscribe(fh, levels, sample)
         except ValueError as error:
+            self._table.refused += 1
             log.debug("EINVAL: %s", error, extra=LIMITED)
             raise OSError(errno.EINVAL, str(error)) from None
         except KeyError:

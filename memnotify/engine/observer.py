@@ -38,10 +38,11 @@ class HandleBatch:
 class Observer:
     """One open file: its thresholds, whether an event is pending, and the handle to notify it by."""
 
-    __slots__ = ("batch", "handle", "pending", "thresholds")
+    __slots__ = ("batch", "handle", "opener", "pending", "thresholds")
 
-    def __init__(self, batch: HandleBatch) -> None:
+    def __init__(self, batch: HandleBatch, opener: int = 0) -> None:
         self.batch = batch
+        self.opener = opener
         self.handle = NO_HANDLE
         self.pending = False
         self.thresholds: tuple[Threshold, ...] = ()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from memnotify.abi.figures import NAMES
 from memnotify.engine.observer import Group, HandleBatch
-from memnotify.engine.schedule import SamplingParameters, SamplingSchedule
+from memnotify.engine.schedule import Interval, SamplingParameters, SamplingSchedule
 from memnotify.engine.table import Distances, ObserverTable, Sample
 from memnotify.kernel.meminfo import MemInfoError, MemInfoReader
 from memnotify.kernel.page_counters import PageCounter
@@ -113,12 +113,31 @@ class Sampler:
         self._fresh = False
         # Made with the first threshold on a cgroup: most daemons have none.
         self._groups: GroupSampler | None = None
+        self.samples = 0
+        """How many samples were taken. Any thread may read it, as the two below."""
+        self.wakeups = 0
+        """How often the sampler thread woke."""
         table.on_thresholds_changed = self.thresholds_changed
 
     @property
     def names(self) -> Sequence[str]:
         """The names of the figures, in the order of the line."""
         return self._reader.names
+
+    @property
+    def interval(self) -> Interval:
+        """The interval to the next sample, and why it is so long."""
+        return self._interval
+
+    @property
+    def has_page_counters(self) -> bool:
+        """Whether page counters cause samples."""
+        return bool(self._page_counters)
+
+    @property
+    def has_pressure_trigger(self) -> bool:
+        """Whether memory stalls cause samples."""
+        return self._pressure_fd is not None
 
     def cached(self) -> Sample | None:
         """Return the newest sample if it is exact and at most ``update_period`` old, else None."""
@@ -247,6 +266,7 @@ class Sampler:
 
     def _count(self, sample: Sample) -> Distances:
         """Notify the observers that cross with a sample, and arm what fired; return the distances then."""
+        self.samples += 1
         self._notify_all(self._table.advance(sample, self._granularity_pages(sample)))
         return self._table.rearm(sample, self._reader.pcp_limit_pages)
 
@@ -414,4 +434,5 @@ class Sampler:
                 # Without a trigger it polls ready at once and for ever (kernel/sched/psi.c:psi_trigger_poll).
                 log.warning("the memory pressure trigger is gone: the timer alone decides when to sample")
                 poller.unregister(fd)
+        self.wakeups += 1
         return ready

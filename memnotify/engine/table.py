@@ -65,6 +65,23 @@ class Distances(NamedTuple):
         return min(self.rising, self.falling, self.other)
 
 
+class ThresholdState(NamedTuple):
+    """A threshold as the status shows it; ``level`` fires next, upwards if ``rising``."""
+
+    figure: int
+    pages: int
+    rising: bool
+    level: int
+
+
+class ObserverState(NamedTuple):
+    """An observer as the status shows it."""
+
+    opener: int
+    pending: bool
+    thresholds: tuple[ThresholdState, ...]
+
+
 class ObserverTable:
     """All observers by fh, their thresholds by level, the newest sample, and which observers crossed with it.
 
@@ -78,6 +95,9 @@ class ObserverTable:
         self._lock = Lock()
         self._observers: dict[int, Observer] = {}
         self._opened = 0
+        self._opener = 0
+        self.refused = 0
+        """How many writes were not understood. Two threads may count one of two at the same moment."""
         self._up = tuple(index_pair(figure)[0] for figure in range(figures))
         self._down = tuple(up.opposite for up in self._up)
         self.cgroup = figures
@@ -115,20 +135,47 @@ class ObserverTable:
             self._batches = (*self._batches, batch)
         return batch
 
-    def open(self, batch: HandleBatch | None = None) -> int:
+    def open(self, batch: HandleBatch | None = None, opener: int = 0) -> int:
         """Add an observer without thresholds and return its fh, which no later observer gets.
 
-        ``batch`` is the serving thread's; the default is the table's own.
+        ``batch`` is the serving thread's; the default is the table's own. ``opener`` is the process: its pid,
+        0 if it is not known, in the bits above 32, its user below.
         """
         batch = batch or self._batches[0]
         with self._lock:
             self._opened += 1
-            self._observers[self._opened] = Observer(batch)
+            # One object for the many observers of one process: 320 KB less for 10,000.
+            if opener != self._opener:
+                self._opener = opener
+            self._observers[self._opened] = Observer(batch, self._opener)
             batch.observers += 1
             if batch.observers > len(batch.space):
                 # A new array: the sampler may be using the old one.
                 batch.space = array("Q", bytes(8 * (batch.observers * 5 // 4 + 8)))
             return self._opened
+
+    def fhs(self) -> list[int]:
+        """Return the fhs of all observers now. Any thread."""
+        return list(self._observers)
+
+    def describe(self, fh: int) -> ObserverState | None:
+        """Return the state of an observer for the status, or None if it is closed. Any thread."""
+        with self._lock:
+            observer = self._observers.get(fh)
+            if observer is None:
+                return None
+            thresholds = tuple(
+                ThresholdState(
+                    threshold.index.figure,
+                    threshold.pages,
+                    rising := threshold.index.sign > 0,
+                    threshold.key if rising else 1 - threshold.key,
+                )
+                for threshold in observer.thresholds
+                # It has fired, and is armed the other way at the end of this sample.
+                if threshold.key != NOT_ARMED
+            )
+            return ObserverState(observer.opener, observer.pending, thresholds)
 
     def close(self, fh: int) -> int:
         """Remove an observer; its handle belongs to the caller. Raises KeyError for an unknown fh."""

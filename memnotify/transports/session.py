@@ -29,8 +29,11 @@ class Operations(Protocol):
     method may wait: until the reply its client cannot be killed.
     """
 
-    def open(self) -> int:
-        """Return the new open file's number, fh: positive and not in use."""
+    def open(self, opener: int, /) -> int:
+        """Return the new open file's number, fh: positive and not in use.
+
+        ``opener`` is the process's pid, 0 if it is not known, in the bits above 32, its user below.
+        """
 
     def read(self, fh: int, /) -> bytes:
         """Return the bytes to read; a client with a shorter buffer gets the first of them."""
@@ -161,8 +164,8 @@ def _callback(function: Callable[..., int]) -> Callable[..., int]:
 
 
 @_callback
-def _on_open(session: Any) -> int:
-    return _from_handle(session).operations.open()  # type: ignore[no-any-return]  # cffi's
+def _on_open(session: Any, opener: int) -> int:
+    return _from_handle(session).operations.open(opener)  # type: ignore[no-any-return]  # cffi's
 
 
 @_callback

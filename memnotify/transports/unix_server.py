@@ -203,7 +203,8 @@ class SocketServer:
             self._accept_later(error)
             return
         connected.settimeout(0)
-        connection = _Connection(connected, self._device.open())
+        peer = _PEER.unpack(connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
+        connection = _Connection(connected, self._device.open(peer[0] << 32 | peer[1]))
         self._connections[connected.fileno()] = self._by_fh[connection.fh] = connection
         try:
             # Readiness from before is reported as well, so none of its writes is missed.
@@ -214,7 +215,6 @@ class SocketServer:
             return
         self._full = False
         if log.isEnabledFor(logging.DEBUG):
-            peer = _PEER.unpack(connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
             log.debug(
                 "socket: observer %d is process %d of user %d, group %d", connection.fh, *peer, extra=LIMITED
             )

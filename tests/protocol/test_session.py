@@ -37,7 +37,7 @@ class Scripted:
         self.handles: list[int] = []
         self._fhs = itertools.count(1)
 
-    def open(self) -> Any:
+    def open(self, _opener: int, /) -> Any:
         """Open."""
         return self._called("open", otherwise=lambda: next(self._fhs))
 

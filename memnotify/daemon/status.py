@@ -1,0 +1,339 @@
+# SPDX-License-Identifier: MIT
+"""The status socket: what the daemon does, by the Varlink protocol, served by the main thread.
+
+Interface: docs/org.memnotify.Daemon.varlink. A request and its reply are JSON objects that end with a NUL.
+"""
+
+import contextlib
+import json
+import logging
+import math
+import os
+import select
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from memnotify import __version__
+from memnotify.config.settings import SETTINGS
+from memnotify.daemon.running import Engine
+from memnotify.kernel.meminfo import MemInfoError
+from memnotify.logs import LIMITED
+from memnotify.transports import Removal
+from memnotify.transports.unix_listener import Listener
+
+log = logging.getLogger(__name__)
+
+INTERFACE = "org.memnotify.Daemon"
+_SERVICE = "org.varlink.service"
+_REQUEST_MAX = 4096
+# A reply of 10,000 observers is 3 MB, which stays in memory until the client has read it.
+_CONNECTIONS_MAX = 64
+_CONNECTIONS_OF_USER_MAX = 8
+# As long as the interpreter's lock is held without a pause, a crossing waits for it. The pause must be a real
+# sleep: a thread that only gives the lock up takes it back before another one has woken.
+_OBSERVERS_AT_ONCE = 50
+_PAUSE_S = 0.00005
+_UNAVAILABLE = "not available: the log at the start says why"
+# Filled in here, as json takes three times as long. Names of figures need no escapes.
+_OBSERVER = '{"id":%d,"pid":%d,"uid":%d,%s,"pending":%s,"thresholds":[%s]}'
+_THRESHOLD = '{"name":"%s","pages":%d,"above":%s,"next":"%s","next_pages":%d}'
+_ERRORS = {
+    "MethodNotFound": "method",
+    "InvalidParameter": "parameter",
+    "InterfaceNotFound": "interface",
+}
+
+
+class _RefusedError(Exception):
+    """A request is answered by an error: its name and the value of its one parameter."""
+
+
+class StatusSource:
+    """Makes the reply for a user. Threads: the main thread."""
+
+    def __init__(self, engine: Engine, origins: Callable[[], Mapping[str, str]], description: str) -> None:
+        self._engine = engine
+        self._origins = origins
+        self._description = description
+        self._since_s = time.time()
+
+    def reply(self, request: Any, uid: int) -> bytes:
+        """Return the reply to a request, without the NUL."""
+        try:
+            method = request["method"]
+            parameters = request.get("parameters") or {}
+            return b'{"parameters":%b}' % self._call(method, parameters, uid)
+        except _RefusedError as refusal:
+            kind, value = refusal.args
+            error = {"error": f"{_SERVICE}.{kind}", "parameters": {_ERRORS[kind]: value}}
+            return json.dumps(error).encode()
+
+    def _call(self, method: object, parameters: Mapping[str, object], uid: int) -> bytes:
+        if method == f"{INTERFACE}.GetStatus":
+            return self._status(uid)
+        if method == f"{_SERVICE}.GetInfo":
+            info: dict[str, object] = {
+                "vendor": "memnotify",
+                "product": "memnotify",
+                "version": __version__,
+                "url": "",
+                "interfaces": [_SERVICE, INTERFACE],
+            }
+            return json.dumps(info).encode()
+        if method == f"{_SERVICE}.GetInterfaceDescription":
+            wanted = parameters.get("interface")
+            if wanted != INTERFACE:
+                raise _RefusedError("InterfaceNotFound", str(wanted))
+            return json.dumps({"description": self._description}).encode()
+        raise _RefusedError("MethodNotFound", str(method))
+
+    def _status(self, uid: int) -> bytes:
+        status = json.dumps(
+            {
+                "version": __version__,
+                "path": self._engine.transport.path,
+                "transport": self._engine.transport.kind,
+                "pid": os.getpid(),
+                "since": round(self._since_s, 3),
+                "figures": self._figures(),
+                "settings": self._settings(),
+                "sampler": self._sampler(),
+                "observer_count": len(self._engine.table),
+                "refused_writes": self._engine.table.refused,
+            }
+        )
+        observers = b",".join(self._observers(uid))
+        return b'%b,"observers":[%b]}' % (status[:-1].encode(), observers)
+
+    def _figures(self) -> list[dict[str, object]]:
+        sampler = self._engine.sampler
+        try:
+            sample = sampler.cached() or sampler.refresh()
+        except MemInfoError:
+            return []
+        return [
+            {"name": name, "pages": pages} for name, pages in zip(sampler.names, sample.figures, strict=True)
+        ]
+
+    def _settings(self) -> list[dict[str, str]]:
+        settings, origins = self._engine.reloader.settings, self._origins()
+        return [
+            {
+                "name": setting.name,
+                "value": _as_text(getattr(settings, setting.attribute)),
+                "unit": setting.unit,
+                "origin": origins.get(setting.name, ""),
+            }
+            for setting in SETTINGS.values()
+        ]
+
+    def _sampler(self) -> dict[str, object]:
+        sampler, table = self._engine.sampler, self._engine.table
+        interval = sampler.interval
+        age_s = time.monotonic() - table.latest.taken_s
+        return {
+            "watching": table.watching,
+            "interval": round(interval.timer_s, 6) if table.watching else None,
+            "reason": interval.reason if table.watching else "no observer has a threshold",
+            "page_counters": self._page_counters(),
+            "pressure_trigger": "in use" if sampler.has_pressure_trigger else _UNAVAILABLE,
+            "last_sample_age": round(age_s, 6) if math.isfinite(age_s) else None,
+            "samples": sampler.samples,
+            "wakeups": sampler.wakeups,
+        }
+
+    def _page_counters(self) -> str:
+        if self._engine.sampler.has_page_counters:
+            return "in use"
+        if not self._engine.reloader.settings.count_pages:
+            return "off: count_pages is false"
+        return _UNAVAILABLE
+
+    def _observers(self, uid: int) -> Iterator[bytes]:
+        """Yield an object for each observer that the user may see."""
+        table, names = self._engine.table, self._engine.sampler.names
+        processes: dict[int, str] = {}
+        for number, fh in enumerate(table.fhs()):
+            if number % _OBSERVERS_AT_ONCE == 0:
+                time.sleep(_PAUSE_S)
+            state = table.describe(fh)
+            if state is None:
+                continue
+            pid, owner = state.opener >> 32, state.opener & 0xFFFFFFFF
+            if uid not in (0, owner):
+                continue
+            if pid not in processes:
+                processes[pid] = json.dumps(_process(pid))[1:-1]
+            thresholds = ",".join(
+                [
+                    _THRESHOLD
+                    % (
+                        names[each.figure] if each.figure < len(names) else "cgroup",
+                        each.pages,
+                        "false" if each.rising else "true",
+                        "up" if each.rising else "down",
+                        each.level,
+                    )
+                    for each in state.thresholds
+                ]
+            )
+            pending = "true" if state.pending else "false"
+            yield (_OBSERVER % (fh, pid, owner, processes[pid], pending, thresholds)).encode()
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return ",".join(value) if isinstance(value, tuple) else str(value)
+
+
+def _process(pid: int) -> dict[str, str]:
+    """Return the command and the cgroup of a process, as far as they can be had."""
+    found = {"command": "", "cgroup": ""}
+    if pid:
+        for key, file in (("command", "comm"), ("cgroup", "cgroup")):
+            try:
+                with open(f"/proc/{pid}/{file}", encoding="utf-8", errors="replace") as lines:
+                    found[key] = lines.read(4096).rstrip("\n").rpartition("\n")[2].rpartition("::")[2]
+            except OSError:
+                pass
+    return found
+
+
+class _Connection:
+    """One client: what it has sent without an end, and the rest of its reply."""
+
+    __slots__ = ("reply", "socket", "text", "uid")
+
+    def __init__(self, connected: socket.socket) -> None:
+        connected.settimeout(0)
+        size = struct.calcsize("iII")
+        credentials = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+        self.socket = connected
+        self.uid: int = struct.unpack("iII", credentials)[1]
+        self.text = b""
+        self.reply = memoryview(b"")
+
+
+class StatusServer:
+    """Serves the status to the clients of a listening socket. It waits for no client.
+
+    Call ``turn`` when ``fileno`` polls POLLIN. A client has one request answered at a time. Threads: the main
+    thread.
+    """
+
+    def __init__(self, listener: socket.socket, source: StatusSource) -> None:
+        self._listener = listener
+        self._source = source
+        self._connections: dict[int, _Connection] = {}
+        listener.settimeout(0)
+        self._epoll = select.epoll()
+        self._epoll.register(listener, select.EPOLLIN)
+
+    def fileno(self) -> int:
+        """Return the descriptor to poll for POLLIN."""
+        return self._epoll.fileno()
+
+    def turn(self) -> None:
+        """Do what the clients want now. No exception leaves it."""
+        for fd, events in self._epoll.poll(0):
+            connection = self._connections.get(fd)
+            try:
+                if fd == self._listener.fileno():
+                    self._accept()
+                elif connection is not None:
+                    self._serve(connection, events)
+            except (BlockingIOError, ConnectionError):
+                if connection is not None:
+                    self._drop(connection)
+            except Exception:
+                log.exception("a request for the status failed", extra=LIMITED)
+                if connection is not None:
+                    self._drop(connection)
+
+    def close(self) -> None:
+        """End every connection."""
+        for connection in list(self._connections.values()):
+            self._drop(connection)
+        self._epoll.close()
+
+    def _accept(self) -> None:
+        connected, _ = self._listener.accept()
+        connection = _Connection(connected)
+        same = sum(each.uid == connection.uid for each in self._connections.values())
+        if len(self._connections) >= _CONNECTIONS_MAX or same >= _CONNECTIONS_OF_USER_MAX:
+            connected.close()
+            return
+        self._connections[connected.fileno()] = connection
+        self._epoll.register(connected, select.EPOLLIN)
+
+    def _serve(self, connection: _Connection, events: int) -> None:
+        if events & select.EPOLLOUT:
+            if connection.reply:
+                self._send(connection)
+            else:
+                self._answer(connection)
+        elif events & select.EPOLLIN:
+            data = connection.socket.recv(_REQUEST_MAX)
+            connection.text += data
+            if not data or len(connection.text) > 2 * _REQUEST_MAX:
+                self._drop(connection)
+                return
+            self._answer(connection)
+        else:
+            self._drop(connection)
+
+    def _answer(self, connection: _Connection) -> None:
+        """Answer the first request that is complete; the next one follows in another turn."""
+        text, end, rest = connection.text.partition(b"\0")
+        if not end:
+            return
+        connection.text = rest
+        try:
+            request = json.loads(text)
+            request["method"]
+        except (ValueError, TypeError, KeyError):
+            self._drop(connection)
+            return
+        connection.reply = memoryview(self._source.reply(request, connection.uid) + b"\0")
+        self._send(connection)
+
+    def _send(self, connection: _Connection) -> None:
+        """Send as much as the client has space for; the rest follows when it has read."""
+        with contextlib.suppress(BlockingIOError):
+            connection.reply = connection.reply[connection.socket.send(connection.reply) :]
+        more = bool(connection.reply) or b"\0" in connection.text
+        self._epoll.modify(connection.socket, select.EPOLLOUT if more else select.EPOLLIN)
+
+    def _drop(self, connection: _Connection) -> None:
+        del self._connections[connection.socket.fileno()]
+        connection.socket.close()
+
+
+class StatusSocket:
+    """The listening socket at ``path``, not served yet; ``origins`` returns where each setting comes from.
+
+    Raises TransportError.
+    """
+
+    def __init__(self, path: str, origins: Callable[[], Mapping[str, str]]) -> None:
+        self._origins = origins
+        # Read before root is given up: the daemon's files may be root's alone.
+        with open(os.path.join(os.path.dirname(__file__), f"{INTERFACE}.varlink"), encoding="utf-8") as file:
+            self._description = file.read()
+        self._listener = Listener(path, 0o666)
+
+    def serve(self, engine: Engine) -> StatusServer:
+        """Return the server; the caller closes it."""
+        return StatusServer(self._listener.socket, StatusSource(engine, self._origins, self._description))
+
+    def hand_over(self) -> Removal | None:
+        """Leave the socket to another process to remove."""
+        return self._listener.hand_over()
+
+    def close(self) -> None:
+        """Remove the socket."""
+        self._listener.close()
