@@ -33,7 +33,8 @@ install-python:
 
 install-unit:
 	$(put) systemd/memnotify.service systemd/memnotify.socket -t $(lib)/systemd/system
-	sed -i 's|/usr/bin/memnotify|$(prefix)/bin/memnotify|' $(lib)/systemd/system/memnotify.service
+	$(put) systemd/user/memnotify.service -t $(lib)/systemd/user
+	sed -i 's|/usr/bin/memnotify|$(prefix)/bin/memnotify|' $(lib)/systemd/*/memnotify.service
 
 install-data:
 	install -D systemd/memnotify-generator -t $(lib)/systemd/system-generators

@@ -28,7 +28,8 @@ closes, the daemon ends.
 If the kernel has CUSE and this user may open /dev/cuse, the device is a
 character device /dev/NAME (udev sets its mode: 0600 without a rule). Otherwise
 it is a FUSE file mounted at the same path, with the same behaviour. An
-ordinary user can serve such a file at a --path in a directory of their own.
+ordinary user serves such a file at $XDG_RUNTIME_DIR/NAME, or at a --path in
+a directory of their own.
 
 With --user, root becomes that user permanently once it has opened the device
 and all else that needs root. Clients are served with that user's rights only.

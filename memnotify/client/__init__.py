@@ -4,9 +4,9 @@
 ``Memnotify`` is the device; docs/README.md leads to every way to use it.
 """
 
+from memnotify.abi.paths import DEFAULT_PATH
 from memnotify.client._control import ControlFileError
 from memnotify.client._device import (
-    DEFAULT_PATH,
     Crossed,
     Event,
     Lost,

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from memnotify.abi.paths import DEFAULT_PATH, user_path
 from memnotify.client._device_file import DeviceFile
 from memnotify.client._epoll import new_epoll, wait_ready
 from memnotify.client._errors import DeviceLostError, NotADeviceError, ThresholdError, device_error
@@ -27,12 +28,16 @@ from memnotify.client._thresholds import (
 )
 from memnotify.client._timer import Timer
 
-DEFAULT_PATH = "/dev/memnotify"
-
 
 def default_path() -> str:
-    """Return the device that is opened if no path is given: $MEMNOTIFY_PATH, or else DEFAULT_PATH."""
-    return os.environ.get("MEMNOTIFY_PATH") or DEFAULT_PATH
+    """Return the device that is opened if no path is given: $MEMNOTIFY_PATH, or else DEFAULT_PATH.
+
+    Where that does not exist, and this user's daemon serves $XDG_RUNTIME_DIR/memnotify, it is that file.
+    """
+    given, own = os.environ.get("MEMNOTIFY_PATH"), user_path()
+    if not given and own and os.path.exists(own) and not os.path.lexists(DEFAULT_PATH):
+        return own
+    return given or DEFAULT_PATH
 
 
 _RETRY_FIRST_S = 0.02

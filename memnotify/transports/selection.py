@@ -2,7 +2,9 @@
 """The choice of the transport."""
 
 import logging
+import os
 
+from memnotify.abi.paths import user_path
 from memnotify.transports import Transport, TransportError, TransportUnavailableError
 from memnotify.transports.cuse import CuseTransport
 from memnotify.transports.fuse import FuseTransport
@@ -13,7 +15,8 @@ log = logging.getLogger(__name__)
 def select_transport(kind: str, name: str, path: str | None) -> Transport:
     """Return the transport that ``kind`` asks for, at /dev/NAME unless a path is given.
 
-    ``auto`` takes CUSE if this process can use it, unless a path asks for a file. Raises TransportError.
+    ``auto`` takes CUSE if this process can use it, unless a path asks for a file. Without a path, the file of
+    an ordinary user is $XDG_RUNTIME_DIR/NAME. Raises TransportError.
     """
     node = f"/dev/{name}"
     if kind == "cuse" or (kind == "auto" and path in (None, node)):
@@ -33,4 +36,11 @@ def select_transport(kind: str, name: str, path: str | None) -> Transport:
             return transport
     elif kind == "auto":
         log.info("a path was given: serving a FUSE file")
+    if path is None and os.geteuid() != 0:
+        path = user_path(name)
+        if path is None:
+            raise TransportError(
+                f"only root can serve {node}: give a --path of your own, such as --path ~/{name}"
+            )
+        log.info("only root can serve %s: serving %s, which clients of this user find", node, path)
     return FuseTransport(node if path is None else path)

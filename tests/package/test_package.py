@@ -103,6 +103,7 @@ def test_what_is_in_it(package: Path) -> None:
         "/usr/lib/systemd/system-generators/memnotify-generator",
         "/usr/lib/systemd/system/memnotify.service",
         "/usr/lib/systemd/system/memnotify.socket",
+        "/usr/lib/systemd/user/memnotify.service",
         "/usr/lib/sysusers.d/memnotify.conf",
         "/usr/lib/udev/rules.d/99-memnotify.rules",
         "/usr/share/dbus-1/system.d/org.freedesktop.LowMemoryMonitor.conf",

@@ -10,6 +10,7 @@ from memnotify.cli import add_command
 from memnotify.cli.common import seconds
 from memnotify.cli.doctor.checks import FAILED, NOT_APPLICABLE, examine
 from memnotify.cli.doctor.machine import Machine
+from memnotify.client import default_path
 
 _DESCRIPTION = """\
 Check everything that the device depends on, from the kernel to the daemon, and use it once
@@ -53,7 +54,10 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 
 def run(options: argparse.Namespace) -> int:
     """Run all checks, print their findings and return the exit code."""
-    machine = Machine(options.name, options.path, options.timeout)
+    path = options.path
+    if path is None and options.name == "memnotify":
+        path = default_path()
+    machine = Machine(options.name, path, options.timeout)
     states: Counter[str] = Counter()
     checks = []
     for name, finding in examine(machine):

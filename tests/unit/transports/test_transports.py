@@ -19,6 +19,18 @@ def test_cuse_has_no_path_but_its_own() -> None:
         select_transport("cuse", "memnotify", "/run/device")
 
 
+def test_an_ordinary_user_has_a_default_of_their_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    assert select_transport("fuse", "other", None).path == str(tmp_path / "other")
+    assert select_transport("fuse", "other", "/run/device").path == "/run/device"
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    with pytest.raises(TransportError, match=r"only root can serve /dev/other: give a --path .* ~/other"):
+        select_transport("fuse", "other", None)
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    assert select_transport("fuse", "other", None).path == "/dev/other"
+
+
 def test_a_socket_that_cannot_be_used_is_not_left_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
