@@ -56,12 +56,32 @@ def reap_orphans() -> None:
 def seconds(text: str) -> float:
     """Convert an argument. At most 24 days: epoll takes milliseconds as an int."""
     try:
-        number = float(text)
+        number = float(text.removesuffix("s"))
     except ValueError:
         number = math.nan
     if not 0 <= number <= 2_000_000:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0 to 2000000")
     return number
+
+
+def add_durations(parser: argparse.ArgumentParser) -> None:
+    """Add the options that decide which crossings count."""
+    parser.add_argument(
+        "--for",
+        dest="for_s",
+        type=seconds,
+        metavar="S",
+        default=0.0,
+        help="count a crossing once the figure has stayed on that side for S seconds",
+    )
+    parser.add_argument(
+        "--quiet-for",
+        dest="quiet_for_s",
+        type=seconds,
+        metavar="S",
+        default=0.0,
+        help="count none for S seconds after one that counted",
+    )
 
 
 def count(text: str) -> int:

@@ -10,11 +10,13 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Self
 
 from memnotify.cli import add_command
+from memnotify.cli.causes import Causes
 from memnotify.cli.common import (
+    add_durations,
     count,
     echo,
     explain,
@@ -48,7 +50,8 @@ One command runs at a time. Crossings while it runs, or before --min-interval is
 one more run for each threshold, unless the figure has gone back by then. A threshold that is
 exceeded at the start is not an event; with --now it causes a run at once. With --until, a run
 for --when is followed by one run once a figure has fallen below a threshold of --until, and
-only then by another for --when.
+only then by another for --when. With --for S, a crossing counts once its figure has stayed on
+that side for S seconds; with --quiet-for S, those of the S seconds after a run are left out.
 
 The environment of the command has MEMNOTIFY_EVENT (up or down), MEMNOTIFY_NAME and
 MEMNOTIFY_THRESHOLD (in pages), MEMNOTIFY_PAGE_SIZE (in bytes), and each figure as
@@ -83,6 +86,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         default=0.0,
         help="leave at least S seconds between two starts (default: no limit)",
     )
+    add_durations(parser)
     parser.add_argument(
         "--count", type=count, metavar="N", default=0, help="end after N runs; 0: never (default: 0)"
     )
@@ -97,6 +101,8 @@ def run(options: argparse.Namespace) -> int:
         options.parser.error("give --when or --when-below, or both")
     if options.until and (options.when_below or not options.when):
         options.parser.error("--until goes with --when, without --when-below")
+    if options.until and options.quiet_for_s:
+        options.parser.error("--quiet-for does not go with --until: the run that resumes might be left out")
     program = options.command[0]
     if shutil.which(program) is None:
         there = "/" in program and os.path.isfile(program)
@@ -107,7 +113,7 @@ def run(options: argparse.Namespace) -> int:
     with contextlib.ExitStack() as devices:
         devices.enter_context(helper)
         directions: dict[int, tuple[Memnotify, bool]] = {}
-        causes = Causes(latched=bool(options.until))
+        causes = Causes(latched=bool(options.until), for_s=options.for_s, quiet_for_s=options.quiet_for_s)
         below = [*options.when_below, *options.until]
         for thresholds, up in [*((each, True) for each in options.when), *((each, False) for each in below)]:
             try:
@@ -118,7 +124,9 @@ def run(options: argparse.Namespace) -> int:
             echo("run", device)
             directions[device.fileno()] = (device, up)
             if options.now:
-                causes.note(holding(device, up=up), device.figures, device.fileno(), up=up)
+                causes.note(
+                    holding(device, up=up), device.figures, time.monotonic(), up=up, source=device.fileno()
+                )
         return _serve(options, helper, directions, causes)
 
 
@@ -134,10 +142,12 @@ def _serve(
     left, running, not_before_s = options.count or math.inf, False, -math.inf
     while True:
         now_s = time.monotonic()
-        if causes.due and not running and now_s >= not_before_s:
-            helper.start(environment(*causes.take()))
+        cause = causes.take(now_s) if not running and now_s >= not_before_s else None
+        if cause is not None:
+            helper.start(environment(cause.change, cause.figures))
             running, not_before_s = True, now_s + options.min_interval
-        sleep_ms = math.ceil(1000 * (not_before_s - now_s)) if causes.due and not running else None
+        wait_s = None if running else causes.wait_s(now_s)
+        sleep_ms = None if wait_s is None else math.ceil(1000 * max(wait_s, not_before_s - now_s))
         for fd, _ in poller.poll(sleep_ms):
             if fd == helper.fileno():
                 failure = helper.outcome()
@@ -155,7 +165,7 @@ def _serve(
                 return 1
             announce(event, options.path)
             if isinstance(event, Crossed | Restored):
-                causes.note(event.changes, event.after, fd, up=up)
+                causes.note(event.changes, event.after, time.monotonic(), up=up, source=fd)
 
 
 def announce(event: Event | None, path: str) -> None:
@@ -164,39 +174,6 @@ def announce(event: Event | None, path: str) -> None:
         report("run", f"{path}: {loss(event.error)}")
     if isinstance(event, Restored):
         report("run", f"{path}: the device is served again")
-
-
-class Causes:
-    """The causes of the next runs, the oldest first.
-
-    Latched, they alternate: no cause up follows another before one down, and the other way round.
-    """
-
-    def __init__(self, *, latched: bool) -> None:
-        self.due: dict[tuple[int, str], tuple[Change, Figures]] = {}
-        """By the device's descriptor and the figure's name."""
-        self._latched = latched
-        self._on = False
-
-    def note(self, changes: Iterable[Change], figures: Figures, fd: int, *, up: bool) -> None:
-        """Add the runs that changes cause, and drop those whose figure has gone back."""
-        for change in changes:
-            if not self._latched:
-                if change.up == up:
-                    self.due[fd, change.name] = (change, figures)
-                else:
-                    self.due.pop((fd, change.name), None)
-            elif change.up == up != self._on:
-                self._on = up
-                if self.due:
-                    # The run for the other direction has not started, so neither is needed.
-                    self.due.clear()
-                else:
-                    self.due[fd, change.name] = (change, figures)
-
-    def take(self) -> tuple[Change, Figures]:
-        """Return the oldest cause, and forget it."""
-        return self.due.pop(next(iter(self.due)))
 
 
 def environment(change: Change, figures: Figures) -> dict[str, str]:

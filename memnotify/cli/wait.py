@@ -7,7 +7,9 @@ import math
 import time
 
 from memnotify.cli import add_command
+from memnotify.cli.causes import Causes
 from memnotify.cli.common import (
+    add_durations,
     as_object,
     count,
     echo,
@@ -18,7 +20,7 @@ from memnotify.cli.common import (
     seconds,
     subscribed,
 )
-from memnotify.client import PAGE_SIZE, Crossed, default_path
+from memnotify.client import PAGE_SIZE, Crossed, Event, Memnotify, default_path
 
 _DESCRIPTION = """\
 Wait until one of the thresholds is crossed, up or down, and print the figures.
@@ -29,6 +31,7 @@ A threshold is the name of a figure and a value: pages, a percentage of total, o
   memnotify wait 'used 80%' --up --count 0 --json
 A threshold that is exceeded at the start is not an event; falling below it is. With --now
 it counts at once; with --down, a figure that is below its threshold at the start does.
+With --for S, a crossing counts once the figure has stayed on that side for S seconds.
 """
 _EPILOG = """\
 exit codes: 0 crossed; 1 the daemon has ended; 2 thresholds not understood,
@@ -55,6 +58,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     direction.add_argument("--up", action="store_true", help="only when a figure reached its threshold")
     direction.add_argument("--down", action="store_true", help="only when a figure fell below its threshold")
     parser.add_argument("--now", action="store_true", help="count what holds at the start as the first event")
+    add_durations(parser)
     parser.add_argument(
         "--json",
         action="store_true",
@@ -67,7 +71,6 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 def run(options: argparse.Namespace) -> int:
     """Wait; return the exit code."""
     reap_orphans()
-    end_s = None if options.timeout is None else time.monotonic() + options.timeout
     try:
         device = subscribed("wait", options.path, options.thresholds, reopen=False)
     except OSError as error:
@@ -75,33 +78,50 @@ def run(options: argparse.Namespace) -> int:
         return 2
     with device:
         echo("wait", device)
-        left = options.count or math.inf
-        holds = holding(device, up=not options.down) if options.now else ()
-        if holds:
-            _print(Crossed(device.figures, device.figures, holds), options)
+        try:
+            return _wait(device, options)
+        except OSError as error:
+            report("wait", explain(options.path, error))
+            return 1
+
+
+def _wait(device: Memnotify, options: argparse.Namespace) -> int:
+    """Print each event that counts; return the exit code."""
+    causes = Causes(for_s=options.for_s)
+    direction = options.up if options.up or options.down else None
+    left, quiet_until_s = options.count or math.inf, -math.inf
+    now_s = time.monotonic()
+    end_s = math.inf if options.timeout is None else now_s + options.timeout
+    event: Event | None = None
+    if options.now:
+        holds = holding(device, up=not options.down)
+        event = Crossed(device.figures, device.figures, holds) if holds else None
+    while True:
+        if isinstance(event, Crossed):
+            if options.for_s:
+                causes.note(event.changes, event.after, now_s, up=direction)
+                event = None
+            elif not _wanted(event, direction=direction):
+                event = None
+        changes = causes.take_all(now_s)
+        if changes:
+            event = Crossed(device.figures, device.read(), changes)
+        if isinstance(event, Crossed) and now_s >= quiet_until_s:
+            print(_as_json(event) if options.json else event.after, flush=True)
+            quiet_until_s = now_s + options.quiet_for_s
             left -= 1
-        while left:
-            try:
-                event = device.wait(None if end_s is None else max(0, end_s - time.monotonic()))
-            except OSError as error:
-                report("wait", explain(options.path, error))
-                return 1
-            if event is None:
-                return 3
-            if isinstance(event, Crossed) and _wanted(event, options):
-                _print(event, options)
-                left -= 1
-    return 0
+        if not left:
+            return 0
+        if now_s >= end_s:
+            return 3
+        counts_s = causes.wait_s(now_s)
+        timeout = min(end_s - now_s, math.inf if counts_s is None else counts_s)
+        event = device.wait(None if timeout == math.inf else timeout)
+        now_s = time.monotonic()
 
 
-def _print(event: Crossed, options: argparse.Namespace) -> None:
-    print(_as_json(event) if options.json else event.after, flush=True)
-
-
-def _wanted(event: Crossed, options: argparse.Namespace) -> bool:
-    if options.up or options.down:
-        return any(change.up is options.up for change in event.changes)
-    return True
+def _wanted(event: Crossed, *, direction: bool | None) -> bool:
+    return direction is None or any(change.up is direction for change in event.changes)
 
 
 def _as_json(event: Crossed) -> str:

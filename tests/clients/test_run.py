@@ -40,6 +40,7 @@ class Run:
             text=True,
             start_new_session=True,
         )
+        self._ahead = b""
         self.pid = self._process.pid
         settle(self.pid)
 
@@ -52,20 +53,25 @@ class Run:
     def line(self) -> str:
         """Return the next line of the command's output."""
         assert self._process.stdout is not None
-        assert ready(self._process.stdout.fileno()), "silent"
-        return self._process.stdout.readline().rstrip("\n")
+        fd = self._process.stdout.fileno()
+        while b"\n" not in self._ahead:
+            assert ready(fd), "silent"
+            # Not by readline(), whose buffer would take the lines that follow.
+            self._ahead += os.read(fd, 4096)
+        line, _, self._ahead = self._ahead.partition(b"\n")
+        return line.decode()
 
     def silent(self) -> bool:
         """Return True if the command prints nothing for 0.2 seconds."""
         assert self._process.stdout is not None
-        return not ready(self._process.stdout.fileno(), timeout_s=0.2)
+        return not self._ahead and not ready(self._process.stdout.fileno(), timeout_s=0.2)
 
     def end(self, number: int = 0) -> tuple[int, str, str]:
         """Send a signal, unless it is 0. Return the exit code and the rest of both outputs."""
         if number:
             self._process.send_signal(number)
         out, err = self._process.communicate(timeout=DEADLINE_S)
-        return self._process.returncode, out, err
+        return self._process.returncode, self._ahead.decode() + out, err
 
     def kill(self) -> None:
         """Kill the command and its children, if they still run."""
@@ -110,6 +116,40 @@ def test_a_threshold_exceeded_at_the_start_is_no_event(
     run = start(daemon.path, "--when", "used 40%", "--when-below", "used 60%", "--", *SAY)
     assert run.silent()
     assert run.end(signal.SIGTERM) == (-signal.SIGTERM, "", "")
+
+
+def test_what_holds_at_the_start_counts_if_asked_for(
+    start: Start, daemon: Daemon, memory: FakeMemory
+) -> None:
+    for option, thresholds, said in (
+        ("--when", "used 40%", "up used 50"),
+        ("--when-below", "used 60%", "down used 50"),
+    ):
+        run = start(daemon.path, "--now", option, thresholds, "--", *SAY)
+        assert run.line() == said
+        assert run.silent()
+
+
+def test_each_of_several_options_counts(start: Start, daemon: Daemon, memory: FakeMemory) -> None:
+    """The first of two thresholds of one figure is not dropped."""
+    run = start(daemon.path, "--when", "used 70%", "--when", "used 90%", "--", *SAY)
+    for used_percent in (80, 90):
+        memory.use(used_percent)
+        assert run.line() == f"up used {used_percent}"
+
+
+def test_runs_alternate(start: Start, daemon: Daemon, memory: FakeMemory) -> None:
+    """Between the two thresholds a figure may move to and fro."""
+    run = start(daemon.path, "--when", "used 80%", "--until", "used 60%", "--for", "0.01s", "--", *SAY)
+    memory.use(90)
+    assert run.line() == "up used 90"
+    for used_percent in (70, 90, 70):
+        memory.use(used_percent)
+        assert run.silent()
+    memory.use(50)
+    assert run.line() == "down used 50"
+    memory.use(90)
+    assert run.line() == "up used 90"
 
 
 def test_one_at_a_time(start: Start, daemon: Daemon, memory: FakeMemory, tmp_path: Path) -> None:

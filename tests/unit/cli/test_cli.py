@@ -18,7 +18,7 @@ from support.fake_device import FakeDaemon
 from memnotify import __version__
 from memnotify.cli import COMMANDS, main, make_parser
 from memnotify.cli.lowmem_bus import service
-from memnotify.cli.run import Causes, announce, environment
+from memnotify.cli.run import announce, environment
 from memnotify.client import PAGE_SIZE, Change, Figures, Lost, Pages, Restored
 
 LINE = b"total 1000 used 250 active 7\n"
@@ -549,6 +549,25 @@ def test_wait_now_counts_what_holds(
 
 
 @pytest.mark.parametrize(
+    ("arguments", "useds"),
+    [
+        (["--for", "0.01s"], [100]),
+        (["--for", "0.01", "--up"], []),
+        (["--for", "0.01", "--down"], [100]),
+        (["--quiet-for", "1000"], [300]),
+    ],
+)
+def test_wait_for_what_lasts(
+    daemon: FakeDaemon, capsys: pytest.CaptureFixture[str], arguments: list[str], useds: list[int]
+) -> None:
+    """``--for`` counts what lasts; ``--quiet-for`` leaves out what follows soon."""
+    _play(daemon, 300, 100, 300, 100)
+    code = main(["wait", "used 200", "--timeout", "0.5", "--count", "2", *arguments])
+    lines = capsys.readouterr().out.splitlines()
+    assert ([int(line.split()[3]) for line in lines], code) == (useds, 3)
+
+
+@pytest.mark.parametrize(
     ("thresholds", "said"),
     [
         ("used 2%", "used 2.0 % (800.0 KiB) is not reached yet; it is 1.0 % (400.0 KiB) now"),
@@ -663,37 +682,6 @@ def test_the_environment_of_a_command() -> None:
     assert told["MEMNOTIFY_USED_BYTES"] == str(250 * PAGE_SIZE)
     assert told["MEMNOTIFY_USED_PERCENT"] == "25.000"
     assert told["MEMNOTIFY_SWAP"] == "3"
-
-
-def test_a_run_is_due_for_each_threshold() -> None:
-    """A figure that has gone back cancels its own run only."""
-    low, high = Figures.parse(b"total 1000 used 1 active 1\n"), Figures.parse(b"total 1000 used 9 active 9\n")
-    used, active = Change("used", Pages(5), up=True), Change("active", Pages(5), up=True)
-    causes = Causes(latched=False)
-    causes.note((used, active), high, 3, up=True)
-    causes.note((Change("active", Pages(5), up=False),), low, 3, up=True)
-    assert causes.take() == (used, high)
-    assert not causes.due
-
-
-def test_latched_runs_alternate() -> None:
-    """A run for ``--when`` waits for one for ``--until``; a pair of which none has started is not needed."""
-    figures = Figures.parse(LINE)
-    when, until, back = (
-        Change("used", Pages(size), up=up) for size, up in ((8, True), (6, False), (8, False))
-    )
-    causes = Causes(latched=True)
-    causes.note((until,), figures, 4, up=False)
-    assert not causes.due, "it was not on"
-    causes.note((when,), figures, 3, up=True)
-    assert causes.take()[0] == when
-    causes.note((back, when), figures, 3, up=True)
-    assert not causes.due, "it is on already"
-    causes.note((until,), figures, 4, up=False)
-    causes.note((when,), figures, 3, up=True)
-    assert not causes.due, "it is on again, and the command has not heard that it was off"
-    causes.note((until,), figures, 4, up=False)
-    assert causes.take()[0] == until
 
 
 # The variables of systemd's protocol
