@@ -11,13 +11,13 @@ int64_t shim_on_read(void *session, uint64_t fh);
 /* Return the number of bytes taken. `pid` is the writing thread's, 0 if this pid namespace does not have it. */
 int64_t shim_on_write(void *session, uint64_t fh, const char *data, size_t size, int64_t pid);
 
-/* Return the revents in the lower 32 bits. Any bit above them keeps `handle`; otherwise the shim frees it. If the
-   client does not wait, `handle` is 0. */
+/* Return the revents in the lower 32 bits. If the client does not wait, `handle` is 0;
+   otherwise it is the kernel's number of the open file (kh). */
 int64_t shim_on_poll(void *session, uint64_t fh, uint32_t events, uint64_t handle);
 
-/* The reply to the last read or poll has failed: undo its acknowledgement. Return the handle by which to notify, which
-   the shim frees, or 0. */
+/* The reply to the last read or poll has failed: undo its acknowledgement. Return the handle by which to notify, or
+   0. */
 int64_t shim_on_give_back(void *session, uint64_t fh);
 
-/* Return the handle that the open file still kept, or 0. The reply has been sent already. */
+/* The reply has been sent already. */
 int64_t shim_on_release(void *session, uint64_t fh);

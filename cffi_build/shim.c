@@ -46,6 +46,8 @@ struct shim {
 	atomic_bool interrupted;
 	atomic_int thread; /* the serving thread, or 0 */
 	struct stat attributes; /* of the file; the attributes of a device node are devtmpfs's */
+	struct shim_kept *kept;
+	struct shim_kept own; /* `kept` until shim_keep */
 	char reply[SHIM_REPLY_MAX];
 };
 
@@ -58,14 +60,6 @@ static void on_init(void *userdata, struct fuse_conn_info *connection)
 {
 	(void)connection;
 	((struct shim *)userdata)->initialised = true;
-}
-
-static void released(struct shim *shim, uint64_t fh)
-{
-	int64_t handle = shim_on_release(shim->session, fh);
-
-	if (handle > 0)
-		fuse_pollhandle_destroy((struct fuse_pollhandle *)(uintptr_t)handle);
 }
 
 static void answer_open(fuse_req_t request, struct fuse_file_info *file)
@@ -83,7 +77,7 @@ static void answer_open(fuse_req_t request, struct fuse_file_info *file)
 	file->direct_io = !shim->is_cuse;
 	/* ENOENT: the client was killed while it waited, and the kernel will send no release. */
 	if (fuse_reply_open(request, file) == -ENOENT)
-		released(shim, file->fh);
+		shim_on_release(shim->session, file->fh);
 }
 
 static size_t least(size_t one, size_t other)
@@ -100,7 +94,7 @@ static void reply_failed(struct shim *shim, uint64_t fh)
 	if (handle > 0) {
 		uint64_t one = (uint64_t)handle;
 
-		shim_notify(&one, 1);
+		shim_notify(shim, &one, 1);
 	}
 }
 
@@ -129,10 +123,13 @@ static void answer_write(fuse_req_t request, const char *data, size_t size, stru
 static void answer_poll(fuse_req_t request, struct fuse_file_info *file, struct fuse_pollhandle *handle)
 {
 	struct shim *shim = shim_of(request);
-	int64_t answer = shim_on_poll(shim->session, file->fh, file->poll_events, (uintptr_t)handle);
+	const struct fuse_in_header *header = shim->request.mem;
+	const struct fuse_poll_in *poll = (const struct fuse_poll_in *)(header + 1);
+	/* libfuse hides the file's kh in the handle, and another process could not notify by that. */
+	uint64_t kh = handle == NULL ? 0 : poll->kh;
+	int64_t answer = shim_on_poll(shim->session, file->fh, file->poll_events, kh);
 
-	/* Do not touch a kept handle: another thread may have used and freed it already. */
-	if (handle != NULL && answer <= UINT32_MAX)
+	if (handle != NULL)
 		fuse_pollhandle_destroy(handle);
 	if (answer < 0)
 		fuse_reply_err(request, (int)-answer);
@@ -147,7 +144,7 @@ static void answer_release(fuse_req_t request, struct fuse_file_info *file)
 
 	/* Reply first: on CUSE the client's close() waits for it (fs/fuse/file.c:fuse_sync_release). */
 	fuse_reply_err(request, 0);
-	released(shim, fh);
+	shim_on_release(shim->session, fh);
 }
 
 static void device_open(fuse_req_t request, struct fuse_file_info *file)
@@ -220,6 +217,13 @@ static void file_getattr(fuse_req_t request, fuse_ino_t inode, struct fuse_file_
 	fuse_reply_attr(request, &shim_of(request)->attributes, ATTRIBUTES_VALID_S);
 }
 
+static void keep_attributes(struct shim *shim)
+{
+	shim->kept->mode = shim->attributes.st_mode;
+	shim->kept->uid = shim->attributes.st_uid;
+	shim->kept->gid = shim->attributes.st_gid;
+}
+
 /* Honour chmod and chown. Ignore size and timestamps; a device node ignores O_TRUNC as well. */
 static void file_setattr(fuse_req_t request, fuse_ino_t inode, struct stat *wanted, int which,
 			 struct fuse_file_info *file)
@@ -232,6 +236,7 @@ static void file_setattr(fuse_req_t request, fuse_ino_t inode, struct stat *want
 		attributes->st_uid = wanted->st_uid;
 	if (which & FUSE_SET_ATTR_GID)
 		attributes->st_gid = wanted->st_gid;
+	keep_attributes(shim_of(request));
 	file_getattr(request, inode, file);
 }
 
@@ -262,6 +267,7 @@ static struct shim *new_shim(void *session, bool is_cuse)
 	if (shim != NULL) {
 		shim->session = session;
 		shim->is_cuse = is_cuse;
+		shim->kept = &shim->own;
 	}
 	return shim;
 }
@@ -324,6 +330,11 @@ int shim_attach(struct shim *shim, const char *where)
 		return -1;
 	/* A copy of the descriptor in a child would keep the device, without a reply to its requests. */
 	return fcntl(fuse_session_fd(shim->fuse), F_SETFD, FD_CLOEXEC);
+}
+
+int shim_fd(const struct shim *shim)
+{
+	return fuse_session_fd(shim->fuse);
 }
 
 static short pending_on(const struct shim *shim)
@@ -401,10 +412,12 @@ static int serve_one(struct shim *shim)
 		return -EINTR;
 	received = fuse_session_receive_buf(shim->fuse, &shim->request);
 	if (received > 0) {
+		shim->kept->in_request = 1;
 		if (well_formed(&shim->request))
 			fuse_session_process_buf(shim->fuse, &shim->request);
 		else
 			refuse(shim);
+		shim->kept->in_request = 0;
 		return 1;
 	}
 	switch (received) {
@@ -431,6 +444,34 @@ int shim_handshake(struct shim *shim)
 	/* libfuse does not notice a refusal: the kernel aborts the connection before libfuse's write of the reply
 	 * returns (fs/fuse/cuse.c:cuse_process_init_reply, fs/fuse/dev.c:fuse_dev_poll). */
 	return pending_on(shim) & POLLERR ? -ECONNREFUSED : 0;
+}
+
+const char *shim_request(const struct shim *shim, size_t *size)
+{
+	*size = shim->request.size;
+	return shim->request.mem;
+}
+
+int shim_resume(struct shim *shim, const char *request, size_t size)
+{
+	struct fuse_buf buf = { .size = size, .mem = (void *)request };
+
+	if (size < sizeof(struct fuse_in_header) || !well_formed(&buf))
+		return -EINVAL;
+	fuse_session_process_buf(shim->fuse, &buf);
+	return shim->initialised ? 0 : -EINVAL;
+}
+
+void shim_keep(struct shim *shim, struct shim_kept *kept)
+{
+	shim->kept = kept;
+	kept->in_request = 0;
+	if (kept->mode != 0) {
+		shim->attributes.st_mode = (mode_t)kept->mode;
+		shim->attributes.st_uid = (uid_t)kept->uid;
+		shim->attributes.st_gid = (gid_t)kept->gid;
+	}
+	keep_attributes(shim);
 }
 
 static void do_nothing(int signal_number)
@@ -469,20 +510,21 @@ void shim_interrupt(struct shim *shim)
 		syscall(SYS_tgkill, getpid(), shim->thread, INTERRUPT_SIGNAL);
 }
 
-void shim_notify(const uint64_t *handles, size_t count)
+void shim_notify(const struct shim *shim, const uint64_t *handles, size_t count)
 {
 	for (size_t i = 0; i < count; i++) {
-		/* The kernel ignores a closed file's handle (fs/fuse/file.c:fuse_notify_poll_wakeup). */
-		struct fuse_pollhandle *handle = (struct fuse_pollhandle *)(uintptr_t)handles[i];
-		fuse_lowlevel_notify_poll(handle);
-		fuse_pollhandle_destroy(handle);
-	}
-}
+		struct {
+			struct fuse_out_header header;
+			struct fuse_notify_poll_wakeup_out body;
+		} frame = {
+			.header = { .len = sizeof(frame), .error = FUSE_NOTIFY_POLL },
+			.body = { .kh = handles[i] },
+		};
+		/* The kernel ignores a closed file's kh (fs/fuse/file.c:fuse_notify_poll_wakeup). */
+		ssize_t written = write(shim_fd(shim), &frame, sizeof(frame));
 
-void shim_free_handles(const uint64_t *handles, size_t count)
-{
-	for (size_t i = 0; i < count; i++)
-		fuse_pollhandle_destroy((struct fuse_pollhandle *)(uintptr_t)handles[i]);
+		(void)written; /* if the connection has ended, no client waits */
+	}
 }
 
 void shim_destroy(struct shim *shim, int unmount)

@@ -121,6 +121,8 @@ def _serve(options: argparse.Namespace) -> int:
         return EXTRA_MISSING
     # Imported here so that the other commands neither load libfuse nor need it.
     from memnotify import daemon  # noqa: PLC0415
+    from memnotify.daemon import takeover  # noqa: PLC0415
+    from memnotify.daemon.cleanup import CleanupProcess  # noqa: PLC0415
     from memnotify.daemon.privileges import PrivilegesError, find_user  # noqa: PLC0415
     from memnotify.kernel.meminfo import MemInfoError  # noqa: PLC0415
     from memnotify.transports import TransportError  # noqa: PLC0415
@@ -133,6 +135,7 @@ def _serve(options: argparse.Namespace) -> int:
         return 2
     try:
         with ExitStack() as undo:
+            kept = takeover.take_kept()
             listener = _open_listener(settings)
             if listener is not None:
                 undo.callback(listener.close)
@@ -140,12 +143,16 @@ def _serve(options: argparse.Namespace) -> int:
             status_socket = _open_status_socket(settings, configuration)
             if status_socket is not None:
                 undo.callback(status_socket.close)
-            transport = select_transport(settings.transport, settings.name, settings.path or None)
+            predecessor = takeover.take_over(kept, settings)
             serving = daemon.serve(
-                transport,
+                predecessor.transport
+                if predecessor
+                else select_transport(settings.transport, settings.name, settings.path or None),
                 settings,
                 listener,
                 user=user,
+                predecessor=predecessor,
+                cleaner=CleanupProcess.adopt(kept[takeover.CLEANUP]) if takeover.CLEANUP in kept else None,
                 read=configuration.read,
                 status_socket=status_socket,
             )

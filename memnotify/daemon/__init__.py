@@ -8,9 +8,11 @@ import os
 import select
 import signal
 import threading
-from collections.abc import Callable, Iterable
+from array import array
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from enum import Enum, auto
+from typing import TYPE_CHECKING, NoReturn
 
 from memnotify.abi.figures import NAMES, select_extra_figures
 from memnotify.config.settings import Settings
@@ -19,9 +21,18 @@ from memnotify.daemon.lifecycle import ServiceStatus
 from memnotify.daemon.privileges import User, become
 from memnotify.daemon.reload import ConfigReloader, sampling_parameters
 from memnotify.daemon.running import Engine
-from memnotify.daemon.systemd import SystemdNotifier
+from memnotify.daemon.systemd import DescriptorStore, SystemdNotifier
+from memnotify.daemon.takeover import (
+    CLEANUP,
+    Handover,
+    Predecessor,
+    figure_names,
+    replace_process,
+    works,
+)
 from memnotify.engine.device import Device
 from memnotify.engine.sampler import Sampler, WakeSources
+from memnotify.engine.saved_state import SavedState
 from memnotify.engine.table import ObserverTable
 from memnotify.kernel.meminfo import MemInfoReader
 from memnotify.kernel.page_counters import open_page_counters
@@ -46,7 +57,7 @@ def _not_ignored(*numbers: int) -> frozenset[int]:
 _STOP = _not_ignored(signal.SIGTERM, signal.SIGINT)
 # Sent by a thread to the main thread; any other signal may be ignored.
 _FAILED = signal.SIGRTMIN
-_SIGNALS = _STOP | _not_ignored(signal.SIGHUP) | {_FAILED}
+_SIGNALS = _STOP | _not_ignored(signal.SIGHUP, signal.SIGUSR2) | {_FAILED}
 
 
 def serve(
@@ -55,10 +66,15 @@ def serve(
     listener: "Listener | None" = None,
     *,
     user: User | None = None,
+    predecessor: Predecessor | None = None,
+    cleaner: CleanupProcess | None = None,
     read: Callable[[], Settings],
     status_socket: "StatusSocket | None" = None,
 ) -> bool:
     """Serve until a signal asks to stop (True), or until the device is lost (False).
+
+    If there is a ``predecessor``, go on with its clients; ``cleaner`` removes what the program made that this
+    one has replaced. On SIGUSR2 the program replaces itself, with its clients.
 
     The clients that connect to ``listener``, if there is one, are served as well. Root becomes ``user``
     before any client is served. The main thread serves the clients of ``status_socket``. On SIGHUP the
@@ -72,26 +88,37 @@ def serve(
     avoid_huge_pages()
     # Page counters need a dozen or more for each CPU, a client of the socket one: 1,024 are too few.
     raise_fd_limit()
-    # In reverse order everything ends: the threads, the handles, the session, then the cleanup process.
+    # In reverse order everything ends: the threads, the session, then the cleanup process.
     with ExitStack() as cleanup:
         after_all = cleanup.enter_context(ExitStack())
         cleanup.callback(transport.close)
-        table, sampler = _table_and_sampler(settings, cleanup)
+
+        def notify(handles: "array[int]", count: int) -> None:
+            session.notify(handles, count)
+
+        saved = predecessor.saved if predecessor else SavedState.create(len(figure_names(settings)))
+        table, sampler = _table_and_sampler(settings, saved, notify, cleanup)
         device = Device(table, sampler, poll_acknowledges=settings.poll_acknowledges)
         session = transport.connect(device)
         cleanup.callback(session.close)
-        cleanup.callback(lambda: Session.discard(table.close_all()))
-        service = Service(session, transport)
+        session.keep(saved.kept)
+        notifier = SystemdNotifier()
+        handover = Handover(session, saved, transport, DescriptorStore(notifier))
+        service = Service(session, transport, handover)
         workers = [*_engine_workers(table, sampler, listener, cleanup), service.worker]
         cleanup.callback(service.worker.stop)
         status = ServiceStatus(
-            SystemdNotifier(), service.what, table.__len__, settled=transport.settled, threads=workers
+            notifier, service.what, table.__len__, settled=transport.settled, threads=workers
         )
-        _register(session, transport)
+        handover.begin(predecessor, settings, table, sampler)
         # All that needs root is done, the notifier's socket included, and there is no other thread yet.
         _lock_memory(stays_root=user is None)
         if user is not None:
-            _give_up_root(user, [transport, listener, status_socket], after_all)
+            cleaner = _give_up_root(user, [transport, listener, status_socket])
+        elif cleaner is not None:
+            transport.hand_over()
+        if cleaner is not None:
+            after_all.callback(cleaner.close)
         cleanup.callback(status.end)
         for worker in workers:
             worker.start(service.fail)
@@ -100,20 +127,49 @@ def serve(
             server = status_socket.serve(Engine(transport, table, sampler, reloader))
             cleanup.callback(server.close)
             service.attend(server.fileno(), server.turn)
-        return service.run(status, reloader)
+        end = service.run(status, reloader)
+        if end is End.LOST:
+            handover.cancel()
+        elif end is End.REPLACED:
+            _replace_process(workers, handover, listener, cleaner)
+        return end is End.ASKED
 
 
-def _table_and_sampler(settings: Settings, cleanup: ExitStack) -> tuple[ObserverTable, Sampler]:
+def _replace_process(
+    workers: Sequence[Worker],
+    handover: Handover,
+    listener: "Listener | None",
+    cleaner: CleanupProcess | None,
+) -> NoReturn:
+    """Run the program anew, with everything that this one has open. Raises OSError."""
+    for worker in workers:
+        worker.stop()
+    log.info("the program replaces itself")
+    fds = handover.fds()
+    if cleaner is not None:
+        fds[CLEANUP] = cleaner.end
+    if listener is not None and not listener.removes:
+        # As a socket unit's: first.
+        fds = {"memnotify.socket": listener.socket.fileno(), **fds}
+    replace_process(fds)
+
+
+def _table_and_sampler(
+    settings: Settings,
+    saved: SavedState,
+    notify: Callable[["array[int]", int], object],
+    cleanup: ExitStack,
+) -> tuple[ObserverTable, Sampler]:
     """Return both; the caller must stop the sampler. Raises MemInfoError or OSError."""
     extra = select_extra_figures(settings.figures)
-    table = ObserverTable(len(NAMES) + len(extra))
+    table = ObserverTable(len(NAMES) + len(extra), saved)
     reader = cleanup.enter_context(MemInfoReader(pcp_is_free=settings.pcp_is_free, extra=extra))
     reader.read_exact()  # raises before any client is served
     counters = open_page_counters(pcp_is_free=settings.pcp_is_free) if settings.count_pages else None
     sampler = Sampler(
         table,
         reader,
-        Session.notify,
+        notify,
         sampling_parameters(settings),
         sources=WakeSources(open_trigger(), counters),
     )
@@ -138,17 +194,6 @@ def _engine_workers(
     return [sampler.worker, server.worker]
 
 
-def _register(session: Session, transport: Transport) -> None:
-    """Make the device. Raises TransportError."""
-    try:
-        session.handshake()
-    except ConnectionRefusedError as error:
-        raise TransportError(
-            f"the kernel did not register {transport.path}: another process has just taken that name"
-        ) from error
-    transport.verify()
-
-
 def _lock_memory(*, stays_root: bool) -> None:
     if not lock_memory(stays_root=stays_root):
         log.info("memory is not locked: that needs an unlimited RLIMIT_MEMLOCK")
@@ -157,19 +202,28 @@ def _lock_memory(*, stays_root: bool) -> None:
 
 
 def _give_up_root(
-    user: User, creators: Iterable["Transport | Listener | StatusSocket | None"], after_all: ExitStack
-) -> None:
+    user: User, creators: Iterable["Transport | Listener | StatusSocket | None"]
+) -> CleanupProcess | None:
     """Become ``user``; a process that stays root removes at the end what only root may remove."""
     removals = [removal for creator in creators if creator is not None and (removal := creator.hand_over())]
-    if removals:
-        after_all.callback(CleanupProcess(removals).close)
+    cleaner = CleanupProcess(removals) if removals else None
     become(user)
+    return cleaner
+
+
+class End(Enum):
+    """Why the daemon ends."""
+
+    ASKED = auto()
+    LOST = auto()
+    REPLACED = auto()
 
 
 class Service:
     """The running daemon: a thread that serves the session, and the main thread, which waits for signals."""
 
-    def __init__(self, session: Session, transport: Transport) -> None:
+    def __init__(self, session: Session, transport: Transport, handover: Handover) -> None:
+        self._handover = handover
         self.worker = Worker("session", self._turn, session.interrupt)
         self.what = f"{transport.path}, a {transport.kind}"
         self._session = session
@@ -190,20 +244,23 @@ class Service:
         self._poll.register(fd, select.POLLIN)
 
     def fail(self) -> None:
-        """Let ``run`` return False. Any thread."""
+        """Let ``run`` return LOST. Any thread."""
         self._failed = True
         signal.pthread_kill(self._main, _FAILED)
 
-    def run(self, status: ServiceStatus, reloader: ConfigReloader) -> bool:
-        """Act on signals and on what is due until one ends the daemon (True) or a thread fails (False)."""
+    def run(self, status: ServiceStatus, reloader: ConfigReloader) -> End:
+        """Act on signals and on what is due until one ends the daemon or a thread fails."""
+        end = End.LOST
         try:
-            return self._run(status, reloader)
+            end = self._run(status, reloader)
         finally:
-            # A signal that comes twice, or late, must not kill the process when the mask is restored.
-            for number in _SIGNALS:
+            # A signal that comes twice, or late, must not kill the process when the mask is restored. The
+            # program that replaces this one receives it.
+            for number in _SIGNALS if end is not End.REPLACED else ():
                 signal.signal(number, signal.SIG_IGN)
+        return end
 
-    def _run(self, status: ServiceStatus, reloader: ConfigReloader) -> bool:
+    def _run(self, status: ServiceStatus, reloader: ConfigReloader) -> End:
         status.do_due()
         while True:
             caught = self._wait(status.due_in_s)
@@ -213,13 +270,24 @@ class Service:
                     self._transport.path,
                 )
             if self._lost or self._failed:
-                return False
+                return End.LOST
             if caught in _STOP or (caught == signal.SIGHUP and self._terminal and not _has_terminal()):
                 log.info("%s: ending", signal.Signals(caught).name)
-                return True
+                return End.ASKED
             if caught == signal.SIGHUP:
                 status.reload(reloader.reload)
+            if caught == signal.SIGUSR2 and self._may_be_replaced():
+                return End.REPLACED
             status.do_due()
+
+    def _may_be_replaced(self) -> bool:
+        if not self._handover.fds():
+            log.error("not replaced: the clients' state could not be saved, and they would be lost")
+            return False
+        if not works():
+            log.error("not replaced: 'memnotify check-config' fails, see its message above")
+            return False
+        return True
 
     def _wait(self, timeout_s: float) -> int:
         """Return the next signal; 0 after ``timeout_s``, or if the device may be lost."""

@@ -6,7 +6,7 @@ import os
 import signal
 from collections.abc import Collection
 from contextlib import suppress
-from typing import NoReturn
+from typing import NoReturn, Self
 
 from memnotify.daemon.privileges import limit_future_capabilities
 from memnotify.kernel.syscalls import (
@@ -33,7 +33,7 @@ class CleanupProcess:
 
     def __init__(self, removals: Collection[Removal]) -> None:
         # It reads the end of the file when this process, the only writer, has ended.
-        end, self._end = os.pipe2(os.O_CLOEXEC)
+        end, self.end = os.pipe2(os.O_CLOEXEC)
         mask = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
         try:
             self._pid = os.fork()
@@ -43,9 +43,17 @@ class CleanupProcess:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             os.close(end)
 
+    @classmethod
+    def adopt(cls, end: int) -> Self:
+        """Return the process of the program that this one replaced; ``end`` is its ``end``."""
+        self = cls.__new__(cls)
+        # It is the only child.
+        self.end, self._pid = end, -1
+        return self
+
     def close(self) -> None:
         """Let the process remove everything, and wait until it has ended."""
-        os.close(self._end)
+        os.close(self.end)
         _, status = os.waitpid(self._pid, 0)
         if status:
             log.warning(

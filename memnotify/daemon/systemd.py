@@ -4,9 +4,11 @@
 import errno
 import logging
 import os
+import select
 import time
+from array import array
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _UNSENT_MAX = 16
+_SYSTEMCTL_S = 10.0
+# Of socket(7) and unix(7), so that a daemon without a service manager does not import socket.
+_SOL_SOCKET, _SCM_RIGHTS = 1, 1
 _FULL = (errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM)
 
 
@@ -26,7 +31,7 @@ class SystemdNotifier:
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         self._socket: sockets.socket | None = None
-        self._unsent: deque[bytes] = deque(maxlen=_UNSENT_MAX)
+        self._unsent: deque[tuple[bytes, Sequence[int]]] = deque(maxlen=_UNSENT_MAX)
         self._refused = False
         self.watchdog_s = 0.0
         """The time within which the service manager expects WATCHDOG=1 again; 0 if it does not."""
@@ -47,6 +52,11 @@ class SystemdNotifier:
             return
         self._socket = notify
         self.watchdog_s = _watchdog_s(environment)
+
+    @property
+    def listens(self) -> bool:
+        """Return True if there is a service manager."""
+        return self._socket is not None
 
     @property
     def unsent(self) -> bool:
@@ -70,17 +80,37 @@ class SystemdNotifier:
         """Say that the daemon ends."""
         self._send("STOPPING=1")
 
-    def _send(self, *assignments: str) -> None:
+    def send_store(self, name: str, fd: int) -> None:
+        """Let the service manager store a descriptor, for the next process of the service."""
+        self._send("FDSTORE=1", f"FDNAME={name}", fds=[fd])
+
+    def send_remove(self, name: str) -> None:
+        """Let the service manager close the stored descriptors of a name."""
+        self._send("FDSTOREREMOVE=1", f"FDNAME={name}")
+
+    def barrier(self, timeout_s: float) -> None:
+        """Wait until the service manager has processed every notification."""
+        end, other_end = os.pipe2(os.O_CLOEXEC)
+        self._send("BARRIER=1", fds=[other_end])
+        os.close(other_end)
+        poller = select.poll()
+        poller.register(end, 0)
+        poller.poll(timeout_s * 1000)
+        os.close(end)
+
+    def _send(self, *assignments: str, fds: Sequence[int] = ()) -> None:
         """Send variables in one message (sd_notify(3) has their list)."""
         if self._socket is not None:
-            self._unsent.append("\n".join(assignments).encode())
+            self._unsent.append(("\n".join(assignments).encode(), fds))
             self.flush()
 
     def flush(self) -> None:
         """Send the notifications that are still unsent."""
         while self._unsent and self._socket is not None:
+            text, fds = self._unsent[0]
+            ancillary = [(_SOL_SOCKET, _SCM_RIGHTS, array("i", fds))] if fds else []
             try:
-                self._socket.send(self._unsent[0])
+                self._socket.sendmsg([text], ancillary)
             except OSError as error:
                 if error.errno in _FULL:
                     return
@@ -94,6 +124,51 @@ class SystemdNotifier:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+
+
+class DescriptorStore:
+    """The service manager's store of descriptors, which outlive the process.
+
+    memnotify.service passes its name in MEMNOTIFY_UNIT to say that it has a store (FileDescriptorStoreMax=).
+    """
+
+    def __init__(self, notifier: SystemdNotifier, environment: Mapping[str, str] = os.environ) -> None:
+        self._notifier = notifier
+        self._unit = environment.get("MEMNOTIFY_UNIT", "")
+        self.offered = notifier.listens and bool(self._unit)
+        """Whether there is a store."""
+
+    def store(self, fds: Mapping[str, int]) -> None:
+        """Store descriptors by name. A descriptor that is stored already is not stored twice."""
+        if self.offered:
+            for name, fd in fds.items():
+                self._notifier.send_store(name, fd)
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Remove the descriptors of these names from the store."""
+        if self.offered:
+            for name in names:
+                self._notifier.send_remove(name)
+
+    def outlives_process(self) -> bool:
+        """Return True if there is a store and the service is not being stopped, which empties the store."""
+        if not self.offered:
+            return False
+        # Here, as it is used only at the end of the process.
+        import subprocess  # noqa: PLC0415
+
+        try:
+            jobs = subprocess.run(
+                ["systemctl", "list-jobs", "--plain", "--no-legend"],  # noqa: S607 - the unit sets PATH
+                capture_output=True,
+                text=True,
+                timeout=_SYSTEMCTL_S,
+                check=True,
+            ).stdout
+        except (OSError, subprocess.SubprocessError) as error:
+            log.warning("it is not known whether the service stops or restarts: %s", error)
+            return True
+        return not any(line.split()[1:3] == [self._unit, "stop"] for line in jobs.splitlines())
 
 
 def _address(place: str) -> str:

@@ -10,6 +10,7 @@ import logging
 import math
 import select
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 
 from memnotify.abi.figures import CGROUP
@@ -20,9 +21,6 @@ from memnotify.engine.table import EVENT, NO_NEWS, ObserverTable, Sample
 from memnotify.logs import LIMITED
 
 log = logging.getLogger(__name__)
-
-KEEP_HANDLE = 1 << 32
-"""Set in the answer to a poll, above every bit of the revents, if the poll handle was kept."""
 
 _WRITABLE = select.POLLOUT | select.POLLWRNORM
 _READABLE = select.POLLIN | select.POLLRDNORM
@@ -36,7 +34,8 @@ class Device:
     """The operations of one device on its table of observers.
 
     ``batch`` is that of the thread in which the device runs; without one it is the table's own.
-    Raises OSError: EINVAL for a write that is not understood, EBADF for a fh that is not open.
+    Raises OSError: EINVAL for a write that is not understood, EBADF for a fh that is not open,
+    ENOTCONN for one that an earlier daemon opened and this one could not take over.
     """
 
     def __init__(
@@ -77,7 +76,7 @@ class Device:
             if sample is None or not self._acknowledge(fh, sample):
                 sample = self._sampler.refresh(partial(self._acknowledge, fh))
         except KeyError:
-            raise OSError(errno.EBADF, "not open") from None
+            raise self._not_open(fh) from None
         if sample is not self._sample:
             self._sample = sample
             self._line = sample.figures.line
@@ -117,7 +116,7 @@ class Device:
             if sample is None or not acknowledge(sample):
                 sample = self._sampler.refresh(acknowledge)
         except KeyError:
-            raise OSError(errno.EBADF, "not open") from None
+            raise self._not_open(fh) from None
         return b"%s cgroup %d cgroup_limit %d\n" % (sample.figures.line[:-1], *told)
 
     def write(self, fh: int, text: bytes, pid: int = 0) -> int:
@@ -138,7 +137,7 @@ class Device:
             log.debug("EINVAL: %s", error, extra=LIMITED)
             raise OSError(errno.EINVAL, str(error)) from None
         except KeyError:
-            raise OSError(errno.EBADF, "not open") from None
+            raise self._not_open(fh) from None
         return len(text)
 
     def _subscribe_with_group(self, fh: int, levels: Mapping[int, Level], sample: Sample, pid: int) -> None:
@@ -160,15 +159,15 @@ class Device:
             self._table.release(group)
 
     def poll(self, fh: int, events: int, handle: int) -> int:
-        """Return the revents, with KEEP_HANDLE if ``handle`` is wanted for a later wake-up.
+        """Return the revents; keep ``handle`` for a later wake-up.
 
         An event stays pending (level), unless only POLLPRI was asked for or ``poll_acknowledges`` is on.
         """
         try:
-            pending, keep = self._table.poll(fh, handle)
+            pending = self._table.poll(fh, handle)
         except KeyError:
-            raise OSError(errno.EBADF, "not open") from None
-        revents = KEEP_HANDLE | _WRITABLE if keep else _WRITABLE
+            raise self._not_open(fh) from None
+        revents = _WRITABLE
         self._acknowledged = NO_NEWS
         if pending:
             revents |= _EVENT
@@ -183,11 +182,14 @@ class Device:
         return revents
 
     def release(self, fh: int) -> int:
-        """End the observer and return the handle it still held, to be destroyed, or NO_HANDLE."""
-        try:
-            return self._table.close(fh)
-        except KeyError:
-            return NO_HANDLE
+        """End the observer."""
+        with suppress(KeyError):
+            self._table.close(fh)
+        return 0
+
+    def _not_open(self, fh: int) -> OSError:
+        """Return the error for an unknown fh; that of a ``lost`` observer is as if its daemon had ended."""
+        return OSError(errno.ENOTCONN if fh in self._table.lost else errno.EBADF, "not open")
 
 
 def find_group(pid: int) -> GroupSource | None:

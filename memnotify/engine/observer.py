@@ -38,10 +38,12 @@ class HandleBatch:
 class Observer:
     """One open file: its thresholds, whether an event is pending, and the handle to notify it by."""
 
-    __slots__ = ("batch", "handle", "opener", "pending", "thresholds")
+    __slots__ = ("batch", "handle", "opener", "pending", "place", "thresholds")
 
-    def __init__(self, batch: HandleBatch, opener: int = 0) -> None:
+    def __init__(self, batch: HandleBatch, place: int, opener: int = 0) -> None:
+        """``place`` is where its state is saved."""
         self.batch = batch
+        self.place = place
         self.opener = opener
         self.handle = NO_HANDLE
         self.pending = False

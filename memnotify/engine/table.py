@@ -6,8 +6,7 @@ read, poll and close; the sampler advances. One lock guards the table. Under it 
 or notification is sent. So no wake-up is lost or doubled:
 
 - a poll stores its handle, then reads ``pending``; a crossing sets ``pending``, then takes the handle. Both
-  hold the lock, so the second sees what the first did;
-- the thread that takes a handle out of the table is its only owner.
+  hold the lock, so the second sees what the first did.
 """
 
 import math
@@ -19,6 +18,7 @@ from typing import NamedTuple
 from memnotify.abi.figures import NAMES, USED, Figures
 from memnotify.abi.thresholds import Level
 from memnotify.engine.observer import (
+    NO_EVENT,
     NO_HANDLE,
     NOT_ARMED,
     Group,
@@ -29,6 +29,10 @@ from memnotify.engine.observer import (
     ThresholdIndex,
     index_pair,
 )
+from memnotify.engine.saved_state import KH, LOST, NO_PLACE, Armed, SavedState
+
+# Above every fh of an observer that is saved.
+_NOT_SAVED = 1 << 59
 
 STALE, NO_NEWS, EVENT = range(3)
 """What ``ObserverTable.acknowledge_read`` has acknowledged; STALE is false, the others are true."""
@@ -89,15 +93,19 @@ class ObserverTable:
     one thread at a time, the other methods from any thread.
     """
 
-    def __init__(self, figures: int = len(NAMES)) -> None:
+    def __init__(self, figures: int = len(NAMES), saved: SavedState | None = None) -> None:
+        """Save the observers of the table's own batch in ``saved``."""
         self.on_thresholds_changed: Callable[[], object] = _ignore
         """Called when thresholds were set or the last one went, by the serving thread, without the lock."""
         self._lock = Lock()
         self._observers: dict[int, Observer] = {}
-        self._opened = 0
         self._opener = 0
         self.refused = 0
         """How many writes were not understood. Two threads may count one of two at the same moment."""
+        self._opened = _NOT_SAVED
+        self._saved = SavedState(figures) if saved is None else saved
+        self.lost: frozenset[int] = frozenset()
+        """The observers of an earlier process that could not be restored. Any thread."""
         self._up = tuple(index_pair(figure)[0] for figure in range(figures))
         self._down = tuple(up.opposite for up in self._up)
         self.cgroup = figures
@@ -143,16 +151,61 @@ class ObserverTable:
         """
         batch = batch or self._batches[0]
         with self._lock:
-            self._opened += 1
-            # One object for the many observers of one process: 320 KB less for 10,000.
-            if opener != self._opener:
-                self._opener = opener
-            self._observers[self._opened] = Observer(batch, self._opener)
-            batch.observers += 1
-            if batch.observers > len(batch.space):
-                # A new array: the sampler may be using the old one.
-                batch.space = array("Q", bytes(8 * (batch.observers * 5 // 4 + 8)))
-            return self._opened
+            if batch is self._batches[0]:
+                fh, place = self._saved.open(opener)
+            else:
+                self._opened += 1
+                fh, place = self._opened, NO_PLACE
+            self._add(fh, batch, place, opener)
+            return fh
+
+    def _add(self, fh: int, batch: HandleBatch, place: int, opener: int) -> Observer:
+        # One object for the many observers of one process: 320 KB less for 10,000.
+        if opener != self._opener:
+            self._opener = opener
+        observer = self._observers[fh] = Observer(batch, place, self._opener)
+        batch.observers += 1
+        if batch.observers > len(batch.space):
+            # A new array: the sampler may be using the old one.
+            batch.space = array("Q", bytes(8 * (batch.observers * 5 // 4 + 8)))
+        return observer
+
+    def restore(self, sample: Sample) -> "array[int]":
+        """Add the saved observers of an earlier process; return the handles that must be notified.
+
+        These are those with a pending event, and those that are ``lost``, since their cgroup is not known.
+        ``sample`` must be counted next: what has been crossed since the state was saved then fires. No client
+        is served yet.
+        """
+        notified = array("Q")
+        with self._lock:
+            for fh, place, kh, is_pending, opener, saved in list(self._saved.records()):
+                if any(armed.figure == LOST for armed in saved):
+                    self._saved.close(place)
+                    self.lost |= {fh}
+                    notified.append(kh)
+                    continue
+                observer = self._add(fh, self._batches[0], place, opener)
+                observer.pending = is_pending
+                if not is_pending:
+                    # Whether a client waits is not known. Where none does, a notification has no effect.
+                    observer.handle = kh
+                elif kh != NO_HANDLE:
+                    notified.append(kh)
+                self._restore_thresholds(fh, observer, saved, sample.figures.total)
+        self.on_thresholds_changed()
+        return notified
+
+    def _restore_thresholds(self, fh: int, observer: Observer, saved: list[Armed], total_pages: int) -> None:
+        observer.thresholds = tuple([_threshold(observer, armed.level, total_pages) for armed in saved])
+        for threshold, armed in zip(observer.thresholds, saved, strict=True):
+            figure = armed.figure
+            if figure == self.cgroup:
+                self.group_of[fh] = None
+                figure = USED
+            threshold.value = armed.value
+            self._arm(threshold, (self._up if armed.sign > 0 else self._down)[figure])
+        self._thresholds += len(saved)
 
     def fhs(self) -> list[int]:
         """Return the fhs of all observers now. Any thread."""
@@ -177,29 +230,23 @@ class ObserverTable:
             )
             return ObserverState(observer.opener, observer.pending, thresholds)
 
-    def close(self, fh: int) -> int:
-        """Remove an observer; its handle belongs to the caller. Raises KeyError for an unknown fh."""
+    def close(self, fh: int) -> None:
+        """Remove an observer. Raises KeyError for an unknown fh."""
         with self._lock:
             observer = self._observers.pop(fh)
             observer.batch.observers -= 1
+            self._saved.close(observer.place)
             watching = self._thresholds > 0
             self.group_of.pop(fh, None)
             self._disarm(observer)
             parks = watching and not self._thresholds
         if parks:
             self.on_thresholds_changed()
-        return observer.handle
-
-    def close_all(self) -> "array[int]":
-        """Remove every observer and return their handles, which the caller owns."""
-        return array("Q", filter(None, map(self.close, list(self._observers))))
 
     def acknowledge(self, fh: int) -> None:
-        """Clear an observer's pending event. Raises KeyError for an unknown fh.
-
-        The lock is not needed: this is one store, and a crossing comes before it or after it.
-        """
-        self._observers[fh].pending = False
+        """Clear an observer's pending event. Raises KeyError for an unknown fh."""
+        with self._lock:
+            self._clear(self._observers[fh])
 
     def acknowledge_read(self, fh: int, sample: Sample) -> int:
         """Clear an observer's pending event, because a read returns the figures of ``sample``.
@@ -218,7 +265,7 @@ class ObserverTable:
             if sample.taken_s < self.event_s:
                 return STALE
             acknowledged = EVENT if observer.pending else NO_NEWS
-            observer.pending = False
+            self._clear(observer)
             bound = self._bind_all(observer, sample)
         if bound:
             self.on_thresholds_changed()
@@ -232,6 +279,7 @@ class ObserverTable:
         with self._lock:
             observer = self._observers[fh]
             observer.pending = True
+            self._saved.words[observer.place] = 1
             handle, observer.handle = observer.handle, NO_HANDLE
             return handle
 
@@ -250,7 +298,7 @@ class ObserverTable:
             if sample.taken_s < self.event_s:
                 return STALE, told
             acknowledged = EVENT if observer.pending else NO_NEWS
-            observer.pending = False
+            self._clear(observer)
             bound = self._bind_all(observer, sample)
         if bound:
             self.on_thresholds_changed()
@@ -271,13 +319,14 @@ class ObserverTable:
             self._disarm(observer)
             self.group_of.pop(fh, None)
             observer.pending = False
+            self._saved.forget_thresholds(observer.place)
             if figures.total != self._total_pages:
                 self._total_pages = 0
             total = figures.total
             grouped = levels.get(self.cgroup)
             observer.thresholds = tuple(
                 [
-                    (PercentageThreshold if level.of_total else Threshold)(
+                    _threshold(
                         observer, level, total if group is None or level is not grouped else group.limit_pages
                     )
                     for level in levels.values()
@@ -299,6 +348,7 @@ class ObserverTable:
             if grouped is not None:
                 self.group_of[fh] = group
             self._thresholds += len(observer.thresholds)
+            self._save_all(observer, levels)
         self.on_thresholds_changed()
 
     def hold(self, group: Group) -> Group:
@@ -318,18 +368,16 @@ class ObserverTable:
         with self._lock:
             return list(self.groups.values())
 
-    def poll(self, fh: int, handle: int) -> tuple[bool, bool]:
-        """Store ``handle`` and return whether an event is pending and whether the handle was kept.
+    def poll(self, fh: int, handle: int) -> bool:
+        """Store ``handle``, unless it is NO_HANDLE, and return whether an event is pending.
 
-        A second handle is not kept: all handles of one open file wake the same waiters (fs/fuse/file.c: they
-        carry the file's kh and nothing else). Raises KeyError for an unknown fh.
+        All handles of one open file are the same. Raises KeyError for an unknown fh.
         """
         with self._lock:
             observer = self._observers[fh]
-            keep = observer.handle == NO_HANDLE and handle != NO_HANDLE
-            if keep:
-                observer.handle = handle
-            return observer.pending, keep
+            if observer.handle == NO_HANDLE and handle != NO_HANDLE:
+                observer.handle = self._saved.words[observer.place + KH] = handle
+            return observer.pending
 
     def needs_exact_figures(self, plain: Figures, pcp_limit_pages: int) -> bool:
         """Return True if the per-CPU free lists, with at most ``pcp_limit_pages``, can change what crosses.
@@ -407,6 +455,7 @@ class ObserverTable:
             observer = threshold.observer
             if not observer.pending:
                 observer.pending = True
+                self._saved.words[observer.place] = 1
                 if observer.handle != NO_HANDLE:
                     batch = observer.batch
                     batch.handles[batch.count] = observer.handle
@@ -431,6 +480,7 @@ class ObserverTable:
                 # It cannot fire again at once: the level down is at most the value, the level up is above it.
                 threshold.value = _value(threshold.index, sample)
                 self._arm(threshold, threshold.index.opposite)
+                self._save(threshold)
             # Otherwise each threshold would keep those that fired before it in memory.
             threshold.fired_before, threshold = None, threshold.fired_before
 
@@ -464,9 +514,27 @@ class ObserverTable:
         index.disarm(threshold)
         threshold.value = value
         self._arm(threshold, index.opposite)
+        self._save(threshold)
         if index.group is not None:
             index.group.fresh = True
         return True
+
+    def _save_all(self, observer: Observer, levels: Mapping[int, Level]) -> None:
+        pairs = zip(observer.thresholds, levels.items(), strict=True)
+        saved = [
+            Armed(figure if threshold.index.group is None else LOST, level, threshold.index.sign, NO_EVENT)
+            for threshold, (figure, level) in pairs
+        ]
+        self._saved.set_thresholds(observer.place, saved)
+
+    def _save(self, threshold: Threshold) -> None:
+        observer = threshold.observer
+        position = observer.thresholds.index(threshold)
+        self._saved.arm(observer.place, position, threshold.index.sign, threshold.value)
+
+    def _clear(self, observer: Observer) -> None:
+        observer.pending = False
+        self._saved.words[observer.place] = 0
 
     def _follow(self, total_pages: int, granularity_pages: int) -> None:
         """Move the thresholds in percent with total, each in the direction for which it is armed.
@@ -533,6 +601,10 @@ class ObserverTable:
 def _value(index: ThresholdIndex, sample: Sample) -> int:
     """Return the figure of an index: the machine's, or a cgroup's."""
     return sample.figures[index.figure] if index.group is None else index.group.value_pages
+
+
+def _threshold(observer: Observer, level: Level, whole_pages: int) -> Threshold:
+    return (PercentageThreshold if level.of_total else Threshold)(observer, level, whole_pages)
 
 
 def _ignore() -> None:

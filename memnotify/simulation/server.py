@@ -7,6 +7,7 @@ import select
 import socket
 import sys
 import time
+from array import array
 from collections.abc import Callable
 from contextlib import ExitStack
 
@@ -15,7 +16,6 @@ from memnotify.simulation.memory import Memory
 from memnotify.simulation.script import START, Course
 from memnotify.transports import Transport, TransportError
 from memnotify.transports.selection import select_transport
-from memnotify.transports.session import Session
 from memnotify.worker import Worker
 
 READY = b"ready"
@@ -29,15 +29,18 @@ def serve(
 
     Before that, send a message on ``control``: READY, or what is wrong.
     """
+
+    def notify(handles: "array[int]", count: int) -> None:
+        session.notify(handles, count)
+
     with ExitStack() as cleanup:
-        memory = Memory(figures, Session.notify)
+        memory = Memory(figures, notify)
         cleanup.callback(memory.close)
         try:
             transport = make()
             cleanup.callback(transport.close)
             session = transport.connect(memory.device)
             cleanup.callback(session.close)
-            cleanup.callback(lambda: Session.discard(memory.table.close_all()))
             session.handshake()
             transport.verify()
         except (TransportError, OSError) as error:

@@ -9,6 +9,10 @@ if TYPE_CHECKING:
     from memnotify.transports.session import Operations, Session
 
 
+MOUNT_POINT = "memnotify-mount-point"
+"""The name of a descriptor of the mount point, which the next daemon takes over."""
+
+
 class TransportError(Exception):
     """The device cannot be served this way; the text says what to do."""
 
@@ -25,6 +29,13 @@ class Removal(NamedTuple):
     """The descriptors that ``remove`` uses."""
 
 
+class Store(Protocol):
+    """A store of descriptors that outlives this process."""
+
+    def outlives_process(self) -> bool:
+        """Return True, at the end, if the next daemon will get what is stored."""
+
+
 class Transport(Protocol):
     """A way to serve. Life: ``connect``, the session's handshake, ``verify``, ``settled``, ..., ``close``."""
 
@@ -32,6 +43,10 @@ class Transport(Protocol):
     """Where clients open the device."""
     kind: str
     """What it is, in a word for the log."""
+    kept: dict[str, int]
+    """Descriptors by name that the next daemon takes over with the session's."""
+    store: "Store | None"
+    """Where another process keeps the session's descriptor and ``kept``, if there is one."""
     changes: int
     """A descriptor that polls POLLPRI when ``verify`` may fail, from ``connect`` on; or -1."""
 

@@ -6,7 +6,7 @@ import logging
 import os
 import stat
 
-from memnotify.transports import Removal, TransportError, TransportUnavailableError
+from memnotify.transports import Removal, Store, TransportError, TransportUnavailableError
 from memnotify.transports.fuse import remove_leftover
 from memnotify.transports.session import Operations, Session
 
@@ -28,9 +28,17 @@ class CuseTransport:
     kind = "CUSE character device"
     changes = -1
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, fd: int = -1) -> None:
+        """Register ``name``; if ``fd`` is given, an earlier daemon has registered it by that."""
         self.path = f"/dev/{name}"
         self._sysfs = f"/sys/class/cuse/{name}/dev"
+        self.kept: dict[str, int] = {}
+        self.store: Store | None = None
+        self._fd: int | None = fd
+        if fd < 0:
+            self._fd = self._open()
+
+    def _open(self) -> int:
         fd = _open_cuse()
         try:
             if os.path.exists(self._sysfs):
@@ -47,7 +55,7 @@ class CuseTransport:
         except BaseException:
             os.close(fd)
             raise
-        self._fd: int | None = fd
+        return fd
 
     def connect(self, operations: Operations) -> Session:
         """Return a session on /dev/cuse; the device appears during its handshake."""

@@ -12,7 +12,7 @@ from functools import partial
 from memnotify.abi.figures import EXTRA_FIGURES, NAMES
 from memnotify.abi.thresholds import WRITE_MAX, parse
 from memnotify.kernel.mounts import FUSE_FILE, canonical_path, mount_number, read_mounts
-from memnotify.transports import Removal, TransportError, TransportUnavailableError
+from memnotify.transports import MOUNT_POINT, Removal, Store, TransportError, TransportUnavailableError
 from memnotify.transports.paths import (
     belongs_to_root,
     directory_locked,
@@ -36,17 +36,26 @@ class FuseTransport:
 
     kind = "FUSE file"
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, session: int = -1, mount_point: int = -1, *, ours: bool = False) -> None:
+        """Mount at ``path``; if ``session`` and ``mount_point`` are given, an earlier daemon has mounted.
+
+        ``ours`` says that the daemon made the mount point.
+        """
         # A link as its last part is refused below, by _claim.
         self.path = canonical_path(path)
         refuse_untrusted_directory(self.path)
         if not os.path.exists("/dev/fuse"):
             raise TransportUnavailableError("/dev/fuse does not exist: load the module with 'modprobe fuse'")
-        with directory_locked(self.path):
-            _detach_dead(self.path)
+        if session < 0:
+            with directory_locked(self.path):
+                _detach_dead(self.path)
         self.changes = -1
-        self._mount_point = -1
-        self._ours = False
+        self.kept: dict[str, int] = {}
+        self.store: Store | None = None
+        self.ours = ours
+        """Whether the daemon made the mount point."""
+        self._mount_point = mount_point
+        self._session = session
 
     def connect(self, operations: Operations) -> Session:
         """Return a session on the mount."""
@@ -57,9 +66,13 @@ class FuseTransport:
         session = Session.file(operations, mode=0o666, mount_options=options)
         try:
             # Keep this short: a client that opens the mount point before the mount gets an empty file.
-            with directory_locked(self.path):
-                self._mount_point, self._ours = _claim(self.path)
-                session.attach(self.path)
+            if self._session < 0:
+                with directory_locked(self.path):
+                    self._mount_point, self.ours = _claim(self.path)
+                    session.attach(self.path)
+            else:
+                session.attach(f"/dev/fd/{self._session}")
+            self.kept = {MOUNT_POINT: self._mount_point}
             # POLLPRI means a change in this mount namespace (fs/proc_namespace.c:mounts_poll).
             self.changes = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
         except TransportError:
@@ -102,13 +115,20 @@ class FuseTransport:
 
     def _remove(self, mount_point: int) -> None:
         try:
+            if self.store is not None and self.store.outlives_process():
+                return
             with directory_locked(self.path):
-                _detach_dead(self.path, logging.DEBUG)
-                if self._ours:
+                if self.store is None:
+                    _detach_dead(self.path, logging.DEBUG)
+                elif any(mount.type == FUSE_FILE for mount in read_mounts(self.path)):
+                    # The store has the connection open, so an open() of the mount would wait for an answer.
+                    _unmount(self.path, logging.DEBUG)
+                if self.ours:
                     _unlink_same(self.path, mount_point)
         except (TransportError, OSError) as error:
             log.warning("%s may be left: %s", self.path, error)
-        os.close(mount_point)
+        finally:
+            os.close(mount_point)
 
 
 def remove_leftover(path: str) -> None:
@@ -145,13 +165,15 @@ def _detach_dead(path: str, level: int = logging.INFO) -> None:
                 raise TransportError(f"{path} is mounted and does not answer ({error.strerror})") from error
         else:
             raise TransportError(f"{path} is served by another process already; stop that one first")
-        command = ("umount", "-l") if os.geteuid() == 0 else ("fusermount3", "-u", "-z")
-        log.log(level, "%s is the mount of a daemon that died: %s", path, " ".join(command))
-        status = os.spawnlp(os.P_WAIT, command[0], *command, "--", path)  # noqa: S606 - no shell is wanted
-        if status != 0:
-            raise TransportError(
-                f"the dead mount at {path} cannot be removed: {command[0]} ended with {status}"
-            )
+        _unmount(path, level)
+
+
+def _unmount(path: str, level: int) -> None:
+    command = ("umount", "-l") if os.geteuid() == 0 else ("fusermount3", "-u", "-z")
+    log.log(level, "%s is the mount of a daemon that died: %s", path, " ".join(command))
+    status = os.spawnlp(os.P_WAIT, command[0], *command, "--", path)  # noqa: S606 - no shell is wanted
+    if status != 0:
+        raise TransportError(f"the dead mount at {path} cannot be removed: {command[0]} ended with {status}")
 
 
 def _is_hidden(path: str, number: int) -> bool:

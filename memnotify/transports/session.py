@@ -42,10 +42,10 @@ class Operations(Protocol):
         """Return how many bytes were taken; ``pid`` is the writer's, 0 if it is not known here."""
 
     def poll(self, fh: int, events: int, handle: int, /) -> int:
-        """Return the revents, and any bit above 31 with them to keep ``handle``.
+        """Return the revents.
 
-        ``handle``, if not 0, wakes the clients that wait on this open file, by Session.notify. ENOSYS would
-        switch poll off for every file of the connection.
+        ``handle``, if not 0, wakes the clients that wait on this open file, by Session.notify, until its
+        release. ENOSYS would switch poll off for every file of the connection.
         """
 
     def give_back(self, fh: int, /) -> int:
@@ -55,14 +55,14 @@ class Operations(Protocol):
         """
 
     def release(self, fh: int, /) -> int:
-        """End the open file and return the handle that it still kept, or 0."""
+        """Forget the open file; the result has no meaning."""
 
 
 class Session:
     """One connection with the FUSE protocol, over the descriptor to which it is attached.
 
-    Life: ``attach``, ``handshake``, ``serve`` until it returns, ``close``. Threads: ``notify`` and
-    ``interrupt`` may be called from any thread until ``close``; of the others one runs at a time.
+    Life: ``attach``, ``handshake`` or ``resume``, ``serve`` until it returns, ``close``. Threads: ``notify``
+    and ``interrupt`` may be called from any thread until ``close``; of the others one runs at a time.
     """
 
     def __init__(self, operations: Operations, new_shim: Callable[[Any], Any]) -> None:
@@ -73,6 +73,7 @@ class Session:
         self._shim = new_shim(self._userdata)
         if self._shim == ffi.NULL:
             raise OSError(errno.EINVAL, "libfuse3 refused the session, see its message above")
+        self._kept: Any = None
         self._reply = lib.shim_reply(self._shim)
         self.replied: bytes | None = None
         """The content of the shim's reply buffer: the same bytes again need not be copied."""
@@ -105,6 +106,29 @@ class Session:
         """
         self._check(lib.shim_handshake(self._shim))
 
+    @property
+    def first_request(self) -> bytes:
+        """The request that initialised the connection; only valid just after ``handshake``."""
+        size = ffi.new("size_t *")
+        data = lib.shim_request(self._shim, size)
+        return ffi.unpack(data, size[0])  # type: ignore[no-any-return]  # cffi's
+
+    def resume(self, first_request: bytes) -> None:
+        """Take over the attached connection from an earlier process, whose first request this was.
+
+        Raises OSError if libfuse does not understand the request.
+        """
+        self._check(lib.shim_resume(self._shim, first_request, len(first_request)))
+
+    def keep(self, words: memoryview) -> None:
+        """Keep in ``words`` what outlives the process, and take over what is there (see shim.h)."""
+        self._kept = ffi.from_buffer("struct shim_kept *", words, require_writable=True)
+        lib.shim_keep(self._shim, self._kept)
+
+    def fileno(self) -> int:
+        """Return the descriptor of the connection."""
+        return lib.shim_fd(self._shim)  # type: ignore[no-any-return]  # cffi's
+
     def serve(self) -> bool:
         """Serve until ``interrupt`` (True) or until the other side ends the connection (False).
 
@@ -119,21 +143,12 @@ class Session:
         """Let ``serve`` return, or its next call if none is running. Any thread, until ``close``."""
         lib.shim_interrupt(self._shim)
 
-    @staticmethod
-    def notify(handles: "array[int]", count: int) -> None:
-        """Wake the clients that wait by the first ``count`` handles, and free these. One C call, no GIL."""
-        lib.shim_notify(ffi.from_buffer("uint64_t[]", handles), count)
-
-    @staticmethod
-    def discard(handles: "array[int]") -> None:
-        """Free these handles without waking any client."""
-        lib.shim_free_handles(ffi.from_buffer("uint64_t[]", handles), len(handles))
+    def notify(self, handles: "array[int]", count: int) -> None:
+        """Wake the clients that wait by the first ``count`` handles. One C call, no GIL. Any thread."""
+        lib.shim_notify(self._shim, ffi.from_buffer("uint64_t[]", handles), count)
 
     def close(self) -> None:
-        """End the connection; unmount what ``attach`` mounted, if this process is still the same user.
-
-        Every kept handle must be freed before.
-        """
+        """End the connection; unmount what ``attach`` mounted, if this process is still the same user."""
         if self._shim != ffi.NULL:
             lib.shim_destroy(self._shim, self.unmounts)
             self._shim = ffi.NULL

@@ -53,6 +53,11 @@ class Listener:
             self.close()
             raise TransportError(f"cannot make the socket {path}: {error.strerror or error}") from error
 
+    @property
+    def removes(self) -> bool:
+        """Whether ``close`` removes the socket from its path."""
+        return self._made is not None
+
     def hand_over(self) -> Removal | None:
         """Leave the socket to another process to remove: ``close`` does not."""
         made, self._made = self._made, None

@@ -5,6 +5,7 @@ import errno
 import itertools
 import random
 import select
+from array import array
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -30,7 +31,6 @@ from support.strategies import WIDE, granularities, small_figures, small_pages, 
 from memnotify.abi.figures import NAMES, PAGE_SIZE, Figures
 from memnotify.engine.table import ObserverTable, Sample
 from memnotify.kernel.meminfo import MemInfoError
-from memnotify.transports.session import Session
 
 PERIOD_S = 0.25
 MIN_S, MAX_S = 0.02, 15.0
@@ -52,16 +52,19 @@ class ModelBench(Bench[FakeReader]):
 
 @contextmanager
 def benched(*, pcp_is_free: bool = True, update_space_kib: int = 0) -> Iterator[ModelBench]:
-    """Yield a bench; at the end free every handle that was kept."""
+    """Give a bench, and clear it away."""
+
+    def notify(handles: "array[int]", count: int) -> None:
+        session.notify(handles, count)
+
     bench = ModelBench(
         FakeReader(extra=EXTRA_FIGURES, pcp_is_free=pcp_is_free),
         sampling(PERIOD_S, update_space_kib=update_space_kib),
         table=ObserverTable(len(WIDE._fields)),
-        notify=Session.notify,
+        notify=notify,
     )
-    with serving(bench.device) as (bench.kernel, _):
+    with serving(bench.device) as (bench.kernel, session):
         yield bench
-        Session.discard(bench.table.close_all())
     bench.sampler.stop()
 
 

@@ -19,7 +19,6 @@ from support import fake_kernel
 from support.fake_kernel import FakeKernel, connected, serving
 from support.waiting import DEADLINE_S, eventually
 
-from memnotify.engine.device import KEEP_HANDLE
 from memnotify.transports.session import Session
 
 IDLE = select.POLLOUT | select.POLLWRNORM
@@ -280,7 +279,6 @@ def test_what_a_reply_that_fails_acknowledged_is_given_back(operation: str) -> N
     operations = Scripted()
     with serving(operations) as (kernel, _):
         fh = kernel.open()
-        operations.answers["poll"] = keep
         kernel.poll(fh, 0x19, kh=7)
         (kept,) = operations.handles
         operations.answers["give_back"] = lambda _: kept
@@ -325,26 +323,24 @@ def test_only_a_waiting_client_has_a_handle() -> None:
         fh = kernel.open()
         kernel.poll(fh, 0x19)
         assert operations.handles == []
-        kernel.poll(fh, 0x19, kh=0)
+        kernel.poll(fh, 0x19, kh=8)
         kernel.poll(fh, 0x19, kh=7)
         assert len(operations.handles) == 2
-    assert all(operations.handles)
+    assert operations.handles == [8, 7]
 
 
 def test_notify() -> None:
     """Each handle of a batch is a frame of 24 bytes with the kh that it was made for, in order."""
     operations = Scripted()
-    operations.answers["poll"] = keep
     with serving(operations) as (kernel, session):
         fh = kernel.open()
-        khs = [7, 0, 2**64 - 1, 7]
+        khs = [7, 1, 2**64 - 1, 7]
         for kh in khs:
             assert kernel.poll(fh, 0x19, kh=kh) == IDLE
         assert kernel.silent()
         session.notify(array("Q", operations.handles), len(operations.handles))
         assert kernel.notified() == khs
         session.notify(array("Q"), 0)
-        session.discard(array("Q"))
         assert kernel.silent()
 
 
@@ -353,21 +349,21 @@ def test_notify_in_the_middle_of_a_poll() -> None:
     operations = Scripted()
 
     def poll(*_: object) -> int:
-        Session.notify(array("Q", [operations.handles.pop()]), 1)
-        return IDLE | KEEP_HANDLE
+        served.session.notify(array("Q", [operations.handles.pop()]), 1)
+        return IDLE
 
     operations.answers["poll"] = poll
-    with serving(operations) as (kernel, _):
+    with serving(operations) as served:
+        kernel = served.kernel
         fh = kernel.open()
-        for kh in range(100):
+        for kh in range(1, 100):
             assert kernel.poll(fh, 0x19, kh=kh) == IDLE
-        assert kernel.notified() == list(range(100))
+        assert kernel.notified() == list(range(1, 100))
 
 
 def test_notify_after_the_kernel_has_gone() -> None:
     """A notification after the end of the connection has no effect."""
     operations = Scripted()
-    operations.answers["poll"] = keep
     with connected(operations) as (kernel, session):
         thread = threading.Thread(target=session.serve)
         thread.start()
@@ -388,64 +384,29 @@ def allocated() -> int:
     return int(libc.mallinfo2().f7)
 
 
-def let_go(_: Session, operations: Scripted) -> None:
-    """Forget the handles: the session frees them itself."""
-    operations.handles.clear()
-
-
-def notify(session: Session, operations: Scripted) -> None:
-    """Wake by the handles, which frees them."""
-    session.notify(array("Q", operations.handles), len(operations.handles))
-    operations.handles.clear()
-
-
-def discard(session: Session, operations: Scripted) -> None:
-    """Free the handles."""
-    session.discard(array("Q", operations.handles))
-    operations.handles.clear()
-
-
-def keep(*_: object) -> int:
-    """Keep the handle."""
-    return IDLE | KEEP_HANDLE
-
-
 @pytest.mark.parametrize(
-    ("poll", "ending"),
-    [
-        (lambda *_: IDLE, let_go),
-        (fail(OSError(errno.EBADF, "not open")), let_go),
-        (keep, notify),
-        (keep, discard),
-        (keep, None),
-    ],
-    ids=["not kept", "refused", "notified", "discarded", "released"],
+    "poll", [lambda *_: IDLE, fail(OSError(errno.EBADF, "not open"))], ids=["answered", "refused"]
 )
-def test_handles_are_freed(poll: Answer, ending: Callable[[Session, Scripted], None] | None) -> None:
-    """The memory of every handle is freed; glibc would end the process at a second time."""
+def test_libfuse_handles_are_freed(poll: Answer) -> None:
+    """Those that libfuse allocates for each poll."""
     operations = Scripted()
     operations.answers["poll"] = poll
-    if ending is None:
-        operations.answers["release"] = lambda _: operations.handles.pop()
 
-    def cycle(kernel: FakeKernel, session: Session) -> None:
+    def cycle(kernel: FakeKernel) -> None:
         fh = kernel.open()
         kernel.ask(fake_kernel.POLL, fake_kernel.POLL_IN.pack(fh, 5, fake_kernel.SCHEDULE_NOTIFY, 0x19))
-        if ending is not None:
-            ending(session, operations)
         kernel.release(fh)
-        kernel.notified()
         operations.calls.clear()
+        operations.handles.clear()
 
     times = 3000
-    with serving(operations) as (kernel, session):
+    with serving(operations) as (kernel, _):
         for _ in range(100):
-            cycle(kernel, session)
+            cycle(kernel)
         before = allocated()
         for _ in range(times):
-            cycle(kernel, session)
+            cycle(kernel)
         assert allocated() - before < 8 * times  # a handle has 16 bytes at least
-    assert operations.handles == []
 
 
 # Release and the end

@@ -76,10 +76,13 @@ class Daemon:
         program: Sequence[str] = PROGRAM,
         environment: Mapping[str, str] | None = None,
         config: str = "/dev/null",
+        fds: Sequence[int] = (),
     ) -> None:
         self.path = f"/dev/{name}"
         place = ("--name", name, "--transport", transport)
-        self.process = start(*place, *arguments, program=program, environment=environment, config=config)
+        self.process = start(
+            *place, *arguments, program=program, environment=environment, config=config, fds=fds
+        )
         self._lines: list[str] = []
         self._reader = threading.Thread(target=self._follow, daemon=True)
         self._reader.start()
@@ -151,6 +154,7 @@ def start(
     program: Sequence[str] = PROGRAM,
     environment: Mapping[str, str] | None = None,
     config: str = "/dev/null",
+    fds: Sequence[int] = (),
 ) -> subprocess.Popen[str]:
     """Start ``memnotify serve`` with arguments of any kind; its stderr is a pipe.
 
@@ -162,6 +166,7 @@ def start(
         stdin=subprocess.DEVNULL,
         text=True,
         env=os.environ | (environment or {}),
+        pass_fds=fds,
     )
 
 

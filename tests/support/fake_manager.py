@@ -3,14 +3,33 @@
 
 import itertools
 import os
+import select
 import socket
+import sys
+import threading
+from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from support.waiting import eventually
 
 _numbers = itertools.count()
+UNIT = "memnotify-test.service"
+# Runs the program that follows with the descriptors of argument 1, as systemd passes them.
+_PASSING = """
+import os, sys
+fds = [os.dup(int(fd)) for fd in sys.argv[1].split(",") if fd]
+high = [os.dup2(fd, 2000 + at) for at, fd in enumerate(fds)]
+os.closerange(3, 2000)
+for at, fd in enumerate(high, start=3):
+    os.dup2(fd, at)
+    os.close(fd)
+if fds:
+    os.environ["LISTEN_PID"] = str(os.getpid())
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
 
 
 class FakeManager:
@@ -25,6 +44,35 @@ class FakeManager:
         if watchdog_s:
             self.environment["WATCHDOG_USEC"] = str(round(watchdog_s * 1e6))
         self._messages: list[str] = []
+        self._server: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._end = os.eventfd(0)
+        self.stored: dict[str, int] = {}
+        """The descriptors of its store by name."""
+
+    def offer_store(self, directory: Path) -> None:
+        """Offer a store of descriptors from now on. ``systemctl list-jobs`` prints ``directory``/jobs."""
+        (directory / "jobs").touch()
+        (directory / "systemctl").write_text(f"#!/bin/sh\ncat {directory}/jobs\n")
+        (directory / "systemctl").chmod(0o755)
+        # A daemon waits until the store has done what it asked for.
+        self._server = threading.Thread(target=self._serve, daemon=True)
+        self._server.start()
+        self.environment |= {"MEMNOTIFY_UNIT": UNIT, "PATH": f"{directory}:{os.environ['PATH']}"}
+
+    def passing(self, program: Sequence[str]) -> tuple[tuple[str, ...], dict[str, str]]:
+        """Return what starts ``program`` with all that is stored, and its environment."""
+        self._receive()
+        fds = ",".join(map(str, self.stored.values()))
+        passed = {"LISTEN_FDS": str(len(self.stored)), "LISTEN_FDNAMES": ":".join(self.stored)}
+        environment = self.environment | (passed if self.stored else {})
+        return (sys.executable, "-c", _PASSING, fds, *program), environment
+
+    def drop(self) -> None:
+        """Close all that is stored, as at the end of a stop."""
+        self._receive()
+        while self.stored:
+            os.close(self.stored.popitem()[1])
 
     def hear(self, beginning: str) -> str:
         """Return the next message with this beginning; drop those before it."""
@@ -52,7 +100,12 @@ class FakeManager:
                 other.sendto(b"of another service's", self._socket.getsockname())
 
     def close(self) -> None:
-        """Close the socket."""
+        """Listen no more."""
+        if self._server is not None:
+            os.eventfd_write(self._end, 1)
+            self._server.join()
+        os.close(self._end)
+        self.drop()
         self._socket.close()
 
     def __enter__(self) -> Self:
@@ -65,7 +118,26 @@ class FakeManager:
         """Close the socket."""
         self.close()
 
+    def _serve(self) -> None:
+        poller = select.poll()
+        poller.register(self._socket, select.POLLIN)
+        poller.register(self._end, select.POLLIN)
+        while all(fd != self._end for fd, _ in poller.poll()):
+            self._receive()
+
     def _receive(self) -> None:
-        with suppress(BlockingIOError):
+        with self._lock, suppress(BlockingIOError):
             while True:
-                self._messages.append(self._socket.recv(4096).decode())
+                text, fds, _, _ = socket.recv_fds(self._socket, 4096, 8)
+                self._messages.append(text.decode())
+                self._store(dict(line.partition("=")[::2] for line in text.decode().splitlines()), fds)
+
+    def _store(self, said: dict[str, str], fds: list[int]) -> None:
+        name = said.get("FDNAME", "")
+        if "FDSTOREREMOVE" in said and name in self.stored:
+            os.close(self.stored.pop(name))
+        for fd in fds:
+            if "FDSTORE" in said and name not in self.stored:
+                self.stored[name] = fd
+            else:
+                os.close(fd)

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from array import array
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -89,7 +90,11 @@ class Served:
 def _main(fd: str) -> None:
     logging.basicConfig(level=logging.DEBUG)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGCHLD})
-    bench = Bench(FakeReader(), notify=Session.notify)
+
+    def notify(handles: "array[int]", count: int) -> None:
+        session.notify(handles, count)
+
+    bench = Bench(FakeReader(), notify=notify)
     session = Session.cuse("fake", bench.device)
     session.attach(f"/dev/fd/{fd}")
     print("ready", flush=True)  # noqa: T201 - what the test reads
@@ -112,7 +117,6 @@ def _main(fd: str) -> None:
         session.interrupt()
     print("gone", flush=True)  # noqa: T201 - to the test
     worker.stop()
-    Session.discard(bench.table.close_all())
     session.close()
     bench.sampler.stop()
 

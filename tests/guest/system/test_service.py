@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.daemon import ready, status
+from support.daemon import status
 from support.memory import Hog, step_pages, used_pages
 from support.program import Program
 from support.unit import (
@@ -143,11 +143,36 @@ def test_a_wrong_configuration_at_the_start_is_not_tried_again() -> None:
 
 
 def test_killed_it_is_there_again(fd: int) -> None:
+    """And its client has kept its open file."""
     pid = main_pid()
     os.kill(pid, signal.SIGKILL)
-    assert ready(fd) & select.POLLERR
     eventually(lambda: state() == "active" and main_pid() not in {0, pid}, "it was started again")
     assert serves()
+    assert "took over 1 clients" in log()
+    assert os.read(fd, 256).startswith(b"total ")
+
+
+def test_clients_do_not_notice_a_restart(started: None) -> None:
+    """A thousand open files, and the posted program, which waits."""
+    with Hog() as hog:
+        fds = [os.open(NODE, os.O_RDWR) for _ in range(1000)]
+        threshold = used_pages(fds[0]) + step_pages()
+        poller = select.poll()
+        for fd in fds:
+            os.write(fd, b"used %d" % threshold)
+            poller.register(fd, select.POLLIN)
+        with Program(CLIENT, f"used {threshold}", user="nobody") as program:
+            program.settle()
+            for _ in range(3):
+                systemctl("restart", NAME)
+                assert "took over 1001 clients" in log()
+                assert poller.poll(0) == []
+            hog.hold(2 * step_pages())
+            eventually(lambda: len(poller.poll(0)) == len(fds), "each has an event")
+            assert program.end(0) == 0
+        for fd in fds:
+            os.close(fd)
+    assert program.lines[-1].startswith("--> memory figures reached 'total "), program.lines
 
 
 def test_hung_it_is_killed_and_there_again(started: None) -> None:
@@ -172,7 +197,8 @@ def test_restart_and_stop(started: None) -> None:
     pid = main_pid()
     systemctl("stop", NAME)
     assert (state(), show("Result")) == ("inactive", "success")
-    assert not os.path.lexists(NODE)
+    # systemd closes its descriptors in a thread (asynchronous_close).
+    eventually(lambda: not os.path.lexists(NODE), "the device is gone")
     assert not Path(f"/proc/{pid}").exists()
     assert os.listdir("/run/memnotify") == []
     eventually(lambda: state(DEVICE) == "inactive", "systemd knows")
@@ -238,6 +264,7 @@ def test_the_unit_is_understood() -> None:
 def without_cuse() -> Iterator[None]:
     """Remove CUSE from the kernel; systemd has not noticed."""
     systemctl("stop", NAME)
+    eventually(lambda: not os.path.lexists(NODE), "the device is gone")
     subprocess.run(["modprobe", "--remove", "cuse"], check=True)
     modules = Path("/lib/modules", os.uname().release)
     where = os.readlink(modules)
@@ -260,10 +287,15 @@ def test_without_cuse_a_file_is_served_for_everybody(without_cuse: None) -> None
     systemctl("start", NAME)
     assert show("StatusText").startswith(f"{NODE}, a FUSE file")
     assert serves()
+    opened = os.open(NODE, os.O_RDWR)
+    os.close(os.open(NODE, os.O_RDWR))
     pid = main_pid()
     os.kill(pid, signal.SIGKILL)
     eventually(lambda: state() == "active" and main_pid() not in {0, pid}, "it was started again")
     assert serves()
+    systemctl("restart", NAME)
+    assert os.read(opened, 256).startswith(b"total ")
+    os.close(opened)
     systemctl("stop", NAME)
     assert not os.path.lexists(NODE)
     assert NODE not in Path("/proc/self/mountinfo").read_text()

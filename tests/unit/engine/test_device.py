@@ -13,7 +13,7 @@ from support.bench import Bench, sampling
 from support.fakes import FakeReader
 from support.waiting import eventually
 
-from memnotify.engine.device import KEEP_HANDLE, Device
+from memnotify.engine.device import Device
 from memnotify.engine.observer import NO_HANDLE
 from memnotify.engine.sampler import Timing
 from memnotify.engine.schedule import SamplingParameters
@@ -92,7 +92,7 @@ def test_an_event_whose_reply_failed_is_given_back(bench: DeviceBench, by: str) 
         bench.device.read(bench.fh)
     else:
         bench.device.poll(bench.fh, PRI, NO_HANDLE)
-    assert bench.table.poll(bench.fh, 9) == (False, True)
+    assert not bench.table.poll(bench.fh, 9)
     assert bench.device.give_back(bench.fh) == 9
     assert bench.device.give_back(bench.fh) == NO_HANDLE
     assert bench.pending
@@ -230,11 +230,11 @@ def test_poll_keeps_one_handle(bench: DeviceBench) -> None:
     """The first handle is kept until an event uses it; then the next one is kept."""
     poll = bench.device.poll
     bench.device.write(bench.fh, b"used 500")
-    assert poll(bench.fh, IN, 7) == IDLE | KEEP_HANDLE
+    assert poll(bench.fh, IN, 7) == IDLE
     assert poll(bench.fh, IN, 8) == IDLE
     bench.memory(600)
     assert bench.notified == [7]
-    assert poll(bench.fh, IN, 9) == EVENT | KEEP_HANDLE
+    assert poll(bench.fh, IN, 9) == EVENT
     # Not acknowledged: it is not woken again.
     bench.memory(100)
     bench.memory(600)
@@ -242,14 +242,13 @@ def test_poll_keeps_one_handle(bench: DeviceBench) -> None:
     bench.device.read(bench.fh)
     bench.memory(100)
     assert bench.notified == [7, 9]
-    assert bench.device.release(bench.fh) == NO_HANDLE
 
 
-def test_release_gives_the_handle_back(bench: DeviceBench) -> None:
-    """The handle that was kept for the file is returned, to be freed; no handle is notified."""
+def test_release_forgets_the_handle(bench: DeviceBench) -> None:
+    """No client waits on a closed file."""
     bench.device.write(bench.fh, b"used 500")
     bench.device.poll(bench.fh, IN, 7)
-    assert bench.device.release(bench.fh) == 7
+    bench.device.release(bench.fh)
     assert not bench.table.watching
     bench.memory(600)
     assert bench.notified == []
@@ -271,8 +270,8 @@ def test_a_file_that_is_not_open(bench: DeviceBench, operation: Callable[[Device
         with pytest.raises(OSError, match="not open") as refusal:
             operation(bench.device, fh)
         assert refusal.value.errno == errno.EBADF
-    assert bench.device.release(bench.fh) == NO_HANDLE
-    assert not bench.table.close_all()
+    bench.device.release(bench.fh)
+    assert len(bench.table) == 0
 
 
 def test_a_write_wakes_the_sampler() -> None:

@@ -57,7 +57,7 @@ class SamplerBench(Bench[FakeReader]):
         self.reader.use(used)
         self.clock.tick(1)
         self.sampler.sample()
-        event, _ = self.table.poll(self.fh, NO_HANDLE)
+        event = self.table.poll(self.fh, NO_HANDLE)
         self.table.acknowledge(self.fh)
         return event
 
@@ -158,7 +158,7 @@ def test_p_is_read_if_it_can_matter(
     bench.sampler.sample()
     assert bench.reader.exact_reads - before == exact_reads
     assert bench.notified == ([5] if event else [])
-    assert bench.table.poll(bench.fh, NO_HANDLE)[0] is event
+    assert bench.table.poll(bench.fh, NO_HANDLE) is event
 
 
 def test_what_the_lists_can_hold_is_read_again(bench: SamplerBench) -> None:
@@ -181,7 +181,7 @@ def test_what_the_lists_can_hold_is_read_again(bench: SamplerBench) -> None:
 
 def test_notify_runs_without_the_lock() -> None:
     """A client that is notified may use the table at once."""
-    answers: list[tuple[bool, bool]] = []
+    answers: list[bool] = []
 
     def notify(_: "array[int]", _count: int) -> None:
         answers.append(table.poll(fh, 6))
@@ -194,7 +194,7 @@ def test_notify_runs_without_the_lock() -> None:
     thread = threading.Thread(target=bench.sampler.sample, daemon=True)
     thread.start()
     thread.join(DEADLINE_S)
-    assert answers == [(True, True)]
+    assert answers == [True]
     bench.sampler.stop()
 
 
@@ -205,7 +205,7 @@ def test_no_handle_to_notify() -> None:
     bench.table.subscribe(bench.fh, levels({USED: 500}), bench.current())
     bench.reader.use(500)
     bench.sampler.sample()
-    assert bench.table.poll(bench.fh, NO_HANDLE) == (True, False)
+    assert bench.table.poll(bench.fh, NO_HANDLE)
     assert calls == []
     bench.sampler.stop()
 
@@ -279,7 +279,7 @@ def test_what_a_client_is_told_is_acknowledged_before_it_counts() -> None:
 
     assert bench.sampler.refresh(use).figures.used == 600
     assert happened == ["told", "notified"]
-    assert bench.table.poll(bench.fh, NO_HANDLE)[0]
+    assert bench.table.poll(bench.fh, NO_HANDLE)
     bench.sampler.stop()
 
 
@@ -301,7 +301,7 @@ def test_a_client_is_told_a_percentage_of_the_total_it_reads(bench: SamplerBench
     # 80 % of it are 7,840: what is told is above, as the last event was.
     bench.reader.figures = bench.reader.figures._replace(total=9_800, used=7_960)
     bench.device.read(bench.fh)
-    assert not bench.table.poll(bench.fh, NO_HANDLE)[0]
+    assert not bench.table.poll(bench.fh, NO_HANDLE)
     assert bench.event(7_760)
 
 
@@ -314,7 +314,7 @@ def test_what_total_damps_binds_the_read_that_tells_it(bench: SamplerBench) -> N
     # 8,080 now, and the level down is 8,100 + 1 - 78 at most.
     bench.reader.figures = bench.reader.figures._replace(total=10_100, used=8_060)
     assert b"used 8060" in bench.device.read(bench.fh)
-    assert not bench.table.poll(bench.fh, NO_HANDLE)[0]
+    assert not bench.table.poll(bench.fh, NO_HANDLE)
     assert bench.event(9_000)
 
 

@@ -592,7 +592,7 @@ def test_observers_are_closed_after_stop(make: Maker) -> None:
     bench.write(THRESHOLD)
     eventually(lambda: bench.sleeps_long, "the sampler waits for its next sample")
     bench.stop()
-    bench.table.close_all()
+    bench.table.close(bench.fh)
     assert not bench.table.watching
 
 

@@ -27,6 +27,7 @@ from support.strategies import WIDE, granularities, small_figures, small_thresho
 from memnotify.abi.figures import Figures
 from memnotify.abi.thresholds import parse
 from memnotify.engine.observer import NO_HANDLE, HandleBatch, Observer, Threshold, ThresholdIndex
+from memnotify.engine.saved_state import NO_PLACE, SavedState
 from memnotify.engine.table import Distances, ObserverTable, Sample
 
 USED = 1
@@ -39,13 +40,16 @@ class TableMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.table = ObserverTable(len(WIDE._fields))
+        self.saved = SavedState.create(len(WIDE._fields))
+        self.saved.describe({"figures": WIDE._fields})
+        self.table = ObserverTable(len(WIDE._fields), self.saved)
         self.clock = FakeClock(1.0)
         self.figures = WIDE(*(0 for _ in WIDE._fields))
         self.model: dict[int, ModelObserver] = {}
         self.granularity = 0
         self.handles = 0
         self.kept: set[int] = set()
+        self.kh: dict[int, int] = {}
 
     def sample(self, figures: Figures) -> Sample:
         """Return a sample newer than all before."""
@@ -74,11 +78,10 @@ class TableMachine(RuleBasedStateMachine):
     @precondition(lambda self: len(self.model) > 1)
     @rule(fh=consumes(observers))
     def close(self, fh: int) -> None:
-        """Close a file: its handle is returned unless it was notified."""
-        handle = self.table.close(fh)
-        assert handle == self.model.pop(fh).handle
-        if handle != NO_HANDLE:
-            self.kept.remove(handle)
+        """Close a file: its handle is forgotten."""
+        self.table.close(fh)
+        self.kept.discard(self.model.pop(fh).handle)
+        self.kh.pop(fh, None)
 
     @rule(fh=observers, text=small_writes)
     def subscribe(self, fh: int, text: bytes) -> None:
@@ -110,7 +113,7 @@ class TableMachine(RuleBasedStateMachine):
     def read_old_figures(self, fh: int, figures: Figures) -> None:
         """Read figures from before an event: they acknowledge nothing, and newer ones are needed."""
         old = Sample(self.table.event_s - 0.5, figures, exact=True)
-        event, _ = self.table.poll(fh, NO_HANDLE)
+        event = self.table.poll(fh, NO_HANDLE)
         assert not (self.table.acknowledge_read(fh, old) and event)
 
     @rule(fh=observers, figures=small_figures, granularity=granularities)
@@ -147,10 +150,29 @@ class TableMachine(RuleBasedStateMachine):
         """Poll, with a handle if the client waits."""
         self.handles += waits
         handle = self.handles if waits else NO_HANDLE
-        answer = self.table.poll(fh, handle)
-        assert answer == self.model[fh].poll(handle)
-        if answer[1]:
+        pending, keeps = self.model[fh].poll(handle)
+        assert self.table.poll(fh, handle) == pending
+        if keeps:
             self.kept.add(handle)
+            self.kh[fh] = handle
+
+    @rule()
+    def restart(self) -> None:
+        """Let another table take over: it goes on where this one was, and notifies all that may wait."""
+        self.saved, description = SavedState.take_over(self.saved.fd)
+        assert description == {"figures": list(WIDE._fields)}
+        self.table = ObserverTable(len(WIDE._fields), self.saved)
+        self.table.follow(self.figures.total, self.granularity)
+        sample = self.sample(self.figures)
+        pending = self.table.restore(sample)
+        for fh, observer in self.model.items():
+            observer.handle = NO_HANDLE if observer.pending else self.kh.get(fh, NO_HANDLE)
+            for threshold in observer.thresholds.values():
+                threshold.arm(self.granularity)
+        waiting = {self.kh[fh] for fh, observer in self.model.items() if observer.pending and fh in self.kh}
+        assert set(pending) == waiting
+        self.kept = {observer.handle for observer in self.model.values()} - {NO_HANDLE}
+        self.count(sample)
 
     @rule(samples=st.lists(small_figures, min_size=1, max_size=6), granularity=granularities)
     def advance(self, samples: list[Figures], granularity: int) -> None:
@@ -189,7 +211,7 @@ class TableMachine(RuleBasedStateMachine):
         """Compare events and thresholds of the model and the table."""
         assert len(self.table) == len(self.model)
         for fh, observer in self.model.items():
-            assert self.table.poll(fh, NO_HANDLE) == (observer.pending, False)
+            assert self.table.poll(fh, NO_HANDLE) == observer.pending
         assert self.table.watching == any(observer.thresholds for observer in self.model.values())
         distances = [
             threshold.distance(self.figures[index])
@@ -200,10 +222,12 @@ class TableMachine(RuleBasedStateMachine):
         assert self.table.rearm(sample, 5).nearest == min(distances, default=math.inf)
 
     def teardown(self) -> None:
-        """Close all: each handle that was kept and not notified is returned once."""
-        assert sorted(self.table.close_all()) == sorted(self.kept)
+        """Close all."""
+        for fh in self.model:
+            self.table.close(fh)
         assert len(self.table) == 0
         assert not self.table.watching
+        os.close(self.saved.fd)
 
 
 TestTable = TableMachine.TestCase
@@ -244,7 +268,7 @@ def test_levels_by_hand(granularity: int, pages: int, life: list[tuple[int, bool
         sample = Sample(float(moment), Figures(0, used, 0), exact=True)
         table.advance(sample, granularity)
         table.rearm(sample, 0)
-        assert table.poll(fh, NO_HANDLE) == (fires, False), f"at {used}"
+        assert table.poll(fh, NO_HANDLE) == fires, f"at {used}"
         table.acknowledge(fh)
 
 
@@ -294,7 +318,7 @@ def test_one_wake_up_for_many_thresholds() -> None:
     table = ObserverTable()
     fh = table.open()
     table.subscribe(fh, levels({0: 10, 1: 10, 2: 10}), Sample(0.0, Figures(0, 0, 0), exact=True))
-    assert table.poll(fh, 77) == (False, True)
+    assert not table.poll(fh, 77)
     crossed = table.advance(Sample(1.0, Figures(10, 10, 10), exact=True), 0)
     assert _handles(crossed) == [77]
 
@@ -328,7 +352,7 @@ def test_decided_without_the_per_cpu_lists(
     def events(figures: Figures) -> list[bool]:
         table, opened = build()
         table.advance(Sample(100, figures, exact=True), 0)
-        return [table.poll(fh, NO_HANDLE)[0] for fh in opened]
+        return [table.poll(fh, NO_HANDLE) for fh in opened]
 
     exact = plain._replace(used=data.draw(st.integers(0, plain.used)))
     limit_pages = data.draw(st.integers(plain.used - exact.used, plain.used + 3))
@@ -362,7 +386,7 @@ def test_when_the_per_cpu_lists_matter(
 
 def a_threshold(pages: int) -> Threshold:
     """Return a threshold that is armed nowhere."""
-    return Threshold(Observer(HandleBatch()), levels({USED: pages})[USED], 0)
+    return Threshold(Observer(HandleBatch(), NO_PLACE), levels({USED: pages})[USED], 0)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -447,9 +471,9 @@ def test_written_between_firing_and_arming() -> None:
     distances = between(table, fh, lambda: table.subscribe(fh, levels({USED: 30}), at))
     assert distances == (10, 10, math.inf, math.inf)
     table.advance(Sample(2.0, Figures(0, 5, 0), exact=True), 0)
-    assert table.poll(fh, NO_HANDLE) == (False, False)
+    assert not table.poll(fh, NO_HANDLE)
     table.advance(Sample(3.0, Figures(0, 30, 0), exact=True), 0)
-    assert table.poll(fh, NO_HANDLE) == (True, False)
+    assert table.poll(fh, NO_HANDLE)
 
 
 def test_closed_between_firing_and_arming() -> None:

@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: MIT
+"""One daemon goes on where another one ended: the connection to the kernel outlives the process.
+
+The descriptors of the connection and of the saved state are in the service manager's store while the daemon
+runs, or the program that replaces the daemon's own inherits them. Both ways they arrive by name, as
+sd_listen_fds(3) says.
+"""
+
+import fcntl
+import logging
+import os
+import select
+import struct
+import sys
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple, NoReturn
+
+from memnotify.abi.figures import NAMES, select_extra_figures
+from memnotify.config.settings import Settings
+from memnotify.daemon.systemd import DescriptorStore, SystemdNotifier
+from memnotify.engine.sampler import Sampler
+from memnotify.engine.saved_state import SavedState, SavedStateError
+from memnotify.engine.table import ObserverTable, Sample
+from memnotify.kernel.mounts import canonical_path
+from memnotify.transports import MOUNT_POINT, Transport, TransportError
+from memnotify.transports.cuse import CuseTransport
+from memnotify.transports.fuse import FuseTransport
+from memnotify.transports.session import Session
+
+log = logging.getLogger(__name__)
+
+SESSION, STATE, CLEANUP = "memnotify-session", "memnotify-state", "memnotify-cleanup"
+_OURS = {SESSION, STATE, CLEANUP, MOUNT_POINT}
+_PASSED_FD = 3
+_CLOSED_MAX_S = 5.0
+# linux/fuse.h: FUSE_NOTIFY_RESEND, in the header of a frame without a body.
+_RESEND = struct.pack("=IiQ", 16, 7, 0)
+
+
+class Predecessor(NamedTuple):
+    """What another daemon left behind to go on with."""
+
+    transport: Transport
+    saved: SavedState
+    first_request: bytes
+    kept: dict[str, int]
+    """Its descriptors by name; ``transport`` and ``saved`` have them as well."""
+
+    def resume(self, session: Session, table: ObserverTable, sampler: Sampler) -> None:
+        """Serve its clients from now on, and tell them what was crossed meanwhile.
+
+        Raises OSError, TransportError or MemInfoError.
+        """
+        session.resume(self.first_request)
+        self.transport.verify()
+
+        def restore(sample: Sample) -> None:
+            pending = table.restore(sample)
+            session.notify(pending, len(pending))
+
+        sampler.refresh(restore)
+        log.info("took over %d clients of the daemon before", len(table))
+
+
+def figure_names(settings: Settings) -> list[str]:
+    """Return the names of the figures in their order."""
+    return [*NAMES, *select_extra_figures(settings.figures)]
+
+
+def take_kept(environment: MutableMapping[str, str] = os.environ) -> dict[str, int]:
+    """Return the descriptors of an earlier daemon that were passed to this process, by name.
+
+    They follow those of a socket unit, which are left to be taken.
+    """
+    names = environment.get("LISTEN_FDNAMES", "").split(":")
+    if environment.get("LISTEN_PID") != str(os.getpid()):
+        return {}
+    kept = {name: fd for fd, name in enumerate(names, start=_PASSED_FD) if name in _OURS}
+    for fd in kept.values():
+        os.set_inheritable(fd, False)  # noqa: FBT003 - it takes no name
+    if kept:
+        others = len(names) - len(kept)
+        environment["LISTEN_FDS"] = str(others)
+        if not others:
+            for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
+                del environment[name]
+    return kept
+
+
+def take_over(kept: dict[str, int], settings: Settings) -> Predecessor | None:
+    """Return what an earlier daemon left behind, or None if there is nothing that can be continued."""
+    if not {SESSION, STATE} & kept.keys():
+        return None
+    try:
+        return _predecessor(kept, settings)
+    except (KeyError, ValueError, SavedStateError, TransportError, OSError) as error:
+        log.warning("the clients of the daemon before are lost: %s", error)
+        forget(kept)
+        return None
+
+
+def forget(kept: Mapping[str, int]) -> None:
+    """Close what an earlier daemon left behind, here and in the service manager's store."""
+    notifier = SystemdNotifier()
+    DescriptorStore(notifier).forget(kept)
+    for name in kept.keys() - {CLEANUP}:
+        os.close(kept[name])
+    notifier.barrier(_CLOSED_MAX_S)
+    notifier.close()
+
+
+def _predecessor(kept: dict[str, int], settings: Settings) -> Predecessor:
+    saved, description = SavedState.take_over(kept[STATE])
+    transport = _transport(kept, description, settings)
+    session = kept[SESSION]
+    if not _resend(session) and _hangs(session, saved, description["path"]):
+        raise TransportError(
+            "it ended while it had a request in hand, and this kernel cannot send requests again (Linux 6.9)"
+        )
+    names = figure_names(settings)
+    if description["figures"] != names:
+        saved = saved.converted([_index(name, description["figures"]) for name in names])
+        saved.describe(description | {"figures": names})
+    return Predecessor(transport, saved, bytes.fromhex(description["first_request"]), kept)
+
+
+def _index(name: str, names: list[str]) -> int:
+    return names.index(name) if name in names else -1
+
+
+def _transport(kept: dict[str, int], description: dict[str, Any], settings: Settings) -> Transport:
+    node = f"/dev/{settings.name}"
+    path, kind = description["path"], description["kind"]
+    if path != (canonical_path(settings.path) if settings.path else node):
+        raise TransportError(f"it served {path}")
+    if settings.transport not in ("auto", kind):
+        raise TransportError(f"it served {kind}")
+    if kind == "cuse":
+        return CuseTransport(settings.name, kept[SESSION])
+    return FuseTransport(path, kept[SESSION], kept[MOUNT_POINT], ours=description["ours"])
+
+
+def _resend(session: int) -> bool:
+    """Let the kernel send again what was read and not answered. Return False if it cannot."""
+    try:
+        os.write(session, _RESEND)
+    except OSError:
+        return False
+    return True
+
+
+def _hangs(session: int, saved: SavedState, path: str) -> bool:
+    """Return True if a client waits for the answer to a request that the daemon before had read."""
+    if saved.kept[0]:
+        return True
+    try:
+        with open(f"/sys/class/cuse/{path.removeprefix('/dev/')}/waiting", encoding="ascii") as file:
+            waiting = int(file.read())
+    except (OSError, ValueError):
+        return False
+    poller = select.poll()
+    poller.register(session, select.POLLIN)
+    # A request that nobody has read yet is served.
+    return waiting > 0 and not poller.poll(0)
+
+
+def _register(session: Session, transport: Transport) -> None:
+    """Make the device. Raises TransportError."""
+    try:
+        session.handshake()
+    except ConnectionRefusedError as error:
+        raise TransportError(
+            f"the kernel did not register {transport.path}: another process has just taken that name"
+        ) from error
+    transport.verify()
+
+
+def _describe(saved: SavedState, transport: Transport, session: Session, settings: Settings) -> None:
+    """Complete the saved state of a device that is registered now."""
+    saved.describe(
+        {
+            "figures": figure_names(settings),
+            "kind": "fuse" if isinstance(transport, FuseTransport) else "cuse",
+            "path": transport.path,
+            "ours": isinstance(transport, FuseTransport) and transport.ours,
+            "first_request": session.first_request.hex(),
+        }
+    )
+
+
+class Handover:
+    """What the next daemon gets: while this one runs it is in the store, if there is one."""
+
+    def __init__(
+        self, session: Session, saved: SavedState, transport: Transport, store: DescriptorStore
+    ) -> None:
+        self._session = session
+        self._saved = saved
+        self._transport = transport
+        self._store = store
+
+    def fds(self) -> dict[str, int]:
+        """Return the descriptors by name; none if the state could not be saved."""
+        if self._saved.fd < 0:
+            return {}
+        return {SESSION: self._session.fileno(), STATE: self._saved.fd, **self._transport.kept}
+
+    def begin(
+        self, predecessor: Predecessor | None, settings: Settings, table: ObserverTable, sampler: Sampler
+    ) -> None:
+        """Take over from a predecessor, or register the device; then let the store have everything.
+
+        Raises TransportError, OSError or MemInfoError.
+        """
+        if predecessor is None:
+            _register(self._session, self._transport)
+            _describe(self._saved, self._transport, self._session, settings)
+        else:
+            with self._cancelled_on_error():
+                predecessor.resume(self._session, table, sampler)
+        if predecessor is not None and predecessor.kept[STATE] != self._saved.fd:
+            self._store.forget([STATE])
+        if self._store.offered and self.fds():
+            self._store.store(self.fds())
+            self._transport.store = self._store
+            # What is mounted stays, unless the transport removes it.
+            self._session.unmounts = False
+
+    @contextmanager
+    def _cancelled_on_error(self) -> Iterator[None]:
+        """Empty the store if the block raises: the next process would fail in the same way."""
+        try:
+            yield
+        except BaseException:
+            self.cancel()
+            raise
+
+    def cancel(self) -> None:
+        """Empty the store: the device is lost."""
+        self._store.forget([SESSION, STATE, MOUNT_POINT])
+        self._transport.store = None
+
+
+def works() -> bool:
+    """Return True if the program that would replace this one accepts the configuration."""
+    arguments = sys.orig_argv
+    at = arguments.index("serve")
+    check = [*arguments[:at], "check-config", *arguments[at + 1 :]]
+    pid = os.posix_spawn(
+        sys.executable,
+        check,
+        os.environ,
+        file_actions=[(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)],
+        setsigmask=[],
+    )
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def replace_process(fds: Mapping[str, int]) -> NoReturn:
+    """Run the program anew in this process, which keeps ``fds``. No other thread may run. Raises OSError."""
+    least = _PASSED_FD + len(fds)
+    copies = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, least) for fd in fds.values()]
+    for fd, copy in enumerate(copies, start=_PASSED_FD):
+        os.dup2(copy, fd)
+    environment = os.environ | {
+        "LISTEN_PID": str(os.getpid()),
+        "LISTEN_FDS": str(len(fds)),
+        "LISTEN_FDNAMES": ":".join(fds),
+    }
+    os.execve(sys.executable, sys.orig_argv, environment)  # noqa: S606 - no shell is wanted

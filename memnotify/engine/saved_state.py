@@ -1,0 +1,302 @@
+# SPDX-License-Identifier: MIT
+"""The observers' state in memory that outlives the process, for the process that takes over its clients.
+
+The memory is a file without a name (memfd_create(2)). Its first page says what is served. After it come slots
+of 64-bit words, one for each observer:
+
+    fh | kh | pending | number of thresholds | opener | for each threshold: figure, value, armed
+
+Each word is stored at once: if the process is killed, a word is either the old or the new one. The armed
+direction and the value at the last event are one word. A client's write needs several words; the number of
+thresholds is 0 meanwhile. The request is unanswered then, and the kernel sends it again to the next process.
+"""
+
+import json
+import logging
+import mmap
+import os
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from typing import Any, NamedTuple, Self
+
+from memnotify.abi.thresholds import VALUE_MAX, Level
+
+log = logging.getLogger(__name__)
+
+KH, PENDING = -1, 0
+"""Where the kernel's handle and the pending event are, from the place of an observer."""
+NO_PLACE = 2
+"""The place of an observer that is not saved; nothing reads what is stored there."""
+
+LOST = 0xFF
+"""The figure of a threshold that another process cannot restore."""
+
+_FH, _COUNT, _OPENER, _THRESHOLDS = -2, 1, 2, 3
+_THRESHOLD_WORDS = 3
+_HEADER = mmap.PAGESIZE
+_MAGIC = int.from_bytes(b"memntfy\x01", "little")
+# Words of the header: the magic number, those that the shim keeps (shim.h), the length of the description.
+_KEPT, _LENGTH = 1, 7
+_DESCRIPTION = 64
+_DESCRIPTION_MAX = _HEADER - _DESCRIPTION
+# A free slot keeps its last fh, since none is used twice: the upper half counts the uses of the slot.
+_FREE = 1 << 63
+_USE = 1 << 32
+_SLOT = _USE - 1
+_OF_TOTAL = 1 << 8
+_DENOMINATOR_BIT = 16
+_DENOMINATOR_MAX = (1 << 47) - 1
+_CANNOT_SAVE = "the clients' state cannot be saved (%s): a restart will lose them"
+
+
+class SavedStateError(Exception):
+    """The memory does not hold the state of a daemon; the text says why."""
+
+
+class Armed(NamedTuple):
+    """A saved threshold: its figure's index, its level, the direction in which it is armed, its value."""
+
+    figure: int
+    level: Level
+    sign: int
+    value: int
+
+
+class Record(NamedTuple):
+    """A saved observer. ``place`` is where its next changes are stored."""
+
+    fh: int
+    place: int
+    kh: int
+    pending: bool
+    opener: int
+    thresholds: list[Armed]
+
+
+class SavedState:
+    """The saved observers of one device. Threads: the table calls it under its lock.
+
+    If the file cannot grow, the state goes on in ordinary memory, and no process can take it over.
+    """
+
+    def __init__(self, figures: int, fd: int = -1) -> None:
+        """Save for so many ``figures`` in the file ``fd``, and continue what is there; -1 is plain memory."""
+        # One more: on the writer's cgroup.
+        self._stride = 5 + _THRESHOLD_WORDS * (figures + 1)
+        self._slots = 0
+        self._next_free = 0
+        self.fd = fd
+        """The file, or -1 if there is none any more."""
+        self._header = self._map_header()
+        self.words = memoryview(b"")
+        """All slots."""
+        size = os.fstat(self.fd).st_size if self.fd >= 0 else 0
+        self._map(max(size, 2 * _HEADER) - _HEADER)
+        self._find_slots()
+
+    @classmethod
+    def create(cls, figures: int) -> Self:
+        """Return an empty state in a file of its own, if there can be one."""
+        try:
+            return cls(figures, os.memfd_create("memnotify", os.MFD_CLOEXEC))
+        except OSError as error:
+            log.warning(_CANNOT_SAVE, error.strerror)
+            return cls(figures)
+
+    @classmethod
+    def take_over(cls, fd: int) -> tuple[Self, dict[str, Any]]:
+        """Return the state in a file and its description. Raises SavedStateError."""
+        try:
+            with mmap.mmap(fd, _HEADER, prot=mmap.PROT_READ) as header:
+                words = memoryview(header).cast("Q")
+                magic, length = words[0], words[_LENGTH]
+                words.release()
+                text = header[_DESCRIPTION : _DESCRIPTION + length]
+        except (OSError, ValueError) as error:
+            raise SavedStateError(f"the saved state cannot be read: {error}") from error
+        if magic != _MAGIC or not 0 < length <= _DESCRIPTION_MAX:
+            raise SavedStateError("the saved state is not whole, or another version wrote it")
+        description = json.loads(text)
+        return cls(len(description["figures"]), fd), description
+
+    @property
+    def kept(self) -> memoryview:
+        """The words that the shim keeps; they stay where they are."""
+        return self._header[_KEPT:_LENGTH]
+
+    def describe(self, description: dict[str, Any]) -> None:
+        """Make the state complete: say what is served."""
+        text = json.dumps(description).encode()
+        if len(text) > _DESCRIPTION_MAX:
+            raise SavedStateError(f"its description has {len(text)} bytes")
+        self._header[_LENGTH] = 0
+        self._header.cast("B")[_DESCRIPTION : _DESCRIPTION + len(text)] = text
+        self._header[0] = _MAGIC
+        self._header[_LENGTH] = len(text)
+
+    def converted(self, figures: Sequence[int]) -> Self:
+        """Return a copy for other figures: each is given by its index here, or is -1 if it is new.
+
+        The thresholds of figures that are no more are left out.
+        """
+        other = type(self).create(len(figures))
+        fhs = [self.words[self._place(slot) + _FH] for slot in range(1, self._slots + 1)]
+        other.reserve(fhs)
+        for record in self.records():
+            kept = [armed for armed in record.thresholds if armed.figure in figures]
+            changed = [armed._replace(figure=figures.index(armed.figure)) for armed in kept]
+            other.put(record._replace(thresholds=changed))
+        other.kept[:] = self.kept
+        return other
+
+    def reserve(self, fhs: Sequence[int]) -> None:
+        """Take the slots of an empty state into use with these fhs; the free ones are marked as such."""
+        for slot, fh in enumerate(fhs, start=1):
+            while self._place(slot) + self._stride > len(self.words):
+                self._grow()
+            self.words[self._place(slot) + _FH] = fh
+        self._find_slots()
+
+    def put(self, record: Record) -> None:
+        """Save an observer whose slot is reserved."""
+        place = self._place(record.fh & _SLOT)
+        self.words[place + KH], self.words[place + PENDING] = record.kh, record.pending
+        self.words[place + _OPENER] = record.opener
+        self.set_thresholds(place, record.thresholds)
+
+    def open(self, opener: int = 0) -> tuple[int, int]:
+        """Return the fh and the place of a new observer of the process ``opener``."""
+        slot = self._next_free or self._slots + 1
+        place = self._place(slot)
+        if place + self._stride > len(self.words):
+            self._grow()
+        words = self.words
+        last = words[place + _FH]
+        if self._next_free:
+            self._next_free = words[place + KH]
+        else:
+            self._slots = slot
+        fh = (last & ~_FREE) + _USE if last else slot
+        words[place + KH] = words[place + PENDING] = words[place + _COUNT] = 0
+        words[place + _OPENER] = opener
+        words[place + _FH] = fh
+        return fh, place
+
+    def close(self, place: int) -> None:
+        """Forget an observer."""
+        words = self.words
+        if place != NO_PLACE:
+            fh = words[place + _FH]
+            words[place + _FH] = fh | _FREE
+            words[place + KH] = self._next_free
+            self._next_free = fh & _SLOT
+
+    def forget_thresholds(self, place: int) -> None:
+        """Save that an observer has no threshold and no event."""
+        words = self.words
+        words[place + _COUNT] = 0
+        words[place + PENDING] = 0
+
+    def set_thresholds(self, place: int, thresholds: Sequence[Armed]) -> None:
+        """Save an observer's thresholds after ``forget_thresholds``."""
+        if place == NO_PLACE:
+            return
+        words = self.words
+        for position, (figure, level, sign, value) in enumerate(thresholds):
+            at = place + _THRESHOLDS + _THRESHOLD_WORDS * position
+            words[at], words[at + 1] = _pack(figure, level)
+            words[at + 2] = _armed(sign, value)
+        words[place + _COUNT] = len(thresholds)
+
+    def arm(self, place: int, position: int, sign: int, value: int) -> None:
+        """Save the direction in which the threshold at ``position`` is armed, and its value."""
+        if place != NO_PLACE:
+            self.words[place + _THRESHOLDS + _THRESHOLD_WORDS * position + 2] = _armed(sign, value)
+
+    def records(self) -> Iterator[Record]:
+        """Return the saved observers."""
+        words = self.words
+        for slot in range(1, self._slots + 1):
+            place = self._place(slot)
+            fh = words[place + _FH]
+            if fh & _FREE:
+                continue
+            first = place + _THRESHOLDS
+            ats = range(first, first + _THRESHOLD_WORDS * words[place + _COUNT], _THRESHOLD_WORDS)
+            thresholds = [_unpack(words[at], words[at + 1], words[at + 2]) for at in ats]
+            kh, pending = words[place + KH], bool(words[place + PENDING])
+            yield Record(fh, place, kh, pending, words[place + _OPENER], thresholds)
+
+    def _place(self, slot: int) -> int:
+        return slot * self._stride + NO_PLACE
+
+    def _find_slots(self) -> None:
+        """Find the slots that were in use, and the free ones between them."""
+        words = self.words
+        for slot in range(1, len(words) // self._stride):
+            place = self._place(slot)
+            if not words[place + _FH]:
+                return
+            self._slots = slot
+            if words[place + _FH] & _FREE:
+                words[place + KH] = self._next_free
+                self._next_free = slot
+
+    def _grow(self) -> None:
+        size = len(self.words) * 8
+        self._map(size + max(_HEADER, size // 4 // _HEADER * _HEADER))
+
+    def _map_header(self) -> memoryview:
+        if self.fd >= 0:
+            try:
+                # Now: a page that is missing later would be a SIGBUS.
+                os.posix_fallocate(self.fd, 0, _HEADER)
+                return memoryview(mmap.mmap(self.fd, _HEADER)).cast("Q")
+            except OSError as error:
+                self._give_up(error)
+        return memoryview(mmap.mmap(-1, _HEADER)).cast("Q")
+
+    def _map(self, size: int) -> None:
+        """Map so many bytes of slots, those before included."""
+        if self.fd >= 0:
+            try:
+                os.posix_fallocate(self.fd, _HEADER, size)
+                self.words = memoryview(mmap.mmap(self.fd, size, offset=_HEADER)).cast("Q")
+            except OSError as error:
+                # A process that finds the file must not take it for the state.
+                self._header[_LENGTH] = 0
+                self._give_up(error)
+            else:
+                return
+        words = memoryview(mmap.mmap(-1, size)).cast("Q")
+        words[: len(self.words)] = self.words if len(self.words) else words[:0]
+        self.words = words
+
+    def _give_up(self, error: OSError) -> None:
+        log.warning(_CANNOT_SAVE, error.strerror)
+        os.close(self.fd)
+        self.fd = -1
+
+
+def _armed(sign: int, value: int) -> int:
+    """Return both in one word. A value of -1 is none."""
+    return value + 1 << 1 | (sign > 0)
+
+
+def _pack(figure: int, level: Level) -> tuple[int, int]:
+    """Return a figure's level in two words: pages, or a fraction of total, to 47 bits at least."""
+    if not level.of_total:
+        return figure, level.pages(0)
+    part = Fraction(level.numerator, level.denominator)
+    if part.denominator > _DENOMINATOR_MAX:
+        part = part.limit_denominator(_DENOMINATOR_MAX)
+    if part.numerator > VALUE_MAX:
+        # It is beyond every total.
+        part = Fraction(VALUE_MAX)
+    return figure | _OF_TOTAL | part.denominator << _DENOMINATOR_BIT, part.numerator
+
+
+def _unpack(head: int, value: int, armed: int) -> Armed:
+    figure, of_total = head & 0xFF, bool(head & _OF_TOTAL)
+    level = Level(value, head >> _DENOMINATOR_BIT if of_total else 1, of_total)
+    return Armed(figure, level, 1 if armed & 1 else -1, (armed >> 1) - 1)

@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: MIT
+"""Clients keep their open files and events while one daemon takes over from another."""
+
+import os
+import select
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from support.daemon import QUICK, Daemon, ready
+from support.fake_manager import UNIT, FakeManager
+from support.fake_memory import FakeMemory
+from support.waiting import DEADLINE_S, eventually
+
+NAME = "memnotify-takeover"
+CLIENTS = 200
+KILLS = int(os.environ.get("MEMNOTIFY_KILLS", "4"))
+ARGUMENTS = (*QUICK, *FakeMemory.ARGUMENTS)
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> FakeMemory:
+    """Return a memory of which a half is used."""
+    return FakeMemory(tmp_path)
+
+
+class Clients:
+    """Open files with a threshold at 60 %, polled by epoll from the beginning; none is opened again."""
+
+    def __init__(self, path: str, count: int = CLIENTS) -> None:
+        # The answer to its FUSE_FLUSH is ENOSYS, so later a close(), of a child as well, waits for no daemon.
+        os.close(os.open(path, os.O_RDWR))
+        self.epoll = select.epoll()
+        self.fds = [os.open(path, os.O_RDWR) for _ in range(count)]
+        for fd in self.fds:
+            os.write(fd, b"used 60%")
+            self.epoll.register(fd, select.EPOLLIN | select.EPOLLET)
+
+    def told(self) -> bool:
+        """Wait until each client has an event, and read; return True if each had one and no other."""
+        events = dict.fromkeys(self.fds, 0)
+
+        def all_told() -> bool:
+            for fd, what in self.epoll.poll(0):
+                assert what == select.EPOLLIN
+                assert b" used " in os.read(fd, 256)
+                events[fd] += 1
+            return all(events.values())
+
+        eventually(all_told, "each client has an event")
+        return set(events.values()) == {1} and self.silent()
+
+    def silent(self) -> bool:
+        """Return True if no client has an event."""
+        return all(not ready(fd, timeout_s=0) & select.POLLIN for fd in self.fds)
+
+    def close(self) -> None:
+        """Close all."""
+        for fd in self.fds:
+            os.close(fd)
+        self.epoll.close()
+
+
+@contextmanager
+def clients_of(daemon: Daemon, count: int = CLIENTS) -> Iterator[Clients]:
+    """Give clients, and close them."""
+    clients = Clients(daemon.path, count)
+    try:
+        yield clients
+    finally:
+        clients.close()
+
+
+def test_the_program_replaces_itself(memory: FakeMemory) -> None:
+    """Open files, thresholds and waiting clients stay; what is crossed afterwards is an event."""
+    with (
+        Daemon(*ARGUMENTS, name=NAME, program=memory.program) as daemon,
+        clients_of(daemon) as clients,
+    ):
+        for times in range(1, 4):
+            os.kill(daemon.pid, signal.SIGUSR2)
+            eventually(lambda: daemon.log.count("ready: ") == times + 1, "it serves again")  # noqa: B023
+            assert daemon.log.count(f"took over {CLIENTS} clients") == times
+            assert clients.silent()
+            memory.use(70)
+            assert clients.told()
+            memory.use(50)
+            assert clients.told()
+
+
+class Service:
+    """The daemon under a service manager that has a store of descriptors."""
+
+    def __init__(self, memory: FakeMemory, directory: Path, *arguments: str) -> None:
+        self.manager = FakeManager()
+        self.manager.offer_store(directory)
+        self.jobs = directory / "jobs"
+        self._program = memory.program
+        self._arguments = (*ARGUMENTS, *arguments)
+        self.daemon = self.start()
+
+    def start(self, *arguments: str) -> Daemon:
+        """Start a process of the service; it has what is stored."""
+        program, environment = self.manager.passing(self._program)
+        fds = list(self.manager.stored.values())
+        self.daemon = Daemon(
+            *self._arguments, *arguments, name=NAME, program=program, environment=environment, fds=fds
+        )
+        return self.daemon
+
+    def restart(self, number: int = signal.SIGTERM, *arguments: str) -> None:
+        """End the process by a signal and start the next one."""
+        self.daemon.end(number)
+        self.start(*arguments)
+
+    def stop(self) -> None:
+        """End the process as ``systemctl stop`` does; the store is emptied then."""
+        self.jobs.write_text(f"123 {UNIT} stop running\n")
+        self.daemon.end()
+        self.manager.drop()
+
+    def close(self) -> None:
+        """Stop, if the service runs, and check what it has logged."""
+        if self.daemon.process.poll() is None:
+            self.stop()
+        self.manager.close()
+        assert "Traceback" not in self.daemon.log, self.daemon.log
+
+
+@pytest.fixture
+def service(memory: FakeMemory, tmp_path: Path) -> Iterator[Service]:
+    """Give a service that runs."""
+    service = Service(memory, tmp_path)
+    try:
+        yield service
+    finally:
+        service.close()
+
+
+def test_restart(service: Service, memory: FakeMemory) -> None:
+    """What was crossed between two processes is an event, and what was pending stays pending."""
+    with clients_of(service.daemon) as clients:
+        service.daemon.end()
+        memory.use(70)
+        service.start()
+        assert f"took over {CLIENTS} clients" in service.daemon.log
+        assert clients.told()
+        memory.use(50)
+        assert all(ready(fd) & select.POLLIN for fd in clients.fds)
+        service.restart()
+        assert clients.told()
+
+
+def test_stop_leaves_nothing(service: Service, memory: FakeMemory) -> None:
+    """Neither a device nor a mount point; the clients' files have ended."""
+    with clients_of(service.daemon, 2) as clients:
+        service.stop()
+        assert not os.path.lexists(service.daemon.path)
+        assert all(ready(fd) & select.POLLERR for fd in clients.fds)
+
+
+def test_another_daemon_of_the_same_name_is_refused(service: Service, memory: FakeMemory) -> None:
+    """Also after a takeover."""
+    service.restart()
+    with pytest.raises(AssertionError, match="is served by another process already"):
+        Daemon(*ARGUMENTS, name=NAME, program=memory.program)
+
+
+def test_other_figures(service: Service, memory: FakeMemory) -> None:
+    """A setting that takes a restart costs no client."""
+    with clients_of(service.daemon) as clients:
+        service.restart(signal.SIGTERM, "--figures", "available")
+        assert b" available " in os.read(clients.fds[0], 256)
+        memory.use(70)
+        assert clients.told()
+        service.restart()
+        assert "are lost" not in service.daemon.log, service.daemon.log
+        memory.use(50)
+        assert clients.told()
+
+
+def test_mode_and_owner_stay(service: Service) -> None:
+    """On the FUSE file; those of a device node are udev's."""
+    path = service.daemon.path
+    os.chmod(path, 0o640)
+    os.chown(path, 12, 34)
+    service.restart()
+    status = os.stat(path)
+    assert (status.st_mode & 0o777, status.st_uid, status.st_gid) == (0o640, 12, 34)
+
+
+def test_a_state_of_another_version(service: Service) -> None:
+    """Clients are lost, with a line in the log, and the device is served anew."""
+    with clients_of(service.daemon, 2) as clients:
+        os.pwrite(service.manager.stored["memnotify-state"], b"?", 0)
+        service.restart()
+        assert "the clients of the daemon before are lost: " in service.daemon.log
+        assert all(ready(fd) & select.POLLERR for fd in clients.fds)
+    with clients_of(service.daemon, 2) as clients:
+        service.restart()
+        assert "took over 2 clients" in service.daemon.log
+
+
+def test_killed_under_load(service: Service, memory: FakeMemory) -> None:
+    """SIGKILL at any moment: the requests in flight are answered by the next process, or the device is new.
+
+    Kernels before 6.9 cannot send a request again that was read and not answered.
+    """
+    ended = threading.Event()
+    errors: list[OSError] = []
+
+    def load(fd: int) -> None:
+        try:
+            while not ended.is_set():
+                os.write(fd, b"used 60%")
+                os.read(fd, 256)
+                ready(fd, timeout_s=0)
+        except OSError as error:
+            errors.append(error)
+
+    with clients_of(service.daemon, 20) as clients:
+        busy = [os.open(service.daemon.path, os.O_RDWR) for _ in range(2)]
+        threads = [threading.Thread(target=load, args=(fd,)) for fd in busy]
+        for thread in threads:
+            thread.start()
+        try:
+            for used in (70, 50) * KILLS:
+                memory.use(used)
+                service.restart(signal.SIGKILL)
+                if "are lost: " in service.daemon.log:
+                    assert os.uname().release < "6.9"
+                    return
+                assert clients.told()
+        finally:
+            ended.set()
+            for thread in threads:
+                thread.join(DEADLINE_S)
+            for fd in busy:
+                os.close(fd)
+        assert not errors
