@@ -1,8 +1,16 @@
 # SPDX-License-Identifier: MIT
 """Settings of every layer of tests."""
 
+import signal
+
 from hypothesis import settings
 
 # A machine that is shared is slow by spells; a test says what must happen, not how soon.
 settings.register_profile("memnotify", deadline=None)
 settings.load_profile("memnotify")
+
+# In the background of a shell SIGINT is ignored, under nohup SIGHUP. Daemons and commands would inherit that
+# and obey it; they do not inherit a handler.
+for number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, lambda *_: None)
