@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The shim calls one of these for each request. Each returns its answer or a negative errno; the shim replies. */
+/* The shim calls one of these for each request. Each returns its answer or a negative errno; the shim replies.
+   SHIM_FAILED says that there was no memory even to refuse: the shim ends the process. */
 
 /* Return the new open file's number. `opener` is the process that opens it: its pid, 0 if this pid namespace does not
    have it, in the upper 32 bits, its user in the lower. */

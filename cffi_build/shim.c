@@ -28,6 +28,7 @@
 #include <linux/fuse.h>
 
 #include "shim.h"
+#include "system.h"
 
 #include "callbacks.h"
 
@@ -62,11 +63,20 @@ static void on_init(void *userdata, struct fuse_conn_info *connection)
 	((struct shim *)userdata)->initialised = true;
 }
 
+/* Never go on after a callback that could not run: the request may have been half done. */
+static int64_t checked(int64_t answer)
+{
+	if (answer == SHIM_FAILED)
+		system_end_without_memory();
+	return answer;
+}
+
 static void answer_open(fuse_req_t request, struct fuse_file_info *file)
 {
 	struct shim *shim = shim_of(request);
 	const struct fuse_ctx *client = fuse_req_ctx(request);
-	int64_t fh = shim_on_open(shim->session, (int64_t)client->pid << 32 | (uint32_t)client->uid);
+	int64_t fh =
+		checked(shim_on_open(shim->session, (int64_t)client->pid << 32 | (uint32_t)client->uid));
 
 	if (fh < 0) {
 		fuse_reply_err(request, (int)-fh);
@@ -77,7 +87,7 @@ static void answer_open(fuse_req_t request, struct fuse_file_info *file)
 	file->direct_io = !shim->is_cuse;
 	/* ENOENT: the client was killed while it waited, and the kernel will send no release. */
 	if (fuse_reply_open(request, file) == -ENOENT)
-		shim_on_release(shim->session, file->fh);
+		checked(shim_on_release(shim->session, file->fh));
 }
 
 static size_t least(size_t one, size_t other)
@@ -89,7 +99,7 @@ static size_t least(size_t one, size_t other)
  * (fs/fuse/dev.c:fuse_dev_do_write): either way no client has seen the event. */
 static void reply_failed(struct shim *shim, uint64_t fh)
 {
-	int64_t handle = shim_on_give_back(shim->session, fh);
+	int64_t handle = checked(shim_on_give_back(shim->session, fh));
 
 	if (handle > 0) {
 		uint64_t one = (uint64_t)handle;
@@ -101,7 +111,7 @@ static void reply_failed(struct shim *shim, uint64_t fh)
 static void answer_read(fuse_req_t request, size_t size, struct fuse_file_info *file)
 {
 	struct shim *shim = shim_of(request);
-	int64_t count = shim_on_read(shim->session, file->fh);
+	int64_t count = checked(shim_on_read(shim->session, file->fh));
 
 	if (count < 0)
 		fuse_reply_err(request, (int)-count);
@@ -112,7 +122,8 @@ static void answer_read(fuse_req_t request, size_t size, struct fuse_file_info *
 static void answer_write(fuse_req_t request, const char *data, size_t size, struct fuse_file_info *file)
 {
 	pid_t pid = fuse_req_ctx(request)->pid;
-	int64_t count = shim_on_write(shim_of(request)->session, file->fh, data, size, pid);
+	int64_t count =
+		checked(shim_on_write(shim_of(request)->session, file->fh, data, size, pid));
 
 	if (count < 0)
 		fuse_reply_err(request, (int)-count);
@@ -127,7 +138,7 @@ static void answer_poll(fuse_req_t request, struct fuse_file_info *file, struct 
 	const struct fuse_poll_in *poll = (const struct fuse_poll_in *)(header + 1);
 	/* libfuse hides the file's kh in the handle, and another process could not notify by that. */
 	uint64_t kh = handle == NULL ? 0 : poll->kh;
-	int64_t answer = shim_on_poll(shim->session, file->fh, file->poll_events, kh);
+	int64_t answer = checked(shim_on_poll(shim->session, file->fh, file->poll_events, kh));
 
 	if (handle != NULL)
 		fuse_pollhandle_destroy(handle);
@@ -144,7 +155,7 @@ static void answer_release(fuse_req_t request, struct fuse_file_info *file)
 
 	/* Reply first: on CUSE the client's close() waits for it (fs/fuse/file.c:fuse_sync_release). */
 	fuse_reply_err(request, 0);
-	shim_on_release(shim->session, fh);
+	checked(shim_on_release(shim->session, fh));
 }
 
 static void device_open(fuse_req_t request, struct fuse_file_info *file)

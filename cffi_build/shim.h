@@ -4,6 +4,9 @@
 /* The longest reply to a read; a client's buffer may be larger. */
 #define SHIM_REPLY_MAX 4096
 
+/* What a callback returns that could not run; no answer and no errno. */
+#define SHIM_FAILED -1000000
+
 struct shim;
 
 /* What outlives the process, in memory that another one may take over. */

@@ -4,6 +4,8 @@
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <linux/perf_event.h>
+#include <malloc.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stddef.h>
@@ -32,6 +34,28 @@ int system_lock_memory(void)
 int system_no_huge_pages(void)
 {
 	return prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0) == 0 ? 0 : -errno;
+}
+
+void system_trim_memory(void)
+{
+#ifdef __GLIBC__
+	malloc_trim(0);
+#endif
+}
+
+void system_end_without_memory(void)
+{
+	/* A priority as sd-daemon(3) has it: journald removes it, and other readers see three characters more. */
+	static const char line[] = "<2>memnotify: no memory is left: the daemon ends, to be started again\n";
+	struct pollfd stderr_fd = { .fd = STDERR_FILENO, .events = POLLOUT };
+
+	/* Its reader may have stopped. */
+	if (poll(&stderr_fd, 1, 0) == 1 && stderr_fd.revents == POLLOUT) {
+		ssize_t written = write(STDERR_FILENO, line, sizeof(line) - 1);
+
+		(void)written;
+	}
+	_exit(SYSTEM_OUT_OF_MEMORY);
 }
 
 int system_timer_slack(unsigned long slack_ns)

@@ -7,6 +7,15 @@ int system_lock_memory(void);
 /* Disable transparent huge pages for this process; 0 or a negative errno. */
 int system_no_huge_pages(void);
 
+/* Give freed memory back to the kernel. */
+void system_trim_memory(void);
+
+/* The exit code of a process that had no memory left. */
+#define SYSTEM_OUT_OF_MEMORY 5
+
+/* Write one line to stderr if there is space for it, and exit with SYSTEM_OUT_OF_MEMORY. Allocates nothing. */
+void system_end_without_memory(void);
+
 /* Let the kernel end the calling thread's timed sleeps up to `slack_ns` late, with other wake-ups of its CPU;
    0 or a negative errno. */
 int system_timer_slack(unsigned long slack_ns);

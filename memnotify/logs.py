@@ -91,6 +91,8 @@ class StderrHandler(logging.StreamHandler[TextIO]):
                 if poller.poll(0) == [(2, select.POLLOUT)]:
                     self.stream.write(line + self.terminator)
                     self.flush()
+        except MemoryError:
+            raise
         except Exception:  # noqa: BLE001 - as in logging's own handlers: a log must not end the daemon
             self.handleError(record)
 

@@ -7,6 +7,8 @@ import signal
 import threading
 from collections.abc import Callable
 
+from memnotify.kernel.syscalls import end_without_memory
+
 log = logging.getLogger(__name__)
 
 
@@ -32,7 +34,10 @@ class Worker:
         self._thread: threading.Thread | None = None
 
     def start(self, on_failure: Callable[[], object]) -> None:
-        """Start the thread. If ``turn`` raises, the thread logs that, calls ``on_failure`` and ends."""
+        """Start the thread. If ``turn`` raises, the thread logs that, calls ``on_failure`` and ends.
+
+        A MemoryError ends the process.
+        """
 
         def run() -> None:
             try:
@@ -40,6 +45,8 @@ class Worker:
                 while going_on and not self._stopping:
                     self._turned = True
                     going_on = self._turn() is not False
+            except MemoryError:
+                end_without_memory()
             except Exception:
                 log.exception("the thread %s failed", self.name)
                 on_failure()

@@ -42,7 +42,7 @@ with or without --socket.
 """
 _EPILOG = """\
 exit codes: 0 asked to end; 1 the device cannot be served, or was lost; 2 invalid settings;
-            4 the compiled module, cffi or libfuse3 is missing
+            4 the compiled module, cffi or libfuse3 is missing; 5 no memory was left
 """
 
 

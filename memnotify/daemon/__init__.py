@@ -37,7 +37,13 @@ from memnotify.engine.table import ObserverTable
 from memnotify.kernel.meminfo import MemInfoReader
 from memnotify.kernel.page_counters import open_page_counters
 from memnotify.kernel.psi import open_trigger
-from memnotify.kernel.syscalls import avoid_huge_pages, lock_memory, raise_fd_limit, signal_fd
+from memnotify.kernel.syscalls import (
+    avoid_huge_pages,
+    end_without_memory,
+    lock_memory,
+    raise_fd_limit,
+    signal_fd,
+)
 from memnotify.transports import Transport, TransportError
 from memnotify.transports.session import Session
 from memnotify.worker import Worker
@@ -253,6 +259,8 @@ class Service:
         end = End.LOST
         try:
             end = self._run(status, reloader)
+        except MemoryError:
+            end_without_memory()
         finally:
             # A signal that comes twice, or late, must not kill the process when the mask is restored. The
             # program that replaces this one receives it.

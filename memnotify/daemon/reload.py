@@ -55,6 +55,8 @@ class ConfigReloader:
                 log.error("%s", problem)  # noqa: TRY400 - the user's mistake, no defect to trace
             log.error("the configuration stays as it was")  # noqa: TRY400 - the same
             return f"configuration not reloaded: {problems[0]}"
+        except MemoryError:
+            raise
         except Exception:
             # A defect, or a module imported late that cannot be read any more: no reason to drop clients.
             log.exception("the configuration stays as it was")

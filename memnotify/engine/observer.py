@@ -120,10 +120,11 @@ class ThresholdIndex:
         self.figure = figure
         self.sign = sign
         self.group = group
+        # A heap of every key of _at, each once. A vacant key has lost its last threshold: to disarm allocates
+        # nothing, and so does a release.
         self._at: dict[int, set[Threshold]] = {}
-        # A heap of the keys of _at and of the stale ones, which have no threshold any more; each key once.
         self._keys: list[int] = []
-        self._stale: set[int] = set()
+        self._vacant = 0
 
     def members(self) -> list[Threshold]:
         """Return the thresholds that are armed here."""
@@ -139,34 +140,35 @@ class ThresholdIndex:
         threshold.index = self
         members = self._at.get(key)
         if members is not None:
+            self._vacant -= not members
             members.add(threshold)
             return
+        # Each key that was vacated pays O(1) of the sweep.
+        if self._vacant > len(self._at) // 2 + 8:
+            self.sweep()
         self._at[key] = {threshold}
-        if key in self._stale:
-            self._stale.remove(key)
-        else:
-            heapq.heappush(self._keys, key)
+        heapq.heappush(self._keys, key)
 
     def disarm(self, threshold: Threshold) -> None:
-        """Disarm a threshold that is armed here."""
+        """Disarm a threshold that is armed here. Allocates nothing."""
         key, threshold.key = threshold.key, NOT_ARMED
         members = self._at[key]
         members.remove(threshold)
-        if members:
-            return
-        del self._at[key]
-        self._stale.add(key)
-        # Swept when most keys are stale, so each that left pays O(1) of the sweep.
-        if len(self._stale) > len(self._at) + 8:
-            self._keys = list(self._at)
-            heapq.heapify(self._keys)
-            self._stale.clear()
+        self._vacant += not members
+
+    def sweep(self) -> None:
+        """Remove the vacant keys."""
+        self._at = {key: members for key, members in self._at.items() if members}
+        self._keys = list(self._at)
+        heapq.heapify(self._keys)
+        self._vacant = 0
 
     def distance(self, value: int) -> float:
         """Return how many pages ``value`` is from the first level to fire; 0 or less if one fires there."""
         keys = self._keys
-        while keys and keys[0] in self._stale:
-            self._stale.remove(heapq.heappop(keys))
+        while keys and not self._at[keys[0]]:
+            del self._at[heapq.heappop(keys)]
+            self._vacant -= 1
         return keys[0] - self.sign * value if keys else math.inf
 
     def has_reached(self, value: int) -> bool:

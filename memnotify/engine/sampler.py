@@ -17,7 +17,7 @@ from memnotify.engine.schedule import Interval, SamplingParameters, SamplingSche
 from memnotify.engine.table import Distances, ObserverTable, Sample
 from memnotify.kernel.meminfo import MemInfoError, MemInfoReader
 from memnotify.kernel.page_counters import PageCounter
-from memnotify.kernel.syscalls import set_timer_slack
+from memnotify.kernel.syscalls import set_timer_slack, trim_memory
 from memnotify.logs import LIMITED
 from memnotify.worker import Worker
 
@@ -213,7 +213,7 @@ class Sampler:
             self._fresh = True
             wake = self._published_due_s - self._clock() > self._parameters.update_period_s
         else:
-            wake = self._published_due_s < math.inf
+            wake = self._published_due_s < math.inf or self._table.sparse
         if wake:
             self.worker.wake()
 
@@ -375,6 +375,10 @@ class Sampler:
     def turn(self) -> None:
         """Sleep once, and sample if a sample is due; the body of the sampler thread."""
         self._published_due_s = math.inf
+        if self._table.sparse:
+            # Between two samples, and never when a client releases.
+            self._table.compact()
+            trim_memory()
         if self._parameters is not self._schedule.parameters:
             self._interval = self._schedule.reset(self._parameters)
             self._due_s = self._clock()

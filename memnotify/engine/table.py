@@ -38,6 +38,10 @@ STALE, NO_NEWS, EVENT = range(3)
 """What ``ObserverTable.acknowledge_read`` has acknowledged; STALE is false, the others are true."""
 
 
+# A smaller table is not worth a second look: 1,000 observers with three thresholds take about 1 MB.
+_SPARSE_FROM = 1000
+
+
 class Sample(NamedTuple):
     """Figures and the moment at which their reading began, in seconds of the monotonic clock.
 
@@ -96,7 +100,8 @@ class ObserverTable:
     def __init__(self, figures: int = len(NAMES), saved: SavedState | None = None) -> None:
         """Save the observers of the table's own batch in ``saved``."""
         self.on_thresholds_changed: Callable[[], object] = _ignore
-        """Called when thresholds were set or the last one went, by the serving thread, without the lock."""
+        """Called when thresholds were set, the last one went, or the table became sparse; by the serving
+        thread, without the lock."""
         self._lock = Lock()
         self._observers: dict[int, Observer] = {}
         self._opener = 0
@@ -106,6 +111,8 @@ class ObserverTable:
         self._saved = SavedState(figures) if saved is None else saved
         self.lost: frozenset[int] = frozenset()
         """The observers of an earlier process that could not be restored. Any thread."""
+        # The most observers that there were since compact().
+        self._most = 0
         self._up = tuple(index_pair(figure)[0] for figure in range(figures))
         self._down = tuple(up.opposite for up in self._up)
         self.cgroup = figures
@@ -136,6 +143,24 @@ class ObserverTable:
         """Whether any observer has a threshold. Any thread, without the lock: it is one number."""
         return self._thresholds > 0
 
+    @property
+    def sparse(self) -> bool:
+        """Whether most of the observers that memory is kept for are gone. Any thread, without the lock."""
+        return self._most > _SPARSE_FROM and len(self._observers) * 4 < self._most
+
+    def compact(self) -> None:
+        """Let go of the memory of observers that are gone, which a release does not."""
+        with self._lock:
+            # A dict and a set keep their size when entries go.
+            self._observers = dict(self._observers)
+            groups = [index for group in self.groups.values() for index in (group.up, group.down)]
+            for index in (*self._up, *self._down, *groups):
+                index.sweep()
+            for batch in self._batches:
+                # Another array: see open().
+                batch.space = array("Q", bytes(8 * (batch.observers * 5 // 4 + 8)))
+            self._most = len(self._observers)
+
     def add_batch(self, notify: Callable[["array[int]", int], object]) -> HandleBatch:
         """Return the batch of another serving thread, to be notified after the earlier batches."""
         batch = HandleBatch(notify)
@@ -165,6 +190,7 @@ class ObserverTable:
             self._opener = opener
         observer = self._observers[fh] = Observer(batch, place, self._opener)
         batch.observers += 1
+        self._most = max(self._most, len(self._observers))
         if batch.observers > len(batch.space):
             # A new array: the sampler may be using the old one.
             batch.space = array("Q", bytes(8 * (batch.observers * 5 // 4 + 8)))
@@ -240,7 +266,7 @@ class ObserverTable:
             self.group_of.pop(fh, None)
             self._disarm(observer)
             parks = watching and not self._thresholds
-        if parks:
+        if parks or self.sparse:
             self.on_thresholds_changed()
 
     def acknowledge(self, fh: int) -> None:

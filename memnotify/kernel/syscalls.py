@@ -5,7 +5,7 @@ import os
 import resource
 from collections.abc import Collection
 from contextlib import suppress
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from memnotify._shim import ffi, lib
 
@@ -16,6 +16,8 @@ CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000  # linux/sched.h
 MS_NOSUID, MS_BIND, MS_REC, MS_SLAVE = 2, 4096, 16384, 1 << 19  # linux/mount.h
 # With a higher limit, one user alone could make the daemon use up memory by connections to its socket.
 _DESCRIPTORS_MAX = 16_384
+OUT_OF_MEMORY: int = lib.SYSTEM_OUT_OF_MEMORY
+"""The exit code of a daemon that had no memory left."""
 _TRACEFS = "/sys/kernel/tracing"
 
 
@@ -41,6 +43,21 @@ def avoid_huge_pages() -> None:
     If they are enabled for all memory, khugepaged turned 140 KiB into 2 MiB within seconds (Linux 6.1).
     """
     lib.system_no_huge_pages()
+
+
+def trim_memory() -> None:
+    """Give memory that was freed back to the kernel; malloc keeps it otherwise."""
+    lib.system_trim_memory()
+
+
+def end_without_memory() -> NoReturn:
+    """End this process at once with OUT_OF_MEMORY, after one line on stderr.
+
+    After a MemoryError a structure may be damaged: an entry added to a set whose resize failed is looked for
+    without an end (Objects/setobject.c, Python 3.11). Any thread; allocates nothing.
+    """
+    lib.system_end_without_memory()
+    raise AssertionError  # it does not return
 
 
 def process_status() -> dict[str, str]:

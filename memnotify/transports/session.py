@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from memnotify._shim import ffi, lib
+from memnotify.kernel.syscalls import end_without_memory
 from memnotify.logs import LIMITED
 
 # A global: each request would pay for the look-up of the attribute.
@@ -25,8 +26,8 @@ log = logging.getLogger(__name__)
 class Operations(Protocol):
     """What a device does. Called from the thread that serves, one call at a time.
 
-    OSError refuses a request with its errno; any other exception is logged and answered EIO. No
-    method may wait: until the reply its client cannot be killed.
+    OSError refuses a request with its errno; MemoryError ends the process; any other exception is logged and
+    answered EIO. No method may wait: until the reply its client cannot be killed.
     """
 
     def open(self, opener: int, /) -> int:
@@ -166,6 +167,8 @@ class Session:
 
 def _refusal(_type: type[BaseException], error: BaseException, trace: TracebackType) -> int:
     """Turn a callback's exception into its answer."""
+    if isinstance(error, MemoryError):
+        end_without_memory()
     if isinstance(error, OSError) and error.errno and error.errno != errno.ENOSYS:
         return -error.errno
     log.error("a request failed", exc_info=(type(error), error, trace), extra=LIMITED)
@@ -175,7 +178,7 @@ def _refusal(_type: type[BaseException], error: BaseException, trace: TracebackT
 def _callback(function: Callable[..., int]) -> Callable[..., int]:
     """Make ``_on_read`` the shim's callback ``shim_on_read``. No exception leaves it."""
     name = f"shim{function.__name__}"
-    return ffi.def_extern(name=name, error=-errno.EIO, onerror=_refusal)(function)  # type: ignore[no-any-return]  # cffi's
+    return ffi.def_extern(name=name, error=lib.SHIM_FAILED, onerror=_refusal)(function)  # type: ignore[no-any-return]  # cffi's
 
 
 @_callback

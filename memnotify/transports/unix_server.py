@@ -295,6 +295,8 @@ class SocketServer:
             # The text of an EIO may have several lines.
             reason = _UNREADABLE if error.errno == errno.EIO else str(error.strerror).encode()
             connection.refusal = b"error %b\n" % reason
+        except MemoryError:
+            raise
         except Exception:
             log.exception("a write to the socket failed", extra=LIMITED)
             connection.refusal = b"error %b\n" % _UNREADABLE
@@ -313,6 +315,8 @@ class SocketServer:
             connection.socket.send(line)
         except (BrokenPipeError, ConnectionError):
             return  # the client is gone, which epoll reports as well
+        except MemoryError:
+            raise
         except Exception as error:
             # The event stays noted. The kernel has no memory for the line, or the figures cannot be read.
             if not isinstance(error, OSError) or error.errno not in (errno.ENOBUFS, errno.ENOMEM):
