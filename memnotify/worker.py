@@ -9,6 +9,9 @@ from collections.abc import Callable
 
 from memnotify.kernel.syscalls import end_without_memory
 
+STOP_S = 10.0
+"""How long ``Worker.stop`` waits for a thread that hangs, as in a close that waits for a network."""
+
 log = logging.getLogger(__name__)
 
 
@@ -73,11 +76,16 @@ class Worker:
         return turned
 
     def stop(self) -> None:
-        """End the thread. When this returns, ``turn`` is not running and is not called again."""
+        """End the thread. When this returns, ``turn`` is not running and is not called again.
+
+        If ``turn`` does not return within STOP_S, leave it to the end of the process.
+        """
         self._stopping = True
         self.wake()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(STOP_S)
+            if self._thread.is_alive():
+                log.error("the thread %s hangs and is left behind", self.name)
             self._thread = None
 
     def close(self) -> None:

@@ -48,6 +48,8 @@ class Settings(NamedTuple):
     fill_rate_mib_s: int = 6144
     update_space_kib: int = 0
     poll_acknowledges: bool = False
+    max_observers: int = 100_000
+    max_observers_per_user: int = 4096
     log_level: str = "info"
 
 
@@ -121,7 +123,7 @@ class Setting(NamedTuple):
         if type(value) is not type(self.default) or not all(isinstance(string, str) for string in strings):
             kinds = {
                 bool: "true or false",
-                int: f"a whole number of {self.unit}",
+                int: f"a whole number of {self.unit}" if self.unit else "a whole number",
                 str: "a string in quotes",
                 tuple: "a list of strings",
             }
@@ -242,6 +244,18 @@ _ROWS = (
         "poll_acknowledges",
         "a poll that reports an event clears it, for clients that never read",
         reloads=True,
+    ),
+    Setting(
+        "max_observers",
+        "how many open files and connections there may be in all; beyond, open fails with ENOSPC",
+        "N",
+        least=1,
+    ),
+    Setting(
+        "max_observers_per_user",
+        "how many of them one user may have, root excepted; beyond, open fails with EMFILE",
+        "N",
+        least=1,
     ),
     Setting(
         "log_level",

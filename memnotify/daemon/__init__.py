@@ -33,7 +33,7 @@ from memnotify.daemon.takeover import (
 from memnotify.engine.device import Device
 from memnotify.engine.sampler import Sampler, WakeSources
 from memnotify.engine.saved_state import SavedState
-from memnotify.engine.table import ObserverTable
+from memnotify.engine.table import Limits, ObserverTable
 from memnotify.kernel.meminfo import MemInfoReader
 from memnotify.kernel.page_counters import open_page_counters
 from memnotify.kernel.psi import open_trigger
@@ -41,6 +41,7 @@ from memnotify.kernel.syscalls import (
     avoid_huge_pages,
     end_without_memory,
     lock_memory,
+    lower_oom_score,
     raise_fd_limit,
     signal_fd,
 )
@@ -60,6 +61,8 @@ def _not_ignored(*numbers: int) -> frozenset[int]:
     return frozenset(number for number in numbers if signal.getsignal(number) != signal.SIG_IGN)
 
 
+# Not -1000: if the daemon itself takes the memory, it must be killable.
+_OOM_SCORE = -900
 _STOP = _not_ignored(signal.SIGTERM, signal.SIGINT)
 # Sent by a thread to the main thread; any other signal may be ignored.
 _FAILED = signal.SIGRTMIN
@@ -92,6 +95,7 @@ def serve(
     # Blocked until the end: the main thread waits for them once there is something to serve.
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     avoid_huge_pages()
+    _survive_memory_pressure()
     # Page counters need a dozen or more for each CPU, a client of the socket one: 1,024 are too few.
     raise_fd_limit()
     # In reverse order everything ends: the threads, the session, then the cleanup process.
@@ -141,6 +145,17 @@ def serve(
         return end is End.ASKED
 
 
+def _survive_memory_pressure() -> None:
+    """Be among the last processes that the OOM killer selects, as memnotify.service is."""
+    score = lower_oom_score(_OOM_SCORE)
+    if score > _OOM_SCORE:
+        log.info(
+            "oom_score_adj is %d, since %d takes CAP_SYS_RESOURCE: the OOM killer may end the daemon early",
+            score,
+            _OOM_SCORE,
+        )
+
+
 def _replace_process(
     workers: Sequence[Worker],
     handover: Handover,
@@ -169,6 +184,7 @@ def _table_and_sampler(
     """Return both; the caller must stop the sampler. Raises MemInfoError or OSError."""
     extra = select_extra_figures(settings.figures)
     table = ObserverTable(len(NAMES) + len(extra), saved)
+    table.limits = Limits(settings.max_observers, settings.max_observers_per_user)
     reader = cleanup.enter_context(MemInfoReader(pcp_is_free=settings.pcp_is_free, extra=extra))
     reader.read_exact()  # raises before any client is served
     counters = open_page_counters(pcp_is_free=settings.pcp_is_free) if settings.count_pages else None

@@ -14,6 +14,7 @@ from memnotify.kernel.syscalls import (
     CAP_SYS_ADMIN,
     forbid_new_privileges,
     keep_capabilities,
+    lower_oom_score,
     process_status,
 )
 from memnotify.transports import Removal
@@ -77,6 +78,8 @@ def _remove_at(end: int, removals: Collection[Removal]) -> NoReturn:
     """Run as the cleanup process."""
     status = 1
     try:
+        # It takes no memory, and without it the mount stays. Where it may not, it keeps the daemon's score.
+        lower_oom_score(-1000)
         # A service may have fewer; in its own directories root needs no capability.
         capabilities = _TO_REMOVE & int(process_status()["CapPrm"], 16)
         limit_future_capabilities(capabilities)

@@ -60,8 +60,15 @@ class Device:
         self._line = b""
 
     def open(self, opener: int = 0) -> int:
-        """Return the fh of a new observer; ``opener`` is its process, as in Operations."""
-        return self._table.open(self._batch, opener)
+        """Return the fh of a new observer; ``opener`` is its process, as in Operations.
+
+        Raises OSError at a limit.
+        """
+        try:
+            return self._table.open(self._batch, opener)
+        except OSError as error:
+            log.warning("open is refused: %s (opener %#x)", error.strerror, opener, extra=LIMITED)
+            raise
 
     def read(self, fh: int) -> bytes:
         """Acknowledge, and return the current figures' line.

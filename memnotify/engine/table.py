@@ -9,6 +9,7 @@ or notification is sent. So no wake-up is lost or doubled:
   hold the lock, so the second sees what the first did.
 """
 
+import errno
 import math
 from array import array
 from collections.abc import Callable, Mapping
@@ -40,6 +41,8 @@ STALE, NO_NEWS, EVENT = range(3)
 
 # A smaller table is not worth a second look: 1,000 observers with three thresholds take about 1 MB.
 _SPARSE_FROM = 1000
+# The user in an observer's opener.
+_UID = (1 << 32) - 1
 
 
 class Sample(NamedTuple):
@@ -90,6 +93,13 @@ class ObserverState(NamedTuple):
     thresholds: tuple[ThresholdState, ...]
 
 
+class Limits(NamedTuple):
+    """How many observers there may be in all, and how many of each user. Root has the first limit only."""
+
+    observers: int = 100_000
+    observers_per_user: int = 4096
+
+
 class ObserverTable:
     """All observers by fh, their thresholds by level, the newest sample, and which observers crossed with it.
 
@@ -104,6 +114,9 @@ class ObserverTable:
         thread, without the lock."""
         self._lock = Lock()
         self._observers: dict[int, Observer] = {}
+        self.limits = Limits()
+        # How many observers each user has.
+        self._owned: dict[int, int] = {}
         self._opener = 0
         self.refused = 0
         """How many writes were not understood. Two threads may count one of two at the same moment."""
@@ -172,10 +185,18 @@ class ObserverTable:
         """Add an observer without thresholds and return its fh, which no later observer gets.
 
         ``batch`` is the serving thread's; the default is the table's own. ``opener`` is the process: its pid,
-        0 if it is not known, in the bits above 32, its user below.
+        0 if it is not known, in the bits above 32, its user below. Raises OSError: ENOSPC if there are as
+        many observers as there may be, EMFILE if the user has as many.
         """
         batch = batch or self._batches[0]
         with self._lock:
+            uid = opener & _UID
+            if len(self._observers) >= self.limits.observers:
+                raise OSError(errno.ENOSPC, "there are as many open files as there may be (max_observers)")
+            if uid and self._owned.get(uid, 0) >= self.limits.observers_per_user:
+                raise OSError(
+                    errno.EMFILE, "a user has as many open files as may be (max_observers_per_user)"
+                )
             if batch is self._batches[0]:
                 fh, place = self._saved.open(opener)
             else:
@@ -189,6 +210,8 @@ class ObserverTable:
         if opener != self._opener:
             self._opener = opener
         observer = self._observers[fh] = Observer(batch, place, self._opener)
+        uid = opener & _UID
+        self._owned[uid] = self._owned.get(uid, 0) + 1
         batch.observers += 1
         self._most = max(self._most, len(self._observers))
         if batch.observers > len(batch.space):
@@ -262,6 +285,10 @@ class ObserverTable:
             observer = self._observers.pop(fh)
             observer.batch.observers -= 1
             self._saved.close(observer.place)
+            uid = observer.opener & _UID
+            self._owned[uid] -= 1
+            if not self._owned[uid]:
+                del self._owned[uid]
             watching = self._thresholds > 0
             self.group_of.pop(fh, None)
             self._disarm(observer)

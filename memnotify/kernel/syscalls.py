@@ -37,6 +37,19 @@ def lock_memory(*, stays_root: bool = True) -> bool:
     return lib.system_lock_memory() == 0  # type: ignore[no-any-return]  # cffi's
 
 
+def lower_oom_score(wanted: int) -> int:
+    """Make this process's oom_score_adj ``wanted`` if it is higher and may be lowered; return what it is."""
+    with open("/proc/self/oom_score_adj", "r+", encoding="ascii", buffering=1) as file:
+        now = int(file.read())
+        if now <= wanted:
+            return now
+        try:
+            os.write(file.fileno(), b"%d" % wanted)
+        except OSError:  # without CAP_SYS_RESOURCE it may only be raised (fs/proc/base.c:__set_oom_adj)
+            return now
+    return wanted
+
+
 def avoid_huge_pages() -> None:
     """Disable transparent huge pages for this process.
 

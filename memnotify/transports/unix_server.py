@@ -21,6 +21,7 @@ import logging
 import math
 import os
 import re
+import resource
 import select
 import socket
 import struct
@@ -28,6 +29,7 @@ import termios
 import time
 from array import array
 from collections.abc import Callable
+from contextlib import suppress
 from threading import Lock
 
 from memnotify.abi.thresholds import WRITE_MAX
@@ -42,6 +44,9 @@ log = logging.getLogger(__name__)
 SILENCE_S = 0.1
 """A write without an end is complete when nothing has followed for this long."""
 
+_SO_PASSRIGHTS = 83  # asm-generic/socket.h
+# A reload, page counters and the log need descriptors as well.
+_FDS_IN_RESERVE = 64
 _END = re.compile(rb"[\n\0]")
 _PEER = struct.Struct("iII")
 _SO_PEERPIDFD = 77  # Linux 6.5; Python has no name for it
@@ -114,6 +119,10 @@ class SocketServer:
         self._again_s = math.inf
         self._full = False
         listener.settimeout(0)
+        with suppress(OSError):
+            # A client could pass a descriptor whose close takes hours (SO_LINGER). Linux 6.16 and later.
+            listener.setsockopt(socket.SOL_SOCKET, _SO_PASSRIGHTS, 0)
+        self._fd_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _FDS_IN_RESERVE
         self._epoll = select.epoll()
         self._epoll.register(self.worker.wake_fd, select.EPOLLIN)
         self._epoll.register(listener, select.EPOLLIN)
@@ -204,7 +213,15 @@ class SocketServer:
             return
         connected.settimeout(0)
         peer = _PEER.unpack(connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
-        connection = _Connection(connected, self._device.open(peer[0] << 32 | peer[1]))
+        if connected.fileno() >= self._fd_limit:
+            connected.close()
+            self._accept_later(OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
+            return
+        try:
+            connection = _Connection(connected, self._device.open(peer[0] << 32 | peer[1]))
+        except OSError:
+            connected.close()
+            return
         self._connections[connected.fileno()] = self._by_fh[connection.fh] = connection
         try:
             # Readiness from before is reported as well, so none of its writes is missed.

@@ -163,7 +163,7 @@ def test_keys_are_the_settings() -> None:
     expected = {}
     for name, setting in SETTINGS.items():
         (default,) = re.findall(r"\(default: (.*)\)$", setting.help)
-        expected[name] = (_KINDS.get(type(setting.default), setting.unit), default)
+        expected[name] = (_KINDS.get(type(setting.default), setting.unit or "number"), default)
     assert found == expected
 
 

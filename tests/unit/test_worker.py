@@ -3,11 +3,13 @@
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from memnotify.kernel.syscalls import OUT_OF_MEMORY
+from memnotify.worker import Worker
 
 LINE = "<2>memnotify: no memory is left: the daemon ends, to be started again\n"
 _THREAD = """
@@ -23,7 +25,7 @@ import sys
 sys.path.insert(0, sys.argv[1])
 from support.fake_kernel import serving
 class Operations:
-    def open(self):
+    def open(self, uid):
         raise MemoryError
 with serving(Operations()) as (kernel, _):
     kernel.open()
@@ -81,3 +83,15 @@ end_without_memory()
 """
     done = subprocess.run([sys.executable, "-c", program], check=False, timeout=60)
     assert done.returncode == OUT_OF_MEMORY
+
+
+def test_a_thread_that_hangs_does_not_hold_the_end(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("memnotify.worker.STOP_S", 0.05)
+    go_on = threading.Event()
+    worker = Worker("hanging", go_on.wait)
+    worker.start(lambda: None)
+    worker.stop()
+    assert "the thread hanging hangs" in caplog.text
+    go_on.set()

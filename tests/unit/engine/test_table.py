@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The table of observers against the model, and its other promises."""
 
+import errno
 import math
 import os
 import tracemalloc
@@ -29,7 +30,7 @@ from memnotify.abi.figures import Figures
 from memnotify.abi.thresholds import parse
 from memnotify.engine.observer import NO_HANDLE, HandleBatch, Observer, Threshold, ThresholdIndex
 from memnotify.engine.saved_state import NO_PLACE, SavedState
-from memnotify.engine.table import Distances, ObserverTable, Sample
+from memnotify.engine.table import Distances, Limits, ObserverTable, Sample
 
 USED = 1
 
@@ -516,6 +517,26 @@ def test_nothing_is_allocated_for_each_notified_observer() -> None:
         tracemalloc.stop()
         assert sorted(_handles(crossed)) == list(range(1, number + 1))
     assert taken[1] <= taken[0] + 1000
+
+
+def test_a_user_has_so_many_observers_and_no_more() -> None:
+    """Another user and root are not concerned, and a place that was given back is there again."""
+    table = ObserverTable()
+    table.limits = Limits(observers=9, observers_per_user=3)
+    first, *_ = [table.open(opener=7 << 32 | 1000) for _ in range(3)]
+    with pytest.raises(OSError, match="max_observers_per_user") as caught:
+        table.open(opener=7 << 32 | 1000)
+    assert caught.value.errno == errno.EMFILE
+    for uid in (1001, 0, 0, 0, 0):
+        table.open(opener=7 << 32 | uid)
+    table.close(first)
+    table.open(opener=7 << 32 | 1000)
+    table.open(opener=7 << 32 | 0)
+    with pytest.raises(OSError, match="max_observers") as caught:
+        table.open(opener=7 << 32 | 0)
+    assert caught.value.errno == errno.ENOSPC
+    table.close_all()
+    assert table._owned == {}
 
 
 def test_a_release_allocates_nothing_and_what_it_leaves_is_let_go_of() -> None:

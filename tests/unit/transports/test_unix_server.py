@@ -26,6 +26,7 @@ from support.fakes import FakeClock, FakeReader
 from support.waiting import DEADLINE_S, eventually
 
 from memnotify.engine.sampler import Timing
+from memnotify.engine.table import Limits
 from memnotify.kernel.meminfo import MemInfoError
 from memnotify.transports import unix_server
 from memnotify.transports.unix_server import SILENCE_S, SocketServer
@@ -614,3 +615,61 @@ def test_a_wake_allocates_nothing_for_each_client(tmp_path: Path) -> None:
     woken = iter(bench.server._take_woken, None)
     assert [connection.fh for connection in woken] == list(handles)
     bench.close()
+
+
+def test_a_descriptor_that_a_client_passes_does_not_arrive(bench: ServerBench) -> None:
+    """It could hang the thread when it is closed there. Before Linux 6.16 it is closed unseen."""
+    client = bench.client()
+    refuses = bench.listener.getsockopt(socket.SOL_SOCKET, 83) == 0 if _has_passrights() else False
+    read, write = os.pipe()
+    before = len(os.listdir("/proc/self/fd"))
+    try:
+        socket.send_fds(client.socket, [b"used 500\n"], [write])
+    except PermissionError:
+        assert refuses
+        bench.write(client, b"used 500\n")
+    else:
+        assert not refuses
+    eventually(lambda: pages(bench) == [[500]], "the write is understood")
+    assert len(os.listdir("/proc/self/fd")) == before
+    os.close(write)
+    assert os.read(read, 1) == b""
+    os.close(read)
+
+
+def test_descriptors_are_left_for_the_daemon_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A reload and the log work while clients have all descriptors that they may have."""
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (67, 67))
+    bench = ServerBench(tmp_path / "socket")
+    refused = Client(bench.path)
+    assert refused.socket.recv(1) == b""
+    assert "no further client" in caplog.text
+    bench.server._fd_limit = 1 << 20
+    client = bench.client(b"used 500\n")
+    bench.memory(600)
+    assert client.used() == 600
+    refused.socket.close()
+    bench.close()
+
+
+def test_a_user_has_so_many_connections_and_no_more(bench: ServerBench) -> None:
+    """One more is closed at once, and the others go on."""
+    bench.table.limits = Limits(observers=2)
+    first = bench.client(b"used 500\n")
+    bench.client()
+    refused = Client(bench.path)
+    assert refused.socket.recv(1) == b""
+    refused.socket.close()
+    bench.memory(600)
+    assert first.used() == 600
+
+
+def _has_passrights() -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.getsockopt(socket.SOL_SOCKET, 83)
+        except OSError:
+            return False
+    return True
