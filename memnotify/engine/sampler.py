@@ -35,6 +35,8 @@ _SLACK_MAX_S = 4.0
 # The per-CPU lists can hold more after a change of memory, CPUs or a sysctl; an exact reading measures it.
 # After a long sleep an exact reading costs half of the whole wake-up, so it is taken rarely.
 _LIMIT_AGE_S = 600.0
+# A reading that takes no longer has only met another thread's turn at the interpreter's lock (5 ms each).
+_HANGS_S = 0.02
 
 
 class WakeSources(NamedTuple):
@@ -153,7 +155,7 @@ class Sampler:
         raise MemInfoError without a call of ``use``. Crossings are notified after ``use``.
         """
         # A reading that hangs counts as failed: a request must not wait for it.
-        if not self._sampling_lock.acquire(timeout=self._parameters.update_period_s):
+        if not self._sampling_lock.acquire(timeout=max(_HANGS_S, self._parameters.update_period_s)):
             return self._reuse(use)
         try:
             try:
@@ -182,7 +184,7 @@ class Sampler:
         """
         if self._clock() - group.exact_s <= self._parameters.update_period_s:
             return
-        if not self._sampling_lock.acquire(timeout=self._parameters.update_period_s):
+        if not self._sampling_lock.acquire(timeout=max(_HANGS_S, self._parameters.update_period_s)):
             return
         try:
             if self._groups is None:
