@@ -218,29 +218,19 @@ def test_crossings_come_before_the_kill(daemon: Daemon, run: int) -> None:
             os.close(fd)
 
 
-def test_page_cache_is_no_event(quick: Daemon, tmp_path: Path) -> None:
+def test_page_cache_is_no_event(quick: Daemon, disk: Path) -> None:
     """Files that are read fill a group up to memory.max; the kernel can drop them, so nothing crosses."""
-    image, disk = tmp_path / "image", tmp_path / "disk"
-    with image.open("wb") as file:
-        file.truncate(400 * MIB)
-    subprocess.run(["modprobe", "--all", "loop", "ext4"], check=True)
-    subprocess.run(["mkfs.ext4", "-q", "-E", "nodiscard", str(image)], check=True)
-    disk.mkdir()
-    subprocess.run(["mount", "-o", "loop", str(image), str(disk)], check=True)
-    try:
-        with (disk / "file").open("wb") as file:
-            file.truncate(300 * MIB)
-        with Group("cache", max=100 * MIB) as group:
-            fd = subscribe(quick, group, "cgroup 80%")
-            enter = f"echo $$ >{group.path}/cgroup.procs; exec cat {disk}/file"
-            for _ in range(3):
-                subprocess.run(["sh", "-c", enter], check=True, stdout=subprocess.DEVNULL)
-                assert not event(fd, 0)
-            assert group.current > 90 * MIB
-            assert told(fd)["cgroup"] < 20 * MIB // PAGE_SIZE
+    with (disk / "file").open("wb") as file:
+        file.truncate(300 * MIB)
+    with Group("cache", max=100 * MIB) as group:
+        fd = subscribe(quick, group, "cgroup 80%")
+        enter = f"echo $$ >{group.path}/cgroup.procs; exec cat {disk}/file"
+        for _ in range(3):
+            subprocess.run(["sh", "-c", enter], check=True, stdout=subprocess.DEVNULL)
             assert not event(fd, 0)
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
+        assert group.current > 90 * MIB
+        assert told(fd)["cgroup"] < 20 * MIB // PAGE_SIZE
+        assert not event(fd, 0)
 
 
 def test_a_limit_that_changes(daemon: Daemon) -> None:

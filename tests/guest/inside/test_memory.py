@@ -55,20 +55,6 @@ def figures(fd: int) -> tuple[int, int]:
     return int(os.pread(fd, 4096, 0).split()[1]), used
 
 
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """Mount an ext4: the guest's own files lie in tmpfs, whose page cache counts as shared memory."""
-    image, disk = tmp_path / "image", tmp_path / "disk"
-    with image.open("wb") as file:
-        file.truncate(400 * MIB)
-    subprocess.run(["modprobe", "--all", "loop", "ext4"], check=True)
-    subprocess.run(["mkfs.ext4", "-q", "-E", "nodiscard", str(image)], check=True)
-    disk.mkdir()
-    subprocess.run(["mount", "-o", "loop", str(image), str(disk)], check=True)
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
-
-
 def assert_counted_once(device: int, path: str, size: int) -> None:
     """Lock memory; ``used`` must grow by it, as MemAvailable falls, and stay below total."""
     total, before = figures(device)
