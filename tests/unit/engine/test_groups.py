@@ -541,4 +541,6 @@ class GroupMachine(RuleBasedStateMachine):
 
 
 TestGroups = GroupMachine.TestCase
-TestGroups.settings = settings(max_examples=150, stateful_step_count=40)
+TestGroups.settings = settings(
+    max_examples=int(os.environ.get("MEMNOTIFY_EXAMPLES", "40")), stateful_step_count=40
+)
