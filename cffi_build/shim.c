@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * A narrow interface between libfuse3 and Python: its structs, bit fields and two operation tables (CUSE device, FUSE
- * file) become five callbacks on plain integers and bytes. The function that received a request replies to it, exactly
+ * file) become six callbacks on plain integers and bytes. The function that received a request replies to it, exactly
  * once, with the value that the callback returned.
  */
 #define FUSE_USE_VERSION 314
