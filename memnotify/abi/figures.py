@@ -30,6 +30,13 @@ NAMES = Figures._fields
 USED = NAMES.index("used")
 CGROUP = "cgroup"
 """The name of a threshold on the writer's own cgroup, and of its figure."""
+CGROUP_LIMIT = "cgroup_limit"
+"""The name of the figure that percentages of ``cgroup`` are of."""
+
+
+def threshold_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names that a write may have, where a line has these."""
+    return (*(name for name in names if name not in (CGROUP, CGROUP_LIMIT)), CGROUP)
 
 
 def figures_with(extra: Sequence[str]) -> type[Figures]:

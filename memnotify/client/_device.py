@@ -10,7 +10,9 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from memnotify.abi.figures import CGROUP
 from memnotify.abi.paths import DEFAULT_PATH, user_path
+from memnotify.abi.thresholds import VALUE_MAX
 from memnotify.client._device_file import DeviceFile
 from memnotify.client._epoll import new_epoll, wait_ready
 from memnotify.client._errors import DeviceLostError, NotADeviceError, ThresholdError, device_error
@@ -40,6 +42,8 @@ def default_path() -> str:
     return given or DEFAULT_PATH
 
 
+# A file reads the cgroup's figures only if it has a threshold on it; this one is never reached.
+_UNREACHABLE = b"cgroup %d" % VALUE_MAX
 _RETRY_FIRST_S = 0.02
 _RETRY_LAST_S = 1.0
 """The time between attempts to reopen: it doubles from the first to the last, so that a new daemon is found
@@ -232,6 +236,10 @@ class Memnotify(Source[Event]):
         if self._reader is None:
             self._reader = DeviceFile(self.path)
         try:
+            on_cgroup = any(CGROUP in snapshot.levels for snapshot in self._snapshots)
+            text = _UNREACHABLE if on_cgroup else b""
+            if self._reader.text != text:
+                self._reader.write(text)
             return self._reader.read()
         except OSError:
             self._reader.close()
@@ -304,13 +312,15 @@ class Memnotify(Source[Event]):
             levels = [parse(writing.text, figures.names) for writing in writings]
             for each in levels if reachable else ():
                 check_reachable(each, figures)
+            on_cgroup = any(CGROUP in each for each in levels)
             epoll = epoll or new_epoll()
             for file in opened:
                 _watch(epoll, file)
             files = [*self._files, *opened][: len(writings)]
             snapshots = []
             for file, writing, each in zip(files, writings, levels, strict=True):
-                file.write(writing.text)
+                beside = b"" if CGROUP in each or not on_cgroup else b" " + _UNREACHABLE
+                file.write(writing.text.rstrip(b"\0") + beside)
                 # What the read tells binds: the device reports each change of side from there on.
                 snapshots.append(Snapshot(file.read(), each))
         except BaseException:

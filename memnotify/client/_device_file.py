@@ -23,6 +23,9 @@ class _Opened(Protocol):
 class DeviceFile:
     """An open device, one observer. Its OSErrors are those of ``device_error``."""
 
+    text = b""
+    """The thresholds that were written last."""
+
     def __init__(self, path: str) -> None:
         """Open the device, or connect if the path is a socket.
 
@@ -55,6 +58,7 @@ class DeviceFile:
             self._opened.write(thresholds)
         except OSError as error:
             raise device_error(error.errno or errno.EIO, self.path) from None
+        self.text = thresholds
 
     def close(self) -> None:
         """Close the device."""

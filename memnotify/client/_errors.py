@@ -50,6 +50,13 @@ _KINDS: dict[int, tuple[type[MemnotifyError], str]] = {
     ),
     errno.ENOTCONN: (DeviceLostError, "its daemon has ended: start 'memnotify serve' again"),
     errno.ECONNABORTED: (DeviceLostError, "its daemon has ended: start 'memnotify serve' again"),
+    errno.EOPNOTSUPP: (
+        ThresholdError,
+        (
+            "a threshold on this process's cgroup takes cgroup v2 with the memory controller, and a daemon"
+            " that sees this process: its log says why"
+        ),
+    ),
     errno.EINVAL: (
         ThresholdError,
         "write pairs of a name and a value (5000 pages, 80%, 1.5G), such as 'used 80%'",

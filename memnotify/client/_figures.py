@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
-from memnotify.abi.figures import NAMES, PAGE_SIZE
+from memnotify.abi.figures import CGROUP, CGROUP_LIMIT, NAMES, PAGE_SIZE
 
 __all__ = ["PAGE_SIZE", "Figures", "Pages"]
 
@@ -14,7 +14,7 @@ class Pages(int):
     """A number of pages, with its value in bytes and in percent of total."""
 
     total: int
-    """RAM and swap, in pages, which ``percent`` refers to."""
+    """RAM and swap, in pages, which ``percent`` refers to; of a cgroup's figures, its limit."""
 
     def __new__(cls, pages: int, total: int = 0) -> Self:
         """Return ``pages`` of ``total``."""
@@ -72,6 +72,16 @@ class Figures:
         return self["active"]
 
     @property
+    def cgroup(self) -> Pages | None:
+        """What this process's cgroup holds and the kernel cannot just drop; None without such a threshold."""
+        return self[CGROUP] if CGROUP in self.names else None
+
+    @property
+    def cgroup_limit(self) -> Pages | None:
+        """The limit of that cgroup; None without such a threshold."""
+        return self[CGROUP_LIMIT] if CGROUP_LIMIT in self.names else None
+
+    @property
     def names(self) -> tuple[str, ...]:
         """All names, in the order of the line."""
         return tuple(name for name, _ in self.values)
@@ -89,7 +99,7 @@ class Figures:
     def __getitem__(self, name: str) -> Pages:
         """Return the figure of that name. Raises KeyError if the device does not have it."""
         values = dict(self.values)
-        return Pages(values[name], values["total"])
+        return Pages(values[name], values[CGROUP_LIMIT if name in (CGROUP, CGROUP_LIMIT) else "total"])
 
     def __repr__(self) -> str:
         """Return a text in which each figure is a field."""

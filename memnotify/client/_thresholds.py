@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from memnotify.abi import thresholds as abi
+from memnotify.abi.figures import CGROUP, threshold_names
 from memnotify.client._errors import ThresholdError
 from memnotify.client._figures import PAGE_SIZE, Figures, Pages
 
@@ -24,14 +25,15 @@ _ADVICE = {
     r"\d,\d": "write a point, as in 'used 1.5G'",
 }
 """What people write instead, and the answer."""
-_MAY_EXCEED_TOTAL = {"total", "Committed_AS", "CommitLimit", "VmallocChunk"}
+_MAY_EXCEED_TOTAL = {CGROUP, "total", "Committed_AS", "CommitLimit", "VmallocChunk"}
 
 
 def parse(text: bytes, names: Sequence[str]) -> Levels:
-    """Return the levels of a write, by the names that the device has.
+    """Return the levels of a write, by the names that the device has, and ``cgroup``.
 
     Raises ThresholdError for what the device would refuse.
     """
+    names = threshold_names(names)
     try:
         levels = abi.parse(text, names)
     except ValueError as error:
@@ -122,7 +124,7 @@ class Change:
     name: str
     """The figure that has the threshold."""
     threshold: Pages
-    """At the total of the later figures."""
+    """At the total, or the cgroup's limit, of the later figures."""
     up: bool
     """True if the figure is at or above the threshold now, False if below it."""
 
@@ -155,7 +157,7 @@ class Snapshot:
 
     def threshold(self, name: str) -> Pages:
         """Return a threshold at the total of these figures."""
-        total = self.figures.total
+        total = self.figures[name].total
         return Pages(self.levels[name].pages(total), total)
 
     def changes_to(self, after: "Snapshot") -> tuple[Change, ...]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 
-from memnotify.abi.figures import CGROUP
+from memnotify.abi.figures import threshold_names
 from memnotify.abi.thresholds import Level, parse
 from memnotify.engine.observer import NO_HANDLE, Group, GroupSource, HandleBatch
 from memnotify.engine.sampler import Sampler
@@ -49,7 +49,7 @@ class Device:
         self._table = table
         self._batch = batch
         self._sampler = sampler
-        self._names = (*sampler.names, CGROUP)
+        self._names = threshold_names(sampler.names)
         self.poll_acknowledges = poll_acknowledges
         """Whether a poll that reports an event clears it; may be changed between two requests."""
         # What the last read or poll acknowledged.

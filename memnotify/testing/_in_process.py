@@ -96,6 +96,7 @@ class _File(DeviceFile):
             raise device_error(error.errno or errno.EIO, self.path) from None
         finally:
             self._arm()
+        self.text = thresholds
 
     def close(self) -> None:
         """Close both ends."""

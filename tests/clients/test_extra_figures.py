@@ -89,7 +89,7 @@ def test_the_commands(memory: FakeMemory, path: str) -> None:
     assert _command("wait", "available 95%", "--timeout", "0.1", "--path", path).returncode == 3
     done = _command("wait", "free 5%", "--path", path)
     assert (done.returncode, done.stdout) == (2, "")
-    assert "the names are total, used, active, available, swap_taken (others by" in done.stderr
+    assert "the names are total, used, active, available, swap_taken, cgroup (others by" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,9 @@ PACKAGES = (
     "kmod",
     "dbus",
     "procps",
+    # Containers.
+    "bubblewrap",
+    "systemd-container",
     # Dependencies of memnotify.
     "python3",
     "python3-cffi-backend",

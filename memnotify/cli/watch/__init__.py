@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import Protocol, Self
 
+from memnotify.abi.figures import CGROUP
 from memnotify.cli import EXTRA_MISSING, add_command
 from memnotify.cli.common import explain, human, reap_orphans, report, seconds, subscribed
 from memnotify.cli.watch.model import Note, Watch
@@ -95,6 +96,8 @@ def run(options: argparse.Namespace) -> int:
                 device = opened.enter_context(subscribed("watch", options.path, text))
                 devices[device.fileno()] = device
                 watch.add(text)
+            # Others do not read the cgroup's figures.
+            reader = next(filter(_is_on_cgroup, devices.values()), reader)
         except RecordingError as error:
             report("watch", str(error))
             return 2
@@ -108,6 +111,10 @@ def run(options: argparse.Namespace) -> int:
             report("watch", explain(options.path, error))
             return 1
     return 0
+
+
+def _is_on_cgroup(device: Memnotify) -> bool:
+    return any(name == CGROUP for name, _ in device.thresholds)
 
 
 class Output(Protocol):

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from memnotify.abi.figures import threshold_names
 from memnotify.abi.thresholds import parse
 from memnotify.cli.common import human, loss
 from memnotify.client import (
@@ -69,10 +70,13 @@ class Watch:
         except OSError as error:
             self.history.append(None)
             return [] if was_lost else self._note(now_s, "lost", loss(error))
-        if figures.total != self.last.total:
-            self.last = figures
+        before, self.last = self.last, figures
+        if (figures.names, figures.total, figures.cgroup_limit) != (
+            before.names,
+            before.total,
+            before.cgroup_limit,
+        ):
             self._measure()
-        self.last = figures
         self.history.append(figures)
         if self.record is not None:
             self.record(figures)
@@ -92,17 +96,21 @@ class Watch:
 
     def _measure(self) -> None:
         """Compute the thresholds in pages, at the current total."""
+        names = threshold_names(self.last.names)
         found = {
-            Line(self.last.names[index], Pages(level.pages(self.last.total), self.last.total))
+            Line(names[index], Pages(level.pages(whole), whole))
             for text in self._texts
-            for index, level in parse(os.fsencode(text), self.last.names).items()
+            for index, level in parse(os.fsencode(text), names).items()
+            if names[index] in self.last.names  # the cgroup's figures come with the next line
+            for whole in (self.last[names[index]].total,)
         }
         self.lines = sorted(found, key=lambda line: (line.name, line.pages))
 
 
 def crossing(change: Change, figures: Figures) -> str:
     """Return the text for a crossing: the threshold and the figure now."""
-    threshold, now = Pages(change.threshold, figures.total), figures[change.name]
+    now = figures[change.name]
+    threshold = Pages(change.threshold, now.total)
     relation = "reached" if change.up else "fell below"
     return f"{change.name} {relation} {amount(threshold)}: now {amount(now)}"
 

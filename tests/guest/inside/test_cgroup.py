@@ -15,6 +15,7 @@ from typing import Self
 
 import pytest
 from support.daemon import QUICK, Daemon
+from support.program import Program
 from support.waiting import DEADLINE_S, eventually
 
 MIB = 1 << 20
@@ -36,6 +37,14 @@ for line in sys.stdin:
             time.sleep(max(0.0, begun + done / rate - time.monotonic()))
         held.append(mmap.mmap(-1, 1 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE))
     print("done", flush=True)
+"""
+LIBRARY = """
+from memnotify.client import Memnotify
+with Memnotify({path!r}) as device:
+    print(device.subscribe(cgroup="50%").cgroup_limit.bytes, flush=True)
+    for event in device:
+        (change,) = event.changes
+        print(change.name, change.up, event.after.cgroup.percent >= 50, device.read().cgroup > 0, flush=True)
 """
 IN_NAMESPACE = """
 import ctypes, os, signal, sys
@@ -190,6 +199,34 @@ def test_both_directions(daemon: Daemon) -> None:
         holder.hold(0)
         assert event(fd)
         assert told(fd)["cgroup"] < 100 * MIB // PAGE_SIZE
+
+
+def test_the_library_and_the_commands(daemon: Daemon) -> None:
+    """In a group, as a service or a container is."""
+    with Group("clients", max=200 * MIB) as group, Holder(group) as holder:
+        enter = f'echo $$ >{group.path}/cgroup.procs; exec "$@"'
+
+        def program(*arguments: str) -> Program:
+            return Program("sh", "-c", enter, "sh", sys.executable, *arguments)
+
+        wait = ("-m", "memnotify", "wait", "--path", daemon.path, "--count", "2", "cgroup 50%")
+        run = ("-m", "memnotify", "run", "--path", daemon.path, "--when", "cgroup 50%", "--count", "1", "--")
+        show = "echo $MEMNOTIFY_NAME $MEMNOTIFY_EVENT $MEMNOTIFY_CGROUP_LIMIT_BYTES"
+        with (
+            program("-c", LIBRARY.format(path=daemon.path)) as library,
+            program(*wait) as waiting,
+            program(*run, "sh", "-c", show) as running,
+        ):
+            assert library.line() == str(200 * MIB)
+            for client in (waiting, running):
+                client.settle()
+            holder.hold(120 * MIB)
+            assert library.line() == "cgroup True True True"
+            assert " cgroup_limit " in waiting.line()
+            assert running.hear("cgroup") == f"cgroup up {200 * MIB}"
+            holder.hold(0)
+            assert library.line() == "cgroup False False True"
+            assert " cgroup_limit " in waiting.line()
 
 
 @pytest.mark.parametrize("run", range(3))

@@ -22,7 +22,9 @@ from memnotify.cli.run import announce, environment
 from memnotify.client import PAGE_SIZE, Change, Figures, Lost, Pages, Restored
 
 LINE = b"total 1000 used 250 active 7\n"
-UNKNOWN = "is not understood: the names are total, used, active (others by 'memnotify serve --figures')"
+UNKNOWN = (
+    "is not understood: the names are total, used, active, cgroup (others by 'memnotify serve --figures')"
+)
 
 # Arguments
 

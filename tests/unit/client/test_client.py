@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import strategies
+from support.fake_cgroups import FakeCgroup
 from support.fake_device import GRANULARITY_PAGES, FakeDaemon
 from support.waiting import DEADLINE_S
 
@@ -303,7 +304,8 @@ def test_an_extra_figure(daemon: FakeDaemon, device: Memnotify) -> None:
     assert isinstance(device.wait(DEADLINE_S), Lost)
     daemon.figures = three
     daemon.serving = True
-    with pytest.raises(ThresholdError, match=r"'available' .* total, used, active \(others by .*--figures"):
+    refusal = r"'available' .* total, used, active, cgroup \(others by .*--figures"
+    with pytest.raises(ThresholdError, match=refusal):
         device.wait(DEADLINE_S)
 
 
@@ -637,3 +639,59 @@ def _readable(fd: int, timeout_s: float = 0) -> bool:
     poller = select.poll()
     poller.register(fd, select.POLLIN)
     return bool(poller.poll(timeout_s * 1000))
+
+
+# The process's own cgroup
+
+
+@pytest.fixture
+def grouped(daemon: FakeDaemon) -> FakeCgroup:
+    """Return the cgroup in which the client is, for a daemon that sees it."""
+    group = FakeCgroup(100, limit=1000)
+    daemon.bench.device.find_group = lambda _: group
+    return group
+
+
+def test_a_threshold_on_the_cgroup(daemon: FakeDaemon, grouped: FakeCgroup) -> None:
+    """Its figures are of its limit, in events as in reads; without such a threshold there are none."""
+    with Memnotify(NAME) as device:
+        assert device.read().cgroup is device.read().cgroup_limit is None
+        before = device.subscribe(cgroup="80%")
+        assert (before.cgroup, before.cgroup_limit) == (100, 1000)
+        grouped.value = 850
+        daemon.bench.clock.tick(1)
+        daemon.use(200)
+        event = device.wait(DEADLINE_S)
+        assert isinstance(event, Crossed)
+        assert event.changes == (Change("cgroup", Pages(800, 1000), up=True),)
+        assert event.after.cgroup is not None
+        assert event.after.cgroup.percent == 85.0
+        assert device.read().cgroup == 850
+        device.subscribe(used="80%")
+        assert "cgroup" not in device.read().names
+
+
+def test_a_limit_that_changes(daemon: FakeDaemon, grouped: FakeCgroup) -> None:
+    """A threshold in percent moves with it."""
+    with Memnotify(NAME) as device:
+        device.subscribe("cgroup 80%")
+        grouped.limit = 110
+        daemon.bench.clock.tick(16)
+        daemon.use(200)
+        event = device.wait(DEADLINE_S)
+        assert isinstance(event, Crossed)
+        assert event.changes == (Change("cgroup", Pages(88, 110), up=True),)
+
+
+def test_the_limit_has_no_threshold() -> None:
+    names = Figures.parse(b"total 9 used 5 active 2 cgroup 1 cgroup_limit 9\n").names
+    assert names[3:] == ("cgroup", "cgroup_limit")
+    with pytest.raises(ThresholdError, match="cgroup_limit"):
+        parse(b"cgroup_limit 5", names)
+    assert list(parse(b"cgroup 5", names)) == ["cgroup"]
+
+
+def test_a_cgroup_that_cannot_be_had() -> None:
+    error = device_error(errno.EOPNOTSUPP, NAME)
+    assert isinstance(error, ThresholdError)
+    assert "cgroup v2" in str(error)
