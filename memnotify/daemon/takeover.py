@@ -161,7 +161,7 @@ def _hangs(session: int, saved: SavedState, path: str) -> bool:
         return False
     poller = select.poll()
     poller.register(session, select.POLLIN)
-    # A request that nobody has read yet is served.
+    # A request that is still unread is served.
     return waiting > 0 and not poller.poll(0)
 
 

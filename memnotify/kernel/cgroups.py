@@ -38,7 +38,6 @@ class Cgroup:
         """Take over the descriptor of its directory. Raises OSError if it has no memory controller."""
         self._directory = directory
         self._current = -1
-        self._droppable_pages = 0
         self._value_pages = 0
         self._current = self._open("memory.current")
         found = os.fstat(directory)
