@@ -155,7 +155,7 @@ def _hangs(session: int, saved: SavedState, path: str) -> bool:
     if saved.kept[0]:
         return True
     try:
-        with open(f"/sys/class/cuse/{path.removeprefix('/dev/')}/waiting", encoding="ascii") as file:
+        with open(f"/sys/class/cuse/{path.removeprefix('/dev/')}/waiting", "rb") as file:
             waiting = int(file.read())
     except (OSError, ValueError):
         return False

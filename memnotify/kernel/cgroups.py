@@ -120,7 +120,7 @@ def find_cgroup(pid: int, proc: str = "/proc") -> Cgroup | None:
         if path in ("", "/"):
             break
         path = path.rpartition("/")[0]
-    if own is None and "memory" not in _controllers(mount):
+    if own is None and b"memory" not in _controllers(mount):
         raise CgroupUnavailableError("cgroup v2 has no memory controller on this machine")
     return own
 
@@ -162,9 +162,9 @@ def _is_limited(group: Cgroup) -> bool:
         raise CgroupUnavailableError(f"a cgroup cannot be read: {error.strerror}") from error
 
 
-def _controllers(mount: str) -> list[str]:
+def _controllers(mount: str) -> list[bytes]:
     try:
-        with open(os.path.join(mount, "cgroup.controllers"), encoding="ascii") as file:
+        with open(os.path.join(mount, "cgroup.controllers"), "rb") as file:
             return file.read().split()
     except OSError:
         return []

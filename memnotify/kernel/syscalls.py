@@ -19,6 +19,7 @@ _DESCRIPTORS_MAX = 16_384
 OUT_OF_MEMORY: int = lib.SYSTEM_OUT_OF_MEMORY
 """The exit code of a daemon that had no memory left."""
 _TRACEFS = "/sys/kernel/tracing"
+_OOM_SCORE_ADJ = "/proc/self/oom_score_adj"
 
 
 def lock_memory(*, stays_root: bool = True) -> bool:
@@ -38,16 +39,21 @@ def lock_memory(*, stays_root: bool = True) -> bool:
 
 
 def lower_oom_score(wanted: int) -> int:
-    """Make this process's oom_score_adj ``wanted`` if it is higher and may be lowered; return what it is."""
-    with open("/proc/self/oom_score_adj", "r+", encoding="ascii", buffering=1) as file:
-        now = int(file.read())
-        if now <= wanted:
-            return now
-        try:
-            os.write(file.fileno(), b"%d" % wanted)
-        except OSError:  # without CAP_SYS_RESOURCE it may only be raised (fs/proc/base.c:__set_oom_adj)
-            return now
-    return wanted
+    """Make this process's oom_score_adj ``wanted`` if it is higher and may be lowered; return what it is.
+
+    0, the kernel's default, if it cannot be read.
+    """
+    now = 0
+    # A process that became another user has no right to its own file. Without CAP_SYS_RESOURCE the value may
+    # only be raised (fs/proc/base.c:__set_oom_adj). A container may mask the file.
+    with suppress(OSError, ValueError):
+        with open(_OOM_SCORE_ADJ, "rb") as file:
+            now = int(file.read())
+        if now > wanted:
+            with open(_OOM_SCORE_ADJ, "wb", buffering=0) as file:
+                file.write(b"%d" % wanted)
+            now = wanted
+    return now
 
 
 def avoid_huge_pages() -> None:
