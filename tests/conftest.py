@@ -9,8 +9,8 @@ from hypothesis import settings
 settings.register_profile("memnotify", deadline=None)
 settings.load_profile("memnotify")
 
-# In the background of a shell SIGINT is ignored, under nohup SIGHUP. Daemons and commands would inherit that
-# and obey it; they do not inherit a handler.
-for number in (signal.SIGINT, signal.SIGHUP):
+# In the background of a shell SIGINT and SIGQUIT are ignored, under nohup SIGHUP. Daemons and commands would
+# inherit that and obey it; they do not inherit a handler.
+for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
     if signal.getsignal(number) == signal.SIG_IGN:
         signal.signal(number, lambda *_: None)

@@ -5,7 +5,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -17,7 +16,6 @@ from typing import Any
 import pytest
 from support.daemon import NOBODY, PROGRAM, QUICK, Daemon
 from support.fake_memory import FakeMemory
-from support.require import unavailable
 from support.waiting import DEADLINE_S, eventually
 
 from memnotify.cli.varlink import CallError, call
@@ -230,10 +228,3 @@ def test_no_daemon(place: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith(f"memnotify status: {place} does not exist: start ")
-
-
-def test_systemds_tool_speaks_with_it(daemon: Daemon, place: str) -> None:
-    if shutil.which("varlinkctl") is None:
-        unavailable("varlinkctl is not installed: apt install systemd (Debian 13)")
-    tool = ["varlinkctl", "introspect", f"unix:{place}", "org.memnotify.Daemon"]
-    assert "method GetStatus" in subprocess.run(tool, capture_output=True, text=True, check=True).stdout
