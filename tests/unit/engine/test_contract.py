@@ -5,7 +5,8 @@ import errno
 import os
 import random
 import select
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import ClassVar
 
 import pytest
 from support.bench import Bench
@@ -23,6 +24,8 @@ MIN_UPDATE_PERIOD_S = 0.02
 class Client:
     """A client that reads and polls by the rules, with one threshold on ``used``."""
 
+    made: ClassVar[list["Client"]] = []
+
     def __init__(self, text: bytes, *, used: int = 100, total: int = 10_000) -> None:
         self.reader = FakeReader(used, total=total)
         self.bench: Bench[FakeReader] = Bench(self.reader)
@@ -30,6 +33,7 @@ class Client:
         self.fh = self.bench.device.open()
         self.bench.device.write(self.fh, text)
         self.told_above = self.read() >= self.threshold
+        self.made.append(self)
 
     @property
     def threshold(self) -> int:
@@ -66,6 +70,14 @@ class Client:
         if self.told_above == (used >= threshold):
             return 0, damping
         return abs(used - threshold), damping
+
+
+@pytest.fixture(autouse=True)
+def _close() -> Iterator[None]:
+    """Close what each walk has open: a thousand would leave no descriptor that select(2) takes."""
+    yield
+    while Client.made:
+        Client.made.pop().bench.sampler.stop()
 
 
 @pytest.fixture
