@@ -74,6 +74,7 @@ def clients_of(daemon: Daemon, count: int = CLIENTS) -> Iterator[Clients]:
         clients.close()
 
 
+@pytest.mark.representative
 def test_the_program_replaces_itself(memory: FakeMemory) -> None:
     """Open files, thresholds and waiting clients stay; what is crossed afterwards is an event."""
     with (
