@@ -35,8 +35,9 @@ _SLACK_MAX_S = 4.0
 # The per-CPU lists can hold more after a change of memory, CPUs or a sysctl; an exact reading measures it.
 # After a long sleep an exact reading costs half of the whole wake-up, so it is taken rarely.
 _LIMIT_AGE_S = 600.0
-# A reading that takes no longer has only met another thread's turn at the interpreter's lock (5 ms each).
-_HANGS_S = 0.02
+# On a slow machine a good reading may take longer than an update_period: with 20 ms, reads failed with EIO in
+# a guest.
+_HANGS_S = 1.0
 
 
 class WakeSources(NamedTuple):
