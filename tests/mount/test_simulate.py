@@ -173,7 +173,7 @@ def test_exit_codes() -> None:
 
 
 def test_a_signal_reaches_the_command() -> None:
-    with Program(*PROGRAM, "simulate", "hold 1s", "--", "sh", "-c", "echo on; sleep 1000 & wait") as program:
+    with Program(*PROGRAM, "simulate", "hold 1s", "--", "sh", "-c", "echo on; exec sleep 1000") as program:
         program.hear("on")
         assert program.end(signal.SIGTERM) == 128 + signal.SIGTERM
 
