@@ -339,6 +339,9 @@ class Sampler:
         except MemInfoError as error:
             self._note_failure(error)
             raise
+        if figures.total != self._exact_total_pages:
+            for counter in self._page_counters:
+                counter.memory_changed()
         self._exact_s, self._exact_total_pages = taken_s, figures.total
         return Sample(taken_s, figures, exact=True, pcp_pages=pcp_pages)
 

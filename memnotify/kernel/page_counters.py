@@ -5,10 +5,13 @@ import errno
 import logging
 import math
 import os
+import re
 import select
 import time
 from collections.abc import Iterable
+from typing import NamedTuple
 
+from memnotify.abi.figures import PAGE_SIZE
 from memnotify.kernel.syscalls import Tracepoint, TracepointCounter, tracepoint
 
 log = logging.getLogger(__name__)
@@ -31,17 +34,33 @@ ALLOCATED = (
 FREED = ("kmem/mm_page_free",)
 # If pages on the per-CPU lists count as used, `used` falls when the lists are drained (free_pcppages_bulk).
 DRAINED = (*FREED, "kmem/mm_page_pcpu_drain")
-# The smallest share of one counter, in pages of order 0. A smaller one would cost over 30 ns a page in
+# The smallest share of a counter of order 0, in pages. A smaller one would cost over 30 ns a page in
 # interrupts.
 _LEAST_SHARE_PAGES = 64
-# How far /proc/meminfo may lag for each CPU: in MemFree for each zone, and in Cached, Shmem and SReclaimable
-# for each node (mm/vmstat.c:calculate_normal_threshold).
-_LAG_PAGES = 125
+ZONES_FILE = "/proc/zoneinfo"
+_ZONE = re.compile(rb"(?m)^Node +([0-9]+),.*\n(?:(?!Node).*\n)*? +managed +([0-9]+)$")
+# /proc/meminfo lacks what a CPU has not yet added to MemFree for each zone, and for each node to Cached,
+# Shmem and SReclaimable. A CPU adds it once it is more than a threshold of at most 125 pages, which kswapd
+# lowers for a time (mm/vmstat.c:calculate_normal_threshold, set_pgdat_percpu_threshold).
+_LAG_MAX_PAGES = 125
+_LAG_UNIT = 1 << 27
 _NODE_COUNTERS = 3
 # The longest time between the readings of two clocks; every suspend is longer.
 _SUSPEND_S = 0.1
 # The most samples that a counter rests for if it fires too early again and again: 16 s at 4 samples a second.
 _LONGEST_REST = 64
+
+
+class _Kind(NamedTuple):
+    """What a counter counts."""
+
+    number: int
+    """The tracepoint's."""
+    condition: str
+    weight_pages: int
+    """For how many pages one event stands."""
+    share: float
+    """The share of the pages that its counters on all CPUs may hide."""
 
 
 class PageCounter:
@@ -54,18 +73,19 @@ class PageCounter:
 
     def __init__(self, names: Iterable[str]) -> None:
         """Open counters for tracepoints, none armed."""
-        self._largest_pages, self._lagging = _read_zones()
+        self._largest_pages = _read_largest_pages()
         self._online = os.open(ONLINE_FILE, os.O_RDONLY | os.O_CLOEXEC)
         self._epoll = select.epoll()
         self._cpus = b""
+        self._memory_changed = False
         self._suspended_s = 0.0
-        # By CPU: each counter, and for how many pages one event stands. The first one is polled for all.
-        self._counters: dict[int, list[tuple[TracepointCounter, int]]] = {}
+        # By CPU: a counter of each kind. The first one is polled for all.
+        self._counters: dict[int, list[TracepointCounter]] = {}
         self._lag_pages = 0
         self._armed_pages = 0
         self._rest = self._to_rest = 0
         try:
-            self._events = [event for name in names for event in self._by_order(tracepoint(name))]
+            self._kinds = self._kinds_of(tracepoint(name) for name in names)
             self._follow_cpus()
         except BaseException:
             self.close()
@@ -78,8 +98,10 @@ class PageCounter:
     @property
     def least_pages(self) -> int:
         """The fewest pages it can be armed for."""
-        counters = len(self._counters) * len(self._events)
-        return self._lag_pages + (1 << (_LEAST_SHARE_PAGES * counters - 1).bit_length())
+        if not self._kinds:
+            return self._lag_pages + 1
+        share_pages = math.ceil(_LEAST_SHARE_PAGES * len(self._counters) / self._kinds[0].share)
+        return self._lag_pages + (1 << (share_pages - 1).bit_length())
 
     def arm(self, pages: float) -> int:
         """Fire no later than when ``pages`` more have passed; return for how many it is armed, or 0.
@@ -107,8 +129,12 @@ class PageCounter:
             self._close_counters()
             if isinstance(error, PermissionError):
                 # Root was given up since, permanently: do not try again, and do not log again.
-                self._events = []
+                self._kinds = []
             return 0
+
+    def memory_changed(self) -> None:
+        """Measure how far /proc/meminfo lags again, before it is armed next. Threads: any."""
+        self._memory_changed = True
 
     def rest(self) -> None:
         """Count nothing for some samples, because it fired too early; for twice as many each time."""
@@ -118,8 +144,9 @@ class PageCounter:
     def disarm(self) -> None:
         """Count nothing."""
         if self._armed_pages:
-            for counter, _ in self._all:
-                counter.arm(0)
+            for counters in self._counters.values():
+                for counter in counters:
+                    counter.arm(0)
             self._armed_pages = 0
 
     def drain(self) -> None:
@@ -133,8 +160,7 @@ class PageCounter:
         os.close(self._online)
 
     def _arm(self, pages: float) -> int:
-        counters = self._all
-        if not counters or pages < self.least_pages:
+        if not any(self._counters.values()) or pages < self.least_pages:
             self.disarm()
             return 0
         rounded = 1 << (int(pages) - self._lag_pages).bit_length() - 1
@@ -142,27 +168,33 @@ class PageCounter:
             # The figures include what was counted until now.
             self.disarm()
             self.drain()
-            share_pages = rounded // len(counters)
-            for counter, weight_pages in counters:
-                # At least 1: one event of a larger order may stand for more than the share.
-                counter.arm(max(1, share_pages // weight_pages))
+            # At least 1: one event of a larger order may stand for more than the share.
+            events = [
+                max(1, int(rounded * kind.share) // len(self._counters) // kind.weight_pages)
+                for kind in self._kinds
+            ]
+            for counters in self._counters.values():
+                for counter, number in zip(counters, events, strict=True):
+                    counter.arm(number)
             self._armed_pages = rounded
         return self._armed_pages + self._lag_pages
 
-    def _by_order(self, point: Tracepoint) -> list[tuple[int, str, int]]:
-        """Return what to count of a tracepoint: its number, a condition, how many pages one event stands for.
+    def _kinds_of(self, points: Iterable[Tracepoint]) -> list[_Kind]:
+        """Return what to count of tracepoints.
 
         99 % of the pages that a page fault, MAP_POPULATE or a tmpfs file takes are of order 0, so these are
-        counted exactly. Slabs and buffers of up to order 3 come and go on an idle machine too, so each counts
-        as eight pages. A larger event counts as the largest order.
+        counted exactly, and get half of the pages that may be hidden. Slabs and buffers of up to order 3
+        come and go on an idle machine too, so each counts as eight pages, and they get a quarter. A larger
+        event counts as the largest order.
         """
-        if not point.has_order:
-            return [(point.number, "", self._largest_pages)]
-        return [
-            (point.number, "order==0", 1),
-            (point.number, "order>0&&order<4", 8),
-            (point.number, "order>3", self._largest_pages),
+        by_order = ("order==0", 1), ("order>0&&order<4", 8), ("order>3", self._largest_pages)
+        kinds = [
+            (point.number, condition, weight_pages)
+            for point in points
+            for condition, weight_pages in (by_order if point.has_order else (("", self._largest_pages),))
         ]
+        shares = [0.5, 0.25, *(0.25 / (len(kinds) - 2) for _ in kinds[2:])]
+        return [_Kind(*kind, share) for kind, share in zip(kinds, shares, strict=True)]
 
     def _follow_cpus(self) -> None:
         """Count on the CPUs that are online. A CPU that goes offline, as in a suspend, ends its counters.
@@ -176,7 +208,8 @@ class PageCounter:
             raise OSError(errno.ENODATA, "is masked: it lists no CPU", ONLINE_FILE)
         suspended_s = time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
         resumed = abs(suspended_s - self._suspended_s) >= _SUSPEND_S
-        if online == self._cpus and not resumed:
+        memory_changed, self._memory_changed = self._memory_changed, False
+        if online == self._cpus and not resumed and not memory_changed:
             return
         self._cpus, self._suspended_s = online, suspended_s
         # Each counter hides its share of the pages, and the number of counters changes.
@@ -191,15 +224,15 @@ class PageCounter:
             for cpu, counters in before.items():
                 if self._counters.get(cpu) is not counters:
                     self._close(counters)
-        self._lag_pages = _LAG_PAGES * len(self._counters) * self._lagging
+        self._lag_pages = _read_lag_pages(len(self._counters))
 
-    def _open_counters(self, cpu: int) -> list[tuple[TracepointCounter, int]]:
-        counters: list[tuple[TracepointCounter, int]] = []
+    def _open_counters(self, cpu: int) -> list[TracepointCounter]:
+        counters: list[TracepointCounter] = []
         try:
-            for number, condition, weight_pages in self._events:
-                polled = counters[0][0] if counters else None
-                counters.append((TracepointCounter(number, condition, cpu, polled), weight_pages))
-            for counter, _ in counters[:1]:
+            for kind in self._kinds:
+                polled = counters[0] if counters else None
+                counters.append(TracepointCounter(kind.number, kind.condition, cpu, polled))
+            for counter in counters[:1]:
                 self._epoll.register(counter, select.EPOLLIN)
         except BaseException:
             self._close(counters)
@@ -213,14 +246,10 @@ class PageCounter:
         self._armed_pages = 0
 
     @staticmethod
-    def _close(counters: list[tuple[TracepointCounter, int]]) -> None:
+    def _close(counters: list[TracepointCounter]) -> None:
         # The counter that is polled is closed last.
-        for counter, _ in reversed(counters):
+        for counter in reversed(counters):
             counter.close()
-
-    @property
-    def _all(self) -> list[tuple[TracepointCounter, int]]:
-        return [pair for counters in self._counters.values() for pair in counters]
 
 
 def open_page_counters(*, pcp_is_free: bool = True) -> tuple[PageCounter, PageCounter] | None:
@@ -240,19 +269,35 @@ def open_page_counters(*, pcp_is_free: bool = True) -> tuple[PageCounter, PageCo
         return None
 
 
-def _read_zones() -> tuple[int, int]:
-    """Return the pages of the largest order and how many counters /proc/meminfo sums up for each CPU.
+def _read_largest_pages() -> int:
+    """Return the pages of the largest order.
 
     Raises OSError, also if another file is mounted over the list (containers mask it with /dev/null).
     """
     with open(BUDDY_FILE, "rb") as buddy:
-        zones = buddy.readlines()
+        zone = buddy.readline()
     # "Node 0, zone Normal" and a column for each order.
-    columns = len(zones[0].split()) if zones else 0
+    columns = len(zone.split())
     if columns < _BUDDY_FIRST_ORDER + 1:
         raise OSError(errno.ENODATA, "is masked: it lists no zone", BUDDY_FILE)
-    nodes = {zone.split(b",")[0] for zone in zones}
-    return 1 << columns - _BUDDY_FIRST_ORDER - 1, len(zones) + _NODE_COUNTERS * len(nodes)
+    return 1 << columns - _BUDDY_FIRST_ORDER - 1
+
+
+def _read_lag_pages(cpus: int) -> int:
+    """Return how many pages /proc/meminfo may lag on so many CPUs. Raises OSError."""
+    with open(ZONES_FILE, "rb") as file:
+        zones = _ZONE.findall(file.read())
+    if not zones:
+        raise OSError(errno.ENODATA, "is masked: it lists no zone", ZONES_FILE)
+    lag_pages = 0
+    of_nodes: dict[bytes, int] = {}
+    for node, managed in zones:
+        if int(managed):
+            units = int(managed) * PAGE_SIZE // _LAG_UNIT
+            zone_pages = min(_LAG_MAX_PAGES, 2 * cpus.bit_length() * (1 + units.bit_length()))
+            lag_pages += zone_pages
+            of_nodes[node] = max(of_nodes.get(node, 0), zone_pages)
+    return cpus * (lag_pages + _NODE_COUNTERS * sum(of_nodes.values()))
 
 
 def _numbers(ranges: str) -> list[int]:

@@ -6,6 +6,7 @@ import logging
 import math
 import mmap
 import os
+import re
 import select
 import time
 from collections.abc import Callable, Iterator
@@ -103,7 +104,7 @@ def test_ready_when_as_many_have_been_freed() -> None:
         write(file)
     # Others free pages meanwhile. The fewest that make it ready are of order 4: each counts as the largest.
     largest = freed._largest_pages
-    fewest = (1 << 18) // (len(FREED) * 3 * (os.cpu_count() or 1)) // largest * 16
+    fewest = (1 << 18) // 4 // (os.cpu_count() or 1) // largest * 16
     assert not is_ready(freed) or freed_pages() - before >= fewest
     for _ in range(7 * chunks // 8 + 64):
         write(file)
@@ -181,6 +182,63 @@ def test_the_counters_hide_less_than_it_is_armed_for(
             hidden = sum((counter.armed[-1] - 1) * weights[counter.condition] for counter in counters)
             assert hidden + counter._lag_pages < armed
     counter.close()
+
+
+def test_the_lag_is_no_less_than_the_kernel_says() -> None:
+    """Its thresholds for MemFree are in /proc/zoneinfo; those of a node are the highest of its zones."""
+    with open(page_counters.ZONES_FILE, "rb") as file:
+        zones = file.read()
+    thresholds = list(map(int, re.findall(rb"vm stats threshold: ([0-9]+)", zones)))
+    cpus = os.sysconf("SC_NPROCESSORS_ONLN")
+    nodes = len(set(re.findall(rb"^Node ([0-9]+)", zones, re.MULTILINE)))
+    lag_pages = page_counters._read_lag_pages(cpus)
+    assert (
+        sum(thresholds) + 3 * cpus * max(thresholds)
+        <= lag_pages
+        <= 125 * (len(thresholds) + 3 * nodes * cpus)
+    )
+
+
+def test_many_cpus(counters: list[FakeCounter], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A counter on 64 CPUs is armed for as few pages as their lists and counters allow."""
+    (tmp_path / "online").write_text("0-63\n")
+    monkeypatch.setattr(page_counters, "ONLINE_FILE", str(tmp_path / "online"))
+    _zones(tmp_path, monkeypatch, DMA=3840, DMA32=772_917, Normal=64 << 20, Movable=0)
+    counter = PageCounter(ALLOCATED)
+    # 64 pages in each counter of order 0, which has half of them. For each CPU, MemFree may lack 125, 84 and
+    # 14 pages, and the numbers of the node three times 125.
+    assert counter.least_pages == 64 * 64 * 2 + 64 * (125 + 84 + 14 + 3 * 125)
+    assert counter.arm(counter.least_pages)
+    assert {each.armed[-1] for each in counters if each.polled is None} == {64}
+    counter.close()
+
+
+def test_memory_that_was_added_lags_too(
+    counters: list[FakeCounter], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The counters themselves stay."""
+    _zones(tmp_path, monkeypatch, Normal=1 << 18)
+    counter = PageCounter(FREED)
+    assert counter.arm(1 << 30)
+    made, before = len(counters), counter.least_pages
+    _zones(tmp_path, monkeypatch, Normal=1 << 22)
+    assert counter.arm(1 << 30)
+    assert counter.least_pages == before
+    counter.memory_changed()
+    assert counter.arm(1 << 30)
+    assert counter.least_pages > before
+    assert len(counters) == made
+    counter.close()
+
+
+def _zones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **managed_pages: int) -> None:
+    """Let page counters read these zones of one node."""
+    lines = [
+        f"Node 0, zone {zone:>8}\n  pages free     1\n        managed  {pages}\n        cma      0\n"
+        for zone, pages in managed_pages.items()
+    ]
+    (tmp_path / "zoneinfo").write_text("".join(lines))
+    monkeypatch.setattr(page_counters, "ZONES_FILE", str(tmp_path / "zoneinfo"))
 
 
 def test_left_alone_while_it_is_early_enough(counters: list[FakeCounter]) -> None:
@@ -383,11 +441,11 @@ def test_follows_the_cpus(
     monkeypatch.setattr(page_counters, "ONLINE_FILE", str(online))
     online.write_text("0\n")
     counter.__init__(ALLOCATED)  # type: ignore[misc] # again, for the fixture to close
-    one = counter.least_pages
+    one, share_pages = counter.least_pages, counter.least_pages - counter._lag_pages
     assert counter.arm(1 << 20)
     online.write_text("0-1\n")
     assert counter.arm(1 << 20)
-    assert counter.least_pages == 2 * one
+    assert counter.least_pages - counter._lag_pages == 2 * share_pages
     online.write_text("0-1,4000\n")
     with caplog.at_level(logging.WARNING):
         assert not counter.arm(1 << 20)
