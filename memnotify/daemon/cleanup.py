@@ -28,8 +28,8 @@ _TO_REMOVE = 1 << CAP_SYS_ADMIN | 1 << CAP_DAC_OVERRIDE
 class CleanupProcess:
     """A process that stays root, waits until this process has ended in any way, and then removes things.
 
-    It has at most two capabilities and cannot gain others. Its descriptors are 0 to 2 and those that the
-    removals use. It takes no signal except SIGKILL. Make it while there is one thread, before ``become``.
+    It has at most two capabilities and cannot gain others. Its descriptors are 0 to 2 and a pipe. It
+    takes no signal except SIGKILL. Make it while there is one thread, before ``become``.
     """
 
     def __init__(self, removals: Collection[Removal]) -> None:
@@ -86,14 +86,14 @@ def _remove_at(end: int, removals: Collection[Removal]) -> NoReturn:
         keep_capabilities(capabilities)
         forbid_new_privileges()
         # While a copy of the connection's descriptor is open, clients wait for an answer.
-        close_all_except({0, 1, 2, end}.union(*(removal.fds for removal in removals)))
+        close_all_except({0, 1, 2, end})
         with open("/proc/self/comm", "w", encoding="utf-8") as name:
             name.write("memnotify-rm")  # beside the daemon's own in ps
         os.read(end, 1)
         left = 0
         for removal in removals:
             try:
-                removal.remove()
+                removal()
             except OSError as error:
                 log.warning("a file is left behind: %s", error)
                 left = 1

@@ -23,7 +23,7 @@ from memnotify.engine.sampler import Sampler
 from memnotify.engine.saved_state import SavedState, SavedStateError
 from memnotify.engine.table import ObserverTable, Sample
 from memnotify.kernel.mounts import canonical_path
-from memnotify.transports import MOUNT_POINT, Transport, TransportError
+from memnotify.transports import Transport, TransportError
 from memnotify.transports.cuse import CuseTransport
 from memnotify.transports.fuse import FuseTransport
 from memnotify.transports.session import Session
@@ -31,7 +31,7 @@ from memnotify.transports.session import Session
 log = logging.getLogger(__name__)
 
 SESSION, STATE, CLEANUP = "memnotify-session", "memnotify-state", "memnotify-cleanup"
-_OURS = {SESSION, STATE, CLEANUP, MOUNT_POINT}
+_OURS = {SESSION, STATE, CLEANUP}
 _PASSED_FD = 3
 _CLOSED_MAX_S = 5.0
 # linux/fuse.h: FUSE_NOTIFY_RESEND, in the header of a frame without a body.
@@ -138,7 +138,7 @@ def _transport(kept: dict[str, int], description: dict[str, Any], settings: Sett
         raise TransportError(f"it served {kind}")
     if kind == "cuse":
         return CuseTransport(settings.name, kept[SESSION])
-    return FuseTransport(path, kept[SESSION], kept[MOUNT_POINT], ours=description["ours"])
+    return FuseTransport(path, kept[SESSION], ours=description["ours"])
 
 
 def _resend(session: int) -> bool:
@@ -204,7 +204,7 @@ class Handover:
         """Return the descriptors by name; none if the state could not be saved."""
         if self._saved.fd < 0:
             return {}
-        return {SESSION: self._session.fileno(), STATE: self._saved.fd, **self._transport.kept}
+        return {SESSION: self._session.fileno(), STATE: self._saved.fd}
 
     def begin(
         self, predecessor: Predecessor | None, settings: Settings, table: ObserverTable, sampler: Sampler
@@ -238,7 +238,7 @@ class Handover:
 
     def cancel(self) -> None:
         """Empty the store: the device is lost."""
-        self._store.forget([SESSION, STATE, MOUNT_POINT])
+        self._store.forget([SESSION, STATE])
         self._transport.store = None
 
 

@@ -13,7 +13,7 @@ CAP_DAC_OVERRIDE = 1  # linux/capability.h
 _CAP_IPC_LOCK = 14
 CAP_SYS_ADMIN = 21
 CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000  # linux/sched.h
-MS_NOSUID, MS_BIND, MS_REC, MS_SLAVE = 2, 4096, 16384, 1 << 19  # linux/mount.h
+MS_NOSUID, MS_NODEV, MS_BIND, MS_REC, MS_SLAVE = 2, 4, 4096, 16384, 1 << 19  # linux/mount.h
 # With a higher limit, one user alone could make the daemon use up memory by connections to its socket.
 _DESCRIPTORS_MAX = 16_384
 OUT_OF_MEMORY: int = lib.SYSTEM_OUT_OF_MEMORY

@@ -2,15 +2,11 @@
 """Ways in which requests reach the device: a character device, a FUSE file, an AF_UNIX socket."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     # It loads libfuse, which commands that need a path or an error of this package do without.
     from memnotify.transports.session import Operations, Session
-
-
-MOUNT_POINT = "memnotify-mount-point"
-"""The name of a descriptor of the mount point, which the next daemon takes over."""
 
 
 class TransportError(Exception):
@@ -21,12 +17,8 @@ class TransportUnavailableError(TransportError):
     """This machine, or this user, does not have this transport at all; another one may work."""
 
 
-class Removal(NamedTuple):
-    """What another process must remove once this one has ended, since this one gives up the right to it."""
-
-    remove: Callable[[], object]
-    fds: tuple[int, ...] = ()
-    """The descriptors that ``remove`` uses."""
+Removal = Callable[[], object]
+"""Removes, in another process once this one has ended, what this one has given up the right to remove."""
 
 
 class Store(Protocol):
@@ -43,10 +35,8 @@ class Transport(Protocol):
     """Where clients open the device."""
     kind: str
     """What it is, in a word for the log."""
-    kept: dict[str, int]
-    """Descriptors by name that the next daemon takes over with the session's."""
     store: "Store | None"
-    """Where another process keeps the session's descriptor and ``kept``, if there is one."""
+    """Where another process keeps the session's descriptor, if there is one."""
     changes: int
     """A descriptor that polls POLLPRI when ``verify`` may fail, from ``connect`` on; or -1."""
 

@@ -32,7 +32,6 @@ class CuseTransport:
         """Register ``name``; if ``fd`` is given, an earlier daemon has registered it by that."""
         self.path = f"/dev/{name}"
         self._sysfs = f"/sys/class/cuse/{name}/dev"
-        self.kept: dict[str, int] = {}
         self.store: Store | None = None
         self._fd: int | None = fd
         if fd < 0:

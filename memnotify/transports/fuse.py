@@ -2,17 +2,18 @@
 """The device as a one-file FUSE mount, for kernels without CUSE and for users without rights."""
 
 import errno
-import fcntl
 import logging
 import os
 import re
+import select
+import signal
 import stat
-from functools import partial
 
 from memnotify.abi.figures import EXTRA_FIGURES, NAMES
 from memnotify.abi.thresholds import WRITE_MAX, parse
 from memnotify.kernel.mounts import FUSE_FILE, canonical_path, mount_number, read_mounts
-from memnotify.transports import MOUNT_POINT, Removal, Store, TransportError, TransportUnavailableError
+from memnotify.kernel.syscalls import MS_NODEV, MS_NOSUID, mount
+from memnotify.transports import Removal, Store, TransportError, TransportUnavailableError
 from memnotify.transports.paths import (
     belongs_to_root,
     directory_locked,
@@ -22,9 +23,12 @@ from memnotify.transports.session import Operations, Session
 
 log = logging.getLogger(__name__)
 
-# The mode of a mount point that the daemon made, by which a later run recognises it. While nothing is
-# mounted, only root can open it and take it for the device.
+# The mode of a mount point that the daemon made, by which a later run recognises it. Root's is a socket node
+# to which nothing is bound: while nothing is mounted, open(2) fails with ENXIO (fs/inode.c:sock_no_open).
+# fusermount3 takes regular files only; another user can open such a one only for writing.
 _MOUNT_POINT_MODE = 0o200
+# A daemon answers at once; on a machine under load it may have to wait for a CPU.
+_ANSWER_S = 3.0
 
 
 class FuseTransport:
@@ -36,8 +40,8 @@ class FuseTransport:
 
     kind = "FUSE file"
 
-    def __init__(self, path: str, session: int = -1, mount_point: int = -1, *, ours: bool = False) -> None:
-        """Mount at ``path``; if ``session`` and ``mount_point`` are given, an earlier daemon has mounted.
+    def __init__(self, path: str, session: int = -1, *, ours: bool = False) -> None:
+        """Mount at ``path``; if ``session`` is given, an earlier daemon has mounted.
 
         ``ours`` says that the daemon made the mount point.
         """
@@ -50,29 +54,26 @@ class FuseTransport:
             with directory_locked(self.path):
                 _detach_dead(self.path)
         self.changes = -1
-        self.kept: dict[str, int] = {}
         self.store: Store | None = None
         self.ours = ours
         """Whether the daemon made the mount point."""
-        self._mount_point = mount_point
+        self._made = False
         self._session = session
 
     def connect(self, operations: Operations) -> Session:
         """Return a session on the mount."""
+        # For root, the kernel has the options from mount(2); libfuse accepts them and has no use for them.
         options = "fsname=memnotify,subtype=memnotify,default_permissions"
-        if os.geteuid() == 0:
-            # For all users. A mount of another user would need user_allow_other in /etc/fuse.conf.
-            options += ",allow_other"
         session = Session.file(operations, mode=0o666, mount_options=options)
         try:
-            # Keep this short: a client that opens the mount point before the mount gets an empty file.
-            if self._session < 0:
-                with directory_locked(self.path):
-                    self._mount_point, self.ours = _claim(self.path)
-                    session.attach(self.path)
-            else:
+            if self._session >= 0:
                 session.attach(f"/dev/fd/{self._session}")
-            self.kept = {MOUNT_POINT: self._mount_point}
+            else:
+                with directory_locked(self.path):
+                    # Another daemon may have started meanwhile.
+                    _detach_dead(self.path)
+                    self._mount(session)
+            self._made = True
             # POLLPRI means a change in this mount namespace (fs/proc_namespace.c:mounts_poll).
             self.changes = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
         except TransportError:
@@ -80,15 +81,29 @@ class FuseTransport:
             raise
         except OSError as error:
             session.close()
-            hint = (
-                ""
-                if os.geteuid() == 0
-                else " (users need the package fuse3 and a readable, writable /dev/fuse)"
-            )
-            raise TransportError(
-                f"cannot mount at {self.path}: libfuse's message stands above{hint}"
-            ) from error
+            hint = "" if os.geteuid() == 0 else " (users need the package fuse3 and access to /dev/fuse)"
+            raise TransportError(f"cannot mount at {self.path}: {error.strerror}{hint}") from error
         return session
+
+    def _mount(self, session: Session) -> None:
+        """Make the mount point and mount on it. Raises OSError or TransportError."""
+        if os.geteuid() != 0:
+            self.ours = _prepare_file(self.path)
+            session.attach(self.path)
+            return
+        _prepare_socket(self.path)
+        self.ours = True
+        fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            # For all users. libfuse would mount a file of the mount point's type.
+            options = f"fd={fd},rootmode={stat.S_IFREG:o},user_id=0,group_id=0"
+            options += ",default_permissions,allow_other"
+            mount("memnotify", self.path, FUSE_FILE, MS_NOSUID | MS_NODEV, options)
+        except OSError:
+            os.close(fd)
+            _unlink_mount_point(self.path)
+            raise
+        session.attach(f"/dev/fd/{fd}")
 
     def verify(self) -> None:
         """Check the table of mounts for the mount; a stat would wait for this process."""
@@ -100,20 +115,20 @@ class FuseTransport:
         return True
 
     def hand_over(self) -> Removal | None:
-        """Leave mount and mount point to another process. The mount point stays open here, and so locked."""
-        mount_point, self._mount_point = self._mount_point, -1
-        return Removal(partial(self._remove, mount_point), (mount_point,))
+        """Leave mount and mount point to another process."""
+        self._made = False
+        return self._remove
 
     def close(self) -> None:
-        """Remove the mount point if the daemon made it, and a dead mount, which libfuse leaves."""
+        """Remove the mount point if the daemon made it, and a dead mount."""
         if self.changes >= 0:
             os.close(self.changes)
             self.changes = -1
-        if self._mount_point >= 0:
-            self._remove(self._mount_point)
-            self._mount_point = -1
+        if self._made:
+            self._made = False
+            self._remove()
 
-    def _remove(self, mount_point: int) -> None:
+    def _remove(self) -> None:
         try:
             if self.store is not None and self.store.outlives_process():
                 return
@@ -124,32 +139,22 @@ class FuseTransport:
                     # The store has the connection open, so an open() of the mount would wait for an answer.
                     _unmount(self.path, logging.DEBUG)
                 if self.ours:
-                    _unlink_same(self.path, mount_point)
+                    _unlink_mount_point(self.path)
         except (TransportError, OSError) as error:
             log.warning("%s may be left: %s", self.path, error)
-        finally:
-            os.close(mount_point)
 
 
 def remove_leftover(path: str) -> None:
     """Remove the mount of a dead daemon at ``path``, and the mount point that it made."""
     with directory_locked(path):
         _detach_dead(path)
-        try:
-            status = os.lstat(path)
-        except FileNotFoundError:
-            return
-        if not _is_ours(status):
-            return
-        mount_point, _ = _claim(path)
-        _unlink_same(path, mount_point)
-        os.close(mount_point)
+        _unlink_mount_point(path)
 
 
 def _detach_dead(path: str, level: int = logging.INFO) -> None:
     """Unmount every mount at ``path`` whose daemon has died.
 
-    Raises TransportError if another file system is mounted there.
+    Raises TransportError if another file system is mounted there, or if the daemon lives or does not answer.
     """
     while mounts := read_mounts(path):
         top = mounts[-1]
@@ -157,15 +162,46 @@ def _detach_dead(path: str, level: int = logging.INFO) -> None:
             raise TransportError(f"a file system ({top.type}) is mounted at {path}: choose another --path")
         if _is_hidden(path, top.number):
             return
-        try:
-            # The kernel would answer a stat from its cache. A living daemon answers an open at once.
-            os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
-        except OSError as error:
-            if error.errno not in (errno.ENOTCONN, errno.ECONNABORTED):
-                raise TransportError(f"{path} is mounted and does not answer ({error.strerror})") from error
-        else:
+        error = _try_open(path)
+        if error == errno.ETIMEDOUT:
+            raise TransportError(
+                f"{path} is served by another process, which does not answer: end that one first"
+            )
+        if error == 0:
             raise TransportError(f"{path} is served by another process already; stop that one first")
+        if error not in (errno.ENOTCONN, errno.ECONNABORTED):
+            raise TransportError(f"{path} is mounted and does not answer ({os.strerror(error)})")
         _unmount(path, level)
+
+
+def _try_open(path: str) -> int:
+    """Open the file in a process of its own; return 0 or the errno, ETIMEDOUT if there is no answer.
+
+    An open(2) that the daemon has received cannot be killed (fs/fuse/dev.c:request_wait_answer).
+    """
+    child = os.fork()
+    if child == 0:
+        error = errno.EIO
+        try:
+            # All of them, since the process may stay for as long as the daemon hangs.
+            os.closerange(0, os.sysconf("SC_OPEN_MAX"))
+            # The kernel would answer a stat from its cache.
+            os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+            error = 0
+        except OSError as failed:
+            error = failed.errno or errno.EIO
+        finally:
+            os._exit(error)
+    end = os.pidfd_open(child)
+    try:
+        poller = select.poll()
+        poller.register(end, select.POLLIN)
+        if poller.poll(_ANSWER_S * 1000):
+            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        os.kill(child, signal.SIGKILL)
+    finally:
+        os.close(end)
+    return errno.ETIMEDOUT
 
 
 def _unmount(path: str, level: int) -> None:
@@ -189,36 +225,62 @@ def _is_hidden(path: str, number: int) -> bool:
         os.close(place)
 
 
-def _claim(path: str) -> tuple[int, bool]:
-    """Open and lock the mount point, made if there is none; return it and whether to remove it at the end."""
+def _prepare_socket(path: str) -> None:
+    """Put root's mount point at ``path``, in place of a file that holds nothing else than clients' writes.
+
+    Raises TransportError.
+    """
+    made = path
+    try:
+        if _check_file(path):
+            return
+        if os.path.lexists(path):
+            # By rename: a client finds either of the two.
+            made = f"{path}.{os.getpid()}"
+        os.mknod(made, stat.S_IFSOCK | _MOUNT_POINT_MODE)
+        os.chmod(made, _MOUNT_POINT_MODE)  # whatever the umask is
+        if made != path:
+            os.rename(made, path)
+    except OSError as error:
+        raise TransportError(f"cannot use {path} as a mount point: {error.strerror}") from error
+
+
+def _prepare_file(path: str) -> bool:
+    """Put the mount point of an ordinary user at ``path``; return whether to remove it at the end.
+
+    Raises TransportError.
+    """
     try:
         if os.path.lexists(path):
-            status = os.lstat(path)
-            ours = _is_ours(status)
-            if not stat.S_ISREG(status.st_mode) or not (ours or _holds_writes_only(path, status.st_size)):
-                raise TransportError(f"{path} exists and is not an empty regular file: choose another --path")
-            if os.geteuid() == 0 and not belongs_to_root(status):
-                # Its owner could put a link in its place, even in a directory with the sticky bit.
-                raise TransportError(f"{path} does not belong to root: remove it, or choose another --path")
-            fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            ours = _check_file(path)
+            # A client may have written to it while nothing was mounted.
+            fd = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW)
         else:
             ours = True
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MOUNT_POINT_MODE)
     except OSError as error:
         raise TransportError(f"cannot use {path} as a mount point: {error.strerror}") from error
+    os.close(fd)
+    return ours
+
+
+def _check_file(path: str) -> bool:
+    """Return True if a mount point of a daemon of this user is at ``path``, False if it can be made there.
+
+    Raises TransportError if something else is there.
+    """
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # If something was mounted in the meantime, the lock is on the mounted file.
-        if mount_number(fd) != _directory_mount_number(path):
-            raise BlockingIOError
-        # A client may have written to it while nothing was mounted.
-        os.ftruncate(fd, 0)
-    except BlockingIOError:
-        os.close(fd)
-        raise TransportError(
-            f"{path} is taken by another process that is starting now; stop that one first"
-        ) from None
-    return fd, ours
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return False
+    if _is_mount_point(status):
+        return stat.S_ISSOCK(status.st_mode) == (os.geteuid() == 0)
+    if not (stat.S_ISREG(status.st_mode) and _holds_writes_only(path, status.st_size)):
+        raise TransportError(f"{path} exists and is not an empty regular file: choose another --path")
+    if os.geteuid() == 0 and not belongs_to_root(status):
+        # Its owner could put a link in its place, even in a directory with the sticky bit.
+        raise TransportError(f"{path} does not belong to root: remove it, or choose another --path")
+    return False
 
 
 def _holds_writes_only(path: str, size_bytes: int) -> bool:
@@ -235,23 +297,17 @@ def _holds_writes_only(path: str, size_bytes: int) -> bool:
     return True
 
 
-def _is_ours(status: os.stat_result) -> bool:
-    mode = stat.S_IMODE(status.st_mode)
-    return stat.S_ISREG(status.st_mode) and mode == _MOUNT_POINT_MODE and status.st_uid == os.geteuid()
+def _is_mount_point(status: os.stat_result) -> bool:
+    kinds = {stat.S_IFREG | _MOUNT_POINT_MODE, stat.S_IFSOCK | _MOUNT_POINT_MODE}
+    return status.st_mode in kinds and status.st_uid == os.geteuid()
 
 
-def _unlink_same(path: str, fd: int) -> None:
-    """Remove the file at ``path`` if it is still the open one."""
+def _unlink_mount_point(path: str) -> None:
+    """Remove the mount point at ``path`` if nothing is mounted on it."""
     try:
-        if os.path.samestat(os.lstat(path), os.fstat(fd)):
+        if _is_mount_point(os.lstat(path)):
             os.unlink(path)
+    except FileNotFoundError:
+        pass
     except OSError as error:
         log.warning("the mount point %s could not be removed: %s", path, error.strerror)
-
-
-def _directory_mount_number(path: str) -> int:
-    directory = os.open(os.path.dirname(path), os.O_PATH | os.O_CLOEXEC)
-    try:
-        return mount_number(directory)
-    finally:
-        os.close(directory)

@@ -61,7 +61,7 @@ class Listener:
     def hand_over(self) -> Removal | None:
         """Leave the socket to another process to remove: ``close`` does not."""
         made, self._made = self._made, None
-        return None if made is None else Removal(partial(self._remove, made))
+        return None if made is None else partial(self._remove, made)
 
     def close(self) -> None:
         """Close the socket, and remove it from ``path`` if it is still there."""

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """``memnotify doctor`` where the path is a dead mount, a bare mount point or no device."""
 
-import contextlib
-import ctypes
 import os
 import signal
 import subprocess
@@ -16,8 +14,6 @@ from support.waiting import eventually
 from memnotify.cli import main
 from memnotify.cli.doctor.machine import Machine
 from memnotify.cli.doctor.probe import Step, attempt, round_trip
-
-_MNT_DETACH = 2  # linux/fs.h
 
 
 def _doctor(path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
@@ -40,24 +36,6 @@ def test_the_mount_of_a_daemon_that_was_killed(tmp_path: Path, capsys: pytest.Ca
     code, out = _doctor(path, capsys)
     assert code == 1
     assert "nothing is mounted" in out
-
-
-def test_a_busy_mount_that_was_unmounted_lazily(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "device"
-    daemon = Daemon("--path", str(path), transport="fuse", name="memnotify-file")
-    client = os.open(path, os.O_RDONLY)
-    try:
-        # A daemon that notices the unmounting must not end before doctor has run.
-        daemon.process.send_signal(signal.SIGSTOP)
-        # umount(8) would ask the stopped daemon for the file's attributes.
-        assert ctypes.CDLL(None).umount2(os.fsencode(path), _MNT_DETACH) == 0
-        out = _doctor(path, capsys)[1]
-    finally:
-        daemon.end(signal.SIGKILL)
-        # FUSE reports the daemon's end here.
-        with contextlib.suppress(OSError):
-            os.close(client)
-    assert f"nothing is mounted, and process {daemon.pid} holds it" in out
 
 
 def test_a_client_in_poll(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The FUSE file: where it is mounted, which users may use it, and what is left behind."""
 
+import contextlib
 import errno
 import fcntl
 import itertools
@@ -9,15 +10,22 @@ import shutil
 import signal
 import socket
 import stat
+import struct
 import subprocess
 import tempfile
+import threading
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Self
 
 import pytest
 from support.daemon import AS_NAMESPACE_ROOT, AS_NOBODY, NOBODY, Daemon, start, status
 from support.require import unavailable
 from support.waiting import DEADLINE_S, eventually
+
+from memnotify.kernel.syscalls import mount
 
 
 def _mounted(path: Path) -> int:
@@ -52,13 +60,13 @@ def test_the_mount_point_is_made_and_removed(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_empty_file_that_was_there_stays(tmp_path: Path) -> None:
+def test_an_empty_file_that_was_there_is_replaced(tmp_path: Path) -> None:
+    """Root could open it while nothing is mounted."""
     path = tmp_path / "device"
     path.touch(0o640)
     with FileDaemon(path):
         assert _mounted(path)
-    assert not _mounted(path)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -76,7 +84,7 @@ def test_what_clients_wrote_to_a_file_that_was_there_is_removed(tmp_path: Path, 
     path.write_text(written)
     with FileDaemon(path):
         assert _mounted(path)
-    assert path.read_bytes() == b""
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_mount_of_a_killed_daemon_is_replaced(tmp_path: Path) -> None:
@@ -91,13 +99,63 @@ def test_the_mount_of_a_killed_daemon_is_replaced(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_root_wrote_to_a_bare_mount_point_stops_nothing(tmp_path: Path) -> None:
+def test_a_bare_mount_point_cannot_be_opened(tmp_path: Path) -> None:
     path = tmp_path / "device"
     FileDaemon(path).killed()
     subprocess.run(["umount", "-l", str(path)], check=True)
-    path.write_text("used 80%")
+    for flags in (os.O_RDONLY, os.O_WRONLY, os.O_RDWR | os.O_CREAT | os.O_TRUNC):
+        with pytest.raises(OSError, check=lambda error: error.errno == errno.ENXIO):
+            os.open(path, flags)
     with FileDaemon(path):
         assert _mounted(path)
+    assert list(tmp_path.iterdir()) == []
+
+
+class _Opener:
+    """A client of root that opens and reads the device in a loop, and notes each outcome."""
+
+    def __init__(self, path: Path) -> None:
+        self.outcomes: Counter[str] = Counter()
+        self._path = path
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._end.is_set():
+            self.outcomes[self._try()] += 1
+
+    def _try(self) -> str:
+        try:
+            fd = os.open(self._path, os.O_RDWR)
+        except OSError as error:
+            return errno.errorcode[error.errno or 0]
+        try:
+            return os.read(fd, 6).decode()
+        except OSError as error:
+            return errno.errorcode[error.errno or 0]
+        finally:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+
+
+def test_no_start_or_end_shows_a_client_an_empty_file(tmp_path: Path) -> None:
+    path = tmp_path / "device"
+    with _Opener(path) as opener:
+        for end in (signal.SIGTERM, signal.SIGKILL, signal.SIGKILL, signal.SIGTERM) * 2:
+            with FileDaemon(path) as daemon:
+                read = opener.outcomes["total "]
+                eventually(lambda read=read: opener.outcomes["total "] > read + 50, "it reads")  # type: ignore[misc]
+                daemon.end(end)
+    assert opener.outcomes.keys() <= {"total ", "ENOENT", "ENXIO", "ENOTCONN", "ECONNABORTED"}
+    assert opener.outcomes["ENOENT"]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -112,18 +170,34 @@ def test_odd_mounts_elsewhere_and_odd_names_are_accepted(tmp_path: Path) -> None
         subprocess.run(["umount", odd], check=True)
 
 
-def test_a_daemon_that_waits_for_a_stopped_one_can_be_ended(tmp_path: Path) -> None:
+def test_a_stopped_daemon_does_not_hang_the_next_start(tmp_path: Path) -> None:
     path = tmp_path / "device"
     with FileDaemon(path) as first:
         first.process.send_signal(signal.SIGSTOP)
-        second = start("--transport", "fuse", "--path", str(path))
-        waiting = Path(f"/proc/{second.pid}/wchan")
-        eventually(lambda: waiting.read_text() == "request_wait_answer", "it waits for the first")
-        second.terminate()
-        assert second.wait(DEADLINE_S) == -signal.SIGTERM
-        assert second.stderr is not None
-        second.stderr.close()
+        assert "served by another process, which does not answer" in _refused("--path", str(path))
         first.process.send_signal(signal.SIGCONT)
+        with path.open("rb", buffering=0) as device:
+            assert device.read(256).startswith(b"total ")
+
+
+def test_a_daemon_that_hangs_in_a_request_does_not_hang_the_next_start(tmp_path: Path) -> None:
+    """A client whose request was received cannot be killed, so the start asks in another process."""
+    path = tmp_path / "device"
+    path.touch()
+    fuse = os.open("/dev/fuse", os.O_RDWR)
+    options = f"fd={fuse},rootmode=100000,user_id=0,group_id=0"
+    mount("memnotify", str(path), "fuse.memnotify", 0, options)
+    try:
+        # linux/fuse.h: fuse_in_header and fuse_init_in; fuse_out_header and fuse_init_out.
+        unique = struct.unpack_from("=8xQ", os.read(fuse, 1 << 20))[0]
+        os.write(fuse, struct.pack("=IiQIIIIHHII36x", 80, 0, unique, 7, 31, 0, 0, 0, 0, 4096, 1))
+        with ThreadPoolExecutor(1) as pool:
+            received = pool.submit(os.read, fuse, 1 << 20)
+            assert "served by another process, which does not answer" in _refused("--path", str(path))
+            assert received.result(DEADLINE_S)
+    finally:
+        os.close(fuse)
+        subprocess.run(["umount", "-l", str(path)], check=True)
 
 
 def test_what_is_no_mount_point_is_refused_and_untouched(tmp_path: Path) -> None:
@@ -181,7 +255,7 @@ def test_a_file_above_a_hidden_mount_is_no_daemon(tmp_path: Path, ended: str) ->
         path.touch()
         with FileDaemon(path), path.open("rb", buffering=0) as device:
             assert device.read(256).startswith(b"total ")
-        assert path.exists()
+        assert not path.exists()
     finally:
         subprocess.run(["umount", str(path.parent)], check=True)
     if ended == "alive":

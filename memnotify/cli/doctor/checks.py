@@ -271,22 +271,11 @@ def node(machine: Machine) -> Finding:
         return Finding(FAILED, f"{path} cannot be reached: {os.strerror(there.error)}", advice)
     if stat.S_ISCHR(there.mode):
         return _character_device(machine, there)
-    if there.mode == stat.S_IFREG | 0o200:
-        return _bare_mount_point(machine)
+    if there.mode in (stat.S_IFREG | 0o200, stat.S_IFSOCK | 0o200):
+        return Finding(FAILED, f"{path} is a mount point on which nothing is mounted", _START)
     kinds = {stat.S_IFREG: "a plain file", stat.S_IFDIR: "a directory", stat.S_IFLNK: "a link"}
     kind = kinds.get(stat.S_IFMT(there.mode), "something else")
     return Finding(FAILED, f"{path} is {kind}, and no device", f"move it away, then {_START}")
-
-
-def _bare_mount_point(machine: Machine) -> Finding:
-    found = f"{machine.path} is a mount point on which nothing is mounted"
-    if not machine.holders:
-        return Finding(FAILED, found, _START)
-    # The daemon keeps its mount point open and locked, so no other daemon can take it.
-    pids = " ".join(map(str, machine.holders))
-    return Finding(
-        FAILED, f"{found}, and process {pids} holds it: was it unmounted?", f"kill {pids}; then {_START}"
-    )
 
 
 def _character_device(machine: Machine, there: Node) -> Finding:
