@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The Debian package, built once, and a Debian to install it in."""
+"""The Debian packages, built once, and a Debian to install it in."""
 
 import shutil
 from pathlib import Path
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from guest.kernel import GuestUnavailable, kernel
 from guest.root import debian
-from support.package import build, clone, lacking
+from support.package import build, clone, lacking, of_python
 from support.require import unavailable
 
 
@@ -27,11 +27,13 @@ def package(tree: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def packages(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a directory with the package as old.deb and that of a later commit as new.deb."""
+    """Return a directory with the packages as old/*.deb and those of a later commit as new/*.deb."""
     tree = clone(tmp_path_factory.mktemp("newer") / "tree")
     directory = tmp_path_factory.mktemp("packages")
-    shutil.copy(package, directory / "old.deb")
-    shutil.copy(build(tree), directory / "new.deb")
+    for name, built in (("old", package), ("new", build(tree))):
+        (directory / name).mkdir()
+        for file in (built, of_python(built)):
+            shutil.copy(file, directory / name)
     return directory
 
 

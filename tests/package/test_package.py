@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The Debian package: its build, its files, and what it leaves behind if no service manager runs."""
+"""The Debian packages: their build, their files, and what they leave behind if no service manager runs."""
 
 import os
 import re
@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from support.package import build, changes, clone, in_chroot, lacking, run
+from support.package import build, changes, clone, in_chroot, lacking, of_python, run
 from support.require import unavailable
 from support.waiting import eventually
 
 # Files that only a Debian package has.
-DEBIAN = re.compile(r"/usr/share/(lintian/|doc/memnotify/(changelog|copyright))")
+DEBIAN = re.compile(r"/usr/share/(lintian/|doc/(python3-)?memnotify/(changelog|copyright))")
 # Files of the tool that installs a Python package; and the licence, which Debian has elsewhere.
 INSTALLER = re.compile(r"dist-info/(RECORD|INSTALLER|REQUESTED|direct_url\.json|LICENSE)$")
 
@@ -41,6 +41,7 @@ def test_the_build_leaves_nothing_behind(tree: Path, package: Path) -> None:
     source = source_name(package)
     made = {
         package.name,
+        of_python(package).name,
         package.name.replace("_", "-dbgsym_", 1),
         f"{source}.buildinfo",
         f"{source}.changes",
@@ -115,10 +116,11 @@ def test_what_is_in_it(package: Path) -> None:
         "/usr/share/man/man4/memnotify.4",
         "/usr/share/man/man5/memnotify.toml.5",
         "/usr/share/man/man8/memnotify.8",
-    } <= contents(package)
+    } <= contents(package) | contents(of_python(package))
     depends = run("dpkg-deb", "--field", str(package), "Depends")
-    for needed in ("python3 (>= 3.11)", "python3-cffi-backend", "libfuse3-"):
+    for needed in ("python3-memnotify (= ", "python3-cffi-backend", "libfuse3-"):
         assert needed in depends
+    assert "python3 (>= 3.11)" in run("dpkg-deb", "--field", str(of_python(package)), "Depends")
     # dpkg asks about a conffile that both the administrator and the package have changed.
     assert "conffiles" not in run("dpkg-deb", "--info", str(package))
 
@@ -133,7 +135,8 @@ def test_make_install_installs_the_same_files(tree: Path, package: Path, tmp_pat
     for path in tmp_path.rglob("*"):
         assert path.is_symlink() or path.stat().st_mode & 0o444 == 0o444, path
     installed = {name for name in files(tmp_path) if not INSTALLER.search(name)}
-    packaged = {name for name in contents(package) if not DEBIAN.match(name) and not INSTALLER.search(name)}
+    both = contents(package) | contents(of_python(package))
+    packaged = {name for name in both if not DEBIAN.match(name) and not INSTALLER.search(name)}
     assert installed == packaged
     assert changes(tree) == ""
 
@@ -180,7 +183,7 @@ def test_installed_upgraded_removed_and_purged(packages: Path, system: Path) -> 
     script = """
         mknod /dev/cuse c 10 203
         find / -xdev | sort >/dev/before
-        dpkg --install /mnt/old.deb
+        dpkg --install /mnt/old/*.deb
         dpkg-query --show memnotify
         memnotify --version
         getent passwd memnotify
@@ -189,7 +192,7 @@ def test_installed_upgraded_removed_and_purged(packages: Path, system: Path) -> 
         systemctl disable memnotify
         echo '# mine' >/etc/memnotify/memnotify.toml.d/10-local.toml
         touch /etc/memnotify/memnotify.toml /etc/memnotify/mydaemon.mn
-        dpkg --install /mnt/new.deb
+        dpkg --install /mnt/new/*.deb
         dpkg-query --show memnotify
         memnotify --version
         [ "$(systemctl is-enabled memnotify)" = disabled ]
@@ -197,16 +200,17 @@ def test_installed_upgraded_removed_and_purged(packages: Path, system: Path) -> 
 
         systemctl enable memnotify
         dpkg --remove memnotify
-        [ ! -e /usr/bin/memnotify ]
+        memnotify read --help >/dev/null
+        memnotify serve || [ $? = 4 ]
         grep -x '# mine' /etc/memnotify/memnotify.toml.d/10-local.toml
-        dpkg --install /mnt/new.deb
+        dpkg --install /mnt/new/*.deb
         [ "$(systemctl is-enabled memnotify)" = enabled ]
         dpkg --purge memnotify
         getent passwd memnotify
         [ "$(ls -A /etc/memnotify)" = mydaemon.mn ]
-        dpkg --install /mnt/new.deb
+        dpkg --install /mnt/new/*.deb
         rm /etc/memnotify/mydaemon.mn
-        dpkg --purge memnotify
+        dpkg --purge memnotify python3-memnotify
         find / -xdev | sort >/dev/after
         comm -13 /dev/before /dev/after
     """
@@ -224,15 +228,15 @@ def test_it_is_enabled_where_the_kernel_can_serve(packages: Path, system: Path) 
         state() { echo "state: $(systemctl is-enabled memnotify)"; }
         for name in cuse fuse; do
             mknod /dev/$name c 10 200
-            dpkg --install /mnt/old.deb
+            dpkg --install /mnt/old/*.deb
             state
             dpkg --purge memnotify
             rm /dev/$name
         done
-        dpkg --install /mnt/old.deb
+        dpkg --install /mnt/old/*.deb
         state
         mknod /dev/cuse c 10 200
-        dpkg --install /mnt/new.deb
+        dpkg --install /mnt/new/*.deb
         state
     """
     said = in_chroot(system, packages, script)

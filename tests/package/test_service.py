@@ -15,9 +15,9 @@ user() { setpriv --reuid=nobody --regid=nogroup --clear-groups "$@"; }
 mn_test() { user /usr/local/bin/mn_test "$@"; }
 pid() { systemctl show --property=MainPID --value memnotify; }
 
-cp "$PACKAGES"/*.deb .
+cp -R "$PACKAGES"/* .
 cp "$CLIENT" /usr/local/bin/mn_test
-apt install ./old.deb
+apt install ./old/*.deb
 systemctl is-enabled memnotify
 systemctl is-active memnotify
 systemctl status --no-pager memnotify
@@ -43,7 +43,7 @@ systemctl enable memnotify.socket
 systemctl restart memnotify
 before=$(pid)
 
-apt install ./new.deb
+apt install ./new/*.deb
 systemctl is-active memnotify memnotify.socket
 user python3 -c 'import socket; socket.socket(socket.AF_UNIX).connect("/run/memnotify/socket")'
 test "$(pid)" != "$before"
@@ -53,7 +53,7 @@ mn_test
 dpkg --remove memnotify
 ! systemctl is-active memnotify memnotify.socket
 test ! -e /dev/memnotify
-dpkg --purge memnotify
+dpkg --purge memnotify python3-memnotify
 test ! -e /etc/memnotify
 ! systemctl cat memnotify
 test -z "$(systemctl --failed --no-legend)"

@@ -79,7 +79,7 @@ def changes(directory: Path) -> str:
 
 
 def build(tree: Path, kind: str = "binary") -> Path:
-    """Build the package; return the .deb, which is made beside ``tree``.
+    """Build the packages; return the .deb of memnotify, which is made beside ``tree``.
 
     As in a user's shell, another Python comes first, which has none of the modules that the build needs.
     """
@@ -101,6 +101,12 @@ def build(tree: Path, kind: str = "binary") -> Path:
         )
     (package,) = tree.parent.glob("memnotify_*.deb")
     return package
+
+
+def of_python(package: Path) -> Path:
+    """Return the .deb of python3-memnotify beside that of memnotify."""
+    (other,) = package.parent.glob("python3-memnotify_*_all.deb")
+    return other
 
 
 def in_chroot(system: Path, directory: Path, script: str) -> str:

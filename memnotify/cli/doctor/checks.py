@@ -67,7 +67,7 @@ def installation(machine: Machine) -> Finding:
         return Finding(
             WARNING,
             f"{programs[0]} shadows {' and '.join(programs[1:])} on PATH",
-            "remove the older one: pip uninstall memnotify, or apt remove memnotify",
+            "remove the older one: pip uninstall memnotify, or apt remove python3-memnotify",
         )
     started = ""
     # The check 'unit' reports an error of systemctl.
