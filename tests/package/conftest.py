@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from guest.kernel import GuestUnavailable, kernel
 from guest.root import debian
-from support.package import build, clone, lacking, of_python
+from support.package import build, build_single, clone, lacking, of_python
 from support.require import unavailable
 
 
@@ -27,9 +27,13 @@ def package(tree: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def packages(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a directory with the packages as old/*.deb and those of a later commit as new/*.deb."""
+    """Return a directory with the packages as old/*.deb and those of a later commit as new/*.deb.
+
+    And single/memnotify.deb, as it was before python3-memnotify.
+    """
     tree = clone(tmp_path_factory.mktemp("newer") / "tree")
     directory = tmp_path_factory.mktemp("packages")
+    build_single(tmp_path_factory.mktemp("single") / "tree", directory / "single")
     for name, built in (("old", package), ("new", build(tree))):
         (directory / name).mkdir()
         for file in (built, of_python(built)):

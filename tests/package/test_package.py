@@ -8,6 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from guest.kernel import GuestUnavailable
+from guest.root import minbase
+from support.daemon import Daemon
 from support.package import build, changes, clone, in_chroot, lacking, of_python, run
 from support.require import unavailable
 from support.waiting import eventually
@@ -220,6 +223,64 @@ def test_installed_upgraded_removed_and_purged(packages: Path, system: Path) -> 
     assert [name for name in left if not of_dpkg.match(name)] == []
     versions = re.findall(r"(?m)^memnotify\t(\S+)$", said)
     run("dpkg", "--compare-versions", versions[0], "lt", versions[1])
+
+
+def test_an_upgrade_from_the_single_package(packages: Path, system: Path) -> None:
+    """The files change owner. The file that was a conffile keeps its settings, without a question."""
+    script = """
+        for setting in '' 'update_period = 500'; do
+            dpkg --install /mnt/single/*.deb
+            [ "$(memnotify)" = 'memnotify of one package' ]
+            echo "$setting" >>/etc/memnotify/memnotify.toml
+            dpkg --install /mnt/new/*.deb </dev/null
+            memnotify --version
+            dpkg --search /usr/bin/memnotify
+            dpkg --verify memnotify python3-memnotify
+            memnotify check-config | grep '^update_period'
+            dpkg --purge memnotify python3-memnotify
+            [ ! -e /etc/memnotify ]
+        done
+    """
+    said = in_chroot(system, packages, script)
+    assert said.count("\nmemnotify 0.1.0\n") == 2
+    assert said.count("\npython3-memnotify: /usr/bin/memnotify\n") == 2
+    assert re.findall(r"\nupdate_period += (\d+)", said) == ["250", "500"]
+
+
+ALONE = r"""
+test -z "$(command -v gcc cc pkg-config)"
+test -z "$(find / -xdev -name 'libfuse*')"
+dpkg --install /mnt/new/python3-memnotify_*.deb
+for command in serve check-config read wait run watch env lowmem-bus doctor; do
+    memnotify $command --help >/dev/null
+done
+export MEMNOTIFY_PATH=/mnt/socket
+memnotify read
+memnotify wait --up --now --timeout=0 'used 1%'
+memnotify run --now --count=1 --when 'used 1%' -- sh -c 'echo "run for $MEMNOTIFY_EVENT"'
+python3 -c 'from memnotify import Memnotify; print(Memnotify().subscribe("used 99%"))'
+memnotify serve || echo "serve ended with $?"
+dpkg --purge python3-memnotify
+test ! -e /usr/lib/python3/dist-packages/memnotify
+"""
+
+
+@pytest.mark.parametrize("suite", ["bookworm", "trixie"])
+def test_python3_memnotify_alone(packages: Path, suite: str) -> None:
+    """The library and all commands but serve work without compiler and libfuse3, as in a container."""
+    try:
+        system = minbase(suite, "python3", "python3-venv")
+    except GuestUnavailable as missing:
+        unavailable(str(missing))
+    with Daemon("--socket", str(packages / "socket")):
+        said = in_chroot(system, packages, ALONE)
+    assert len(re.findall(r"(?m)^used +\d+ pages", said)) == 1
+    assert len(re.findall(r"(?m)^total \d+ used \d+ active \d+$", said)) == 2
+    assert "\nrun for up\n" in said
+    assert "serve ended with 4" in said
+    assert "ERROR: the compiled module is not installed" in said
+    assert "install the Debian package memnotify" in said
+    assert "Traceback" not in said
 
 
 def test_it_is_enabled_where_the_kernel_can_serve(packages: Path, system: Path) -> None:

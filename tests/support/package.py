@@ -109,6 +109,29 @@ def of_python(package: Path) -> Path:
     return other
 
 
+def build_single(tree: Path, directory: Path) -> None:
+    """Make ``directory``/memnotify.deb: one package with a file of each of the two and a conffile.
+
+    So were the builds before 0.1.0+git20261128.160000. Its service does not run.
+    """
+    files = {
+        "DEBIAN/control": "Package: memnotify\nVersion: 0.1.0+git20261128.153000.e931504\nArchitecture: all\n"
+        "Maintainer: test <test@localhost>\nDescription: as before\n",
+        "DEBIAN/conffiles": "/etc/memnotify/memnotify.toml\n",
+        "etc/memnotify/memnotify.toml": "# update_period = 250\n",
+        "usr/bin/memnotify": "#!/bin/sh\necho memnotify of one package\n",
+        "usr/lib/python3/dist-packages/memnotify/__init__.py": "",
+        "usr/lib/python3/dist-packages/memnotify/_shim.abi3.so": "",
+        "usr/share/man/man1/memnotify.1.gz": "",
+    }
+    for name, text in files.items():
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).write_text(text)
+    (tree / "usr/bin/memnotify").chmod(0o755)
+    directory.mkdir()
+    run("dpkg-deb", "--build", "--root-owner-group", str(tree), str(directory / "memnotify.deb"))
+
+
 def in_chroot(system: Path, directory: Path, script: str) -> str:
     """Run a bash script, which stops at the first failure, in a copy of a root directory; return its output.
 
