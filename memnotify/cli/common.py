@@ -114,14 +114,21 @@ def subscribed(command: str, path: str | None, thresholds: str, *, reopen: bool 
     return device
 
 
-def echo(command: str, device: Memnotify) -> None:
-    """On a terminal: print how each threshold was understood, and where its figure is."""
-    if not sys.stderr.isatty():
-        return
+def echo(command: str, device: Memnotify, *, until_reached: bool) -> None:
+    """On a terminal: print how each threshold was understood, and where its figure is.
+
+    Elsewhere print only what keeps a command waiting that waits ``until_reached``: a threshold that is
+    exceeded already. So the journal of a service has it.
+    """
     figures = device.figures
     for (name, given), exceeded in device.exceeded.items():
+        if not (sys.stderr.isatty() or (exceeded and until_reached)):
+            continue
         threshold, now = device.thresholds[name, given], figures[name]
-        state = "exceeded already: falling below it is the next event" if exceeded else "not reached yet"
+        next_event = "it counts when it is reached again"
+        if not until_reached:
+            next_event = "falling below it is the next event"
+        state = f"exceeded already: {next_event}" if exceeded else "not reached yet"
         report(command, f"{name} {_amount(threshold)} is {state}; it is {_amount(now)} now")
 
 

@@ -9,8 +9,9 @@ import shlex
 from memnotify.abi.figures import EXTRA_FIGURES, NAMES
 from memnotify.cli import add_command
 from memnotify.cli.common import NOTHING_WATCHED, report
-from memnotify.client import ThresholdError, default_path
-from memnotify.client._thresholds import parse
+from memnotify.cli.doctor.probe import read_kib
+from memnotify.client import PAGE_SIZE, Figures, ThresholdError, default_path
+from memnotify.client._thresholds import check_reachable, doubts, parse, spell
 
 _DESCRIPTION = """\
 Print the two variables with which a program that follows systemd's
@@ -27,7 +28,8 @@ For a shell, or with --format unit as a drop-in for a service:
 
 The program calls its callback at each crossing, up and down. sd-event accepts a
 character device or a socket. It refuses the FUSE file that is served without
-CUSE: use --socket there. Thresholds on extra figures (available, free, ...) need
+CUSE: name the socket there. A threshold above this machine's total, which can never
+be reached, is refused. Thresholds on extra figures (available, free, ...) need
 a device that has them: 'memnotify serve --figures'.
 """
 _EPILOG = """\
@@ -62,12 +64,18 @@ def run(options: argparse.Namespace) -> int:
     # A socket takes each line as a write of its own; the device takes a newline as a blank.
     thresholds = " ".join(options.when.split())
     try:
-        if not parse(os.fsencode(thresholds), _ANY_NAMES):
+        (writing,) = spell(thresholds, {})
+        levels = parse(writing.text, _ANY_NAMES)
+        if not levels:
             report("env", f"--when: {NOTHING_WATCHED}")
             return 2
+        figures = _figures()
+        check_reachable(levels, figures)
     except ThresholdError as error:
         report("env", f"--when: {error.strerror}")
         return 2
+    for doubt in doubts(levels, writing.given, figures):
+        report("env", f"warning: {doubt}")
     variables = {
         "MEMORY_PRESSURE_WATCH": options.path if options.socket is None else options.socket,
         "MEMORY_PRESSURE_WRITE": base64.b64encode(os.fsencode(thresholds) + b"\n").decode(),
@@ -83,6 +91,13 @@ def run(options: argparse.Namespace) -> int:
         else:
             print(f"export {name}={shlex.quote(value)}")
     return 0
+
+
+def _figures() -> Figures:
+    """Return figures with this machine's total, as the device may be served later only."""
+    kib = read_kib("/proc/meminfo")
+    total = (kib["MemTotal"] + kib["SwapTotal"]) * 1024 // PAGE_SIZE
+    return Figures((("total", total), ("used", 0), ("active", 0)))
 
 
 def _path(text: str) -> str:

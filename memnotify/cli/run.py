@@ -121,7 +121,7 @@ def run(options: argparse.Namespace) -> int:
             except OSError as error:
                 report("run", explain(options.path, error))
                 return 2
-            echo("run", device)
+            echo("run", device, until_reached=up and not options.now)
             directions[device.fileno()] = (device, up)
             if options.now:
                 causes.note(

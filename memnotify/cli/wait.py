@@ -77,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
         report("wait", explain(options.path, error))
         return 2
     with device:
-        echo("wait", device)
+        echo("wait", device, until_reached=options.up and not options.now)
         try:
             return _wait(device, options)
         except OSError as error:

@@ -25,7 +25,9 @@ _ADVICE = {
     r"\d,\d": "write a point, as in 'used 1.5G'",
 }
 """What people write instead, and the answer."""
-_MAY_EXCEED_TOTAL = {CGROUP, "total", "Committed_AS", "CommitLimit", "VmallocChunk"}
+_OF_ANY_SIZE = {"Committed_AS", "CommitLimit", "VmallocChunk"}
+"""Figures of the kernel that may exceed total. These, cgroup and total may have a size above total."""
+_MAY_EXCEED_TOTAL = {CGROUP, "total", *_OF_ANY_SIZE}
 
 
 def parse(text: bytes, names: Sequence[str]) -> Levels:
@@ -89,13 +91,20 @@ def _spell_value(value: Value) -> str:
 
 
 def check_reachable(levels: Levels, figures: Figures) -> None:
-    """Raise ThresholdError for a threshold that no figure can reach."""
+    """Raise ThresholdError for a threshold that can never be crossed."""
     for name, level in levels.items():
+        if level.of_total and name == "total":
+            raise ThresholdError(
+                errno.EINVAL, "total is always 100 % of total: write a size, as in 'total 8G'"
+            )
+        if level.of_total and level.numerator > level.denominator and name not in _OF_ANY_SIZE:
+            percent = f"{100 * level.numerator / level.denominator:g} %"
+            whole = "the cgroup's limit" if name == CGROUP else "total"
+            raise ThresholdError(errno.EINVAL, f"{name} never reaches {percent} of {whole}")
         pages, total = level.pages(figures.total), figures.total
         if pages > total > 0 and name not in _MAY_EXCEED_TOTAL:
             size, whole = describe_size(pages, figures), describe_size(total, figures)
-            reason = f"{name} never reaches {size}: total is {whole}"
-            raise ThresholdError(errno.EINVAL, reason)
+            raise ThresholdError(errno.EINVAL, f"{name} never reaches {size}: total is {whole}")
 
 
 def doubts(levels: Levels, given: Mapping[str, Value], figures: Figures) -> list[str]:

@@ -12,7 +12,7 @@ from dbus_fast.errors import AuthError, DBusError, InvalidAddressError
 from dbus_fast.service import ServiceInterface
 from dbus_fast.service import signal as dbus_signal  # the older name, which Debian's releases have
 
-from memnotify.cli.common import NOTHING_WATCHED, explain, loss, report, subscribe
+from memnotify.cli.common import NOTHING_WATCHED, echo, explain, loss, report, subscribe
 from memnotify.cli.lowmem_bus.levels import LEVELS, Limiter
 from memnotify.client import Crossed, Lost, Memnotify, Restored
 
@@ -43,6 +43,7 @@ def serve(path: str, thresholds: Mapping[int, str], limiter: Limiter) -> int:
             try:
                 devices[level] = opened.enter_context(Memnotify(path))
                 subscribe("lowmem-bus", devices[level], text)
+                echo("lowmem-bus", devices[level], until_reached=True)
             except OSError as error:
                 _report(explain(path, error))
                 return 2

@@ -597,12 +597,24 @@ def test_a_terminal_gets_what_was_understood(
     assert capsys.readouterr().err == f"memnotify wait: {said}\n"
 
 
+def test_a_wait_that_may_never_end_says_why(daemon: FakeDaemon, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also without a terminal, as in the journal of a service, unless --now counts it."""
+    assert main(["wait", "--up", "used 1% active 90%", "--timeout", "0"]) == 3
+    assert capsys.readouterr().err == (
+        "memnotify wait: used 1.0 % (400.0 KiB) is exceeded already: it counts when it is reached again;"
+        " it is 1.0 % (400.0 KiB) now\n"
+    )
+    assert main(["wait", "--up", "--now", "used 1%", "--timeout", "0"]) == 0
+    assert main(["wait", "--down", "used 1%", "--timeout", "0"]) == 3
+    assert capsys.readouterr().err == ""
+
+
 def test_doubtful_thresholds(daemon: FakeDaemon, capsys: pytest.CaptureFixture[str]) -> None:
     """A bare number below 1 % of total causes a warning; a threshold above total is refused."""
     assert main(["wait", "used 80", "--timeout", "0"]) == 3
     assert "memnotify wait: warning: used 0.8 % (320.0 KiB) is less than 1 %" in capsys.readouterr().err
     assert main(["wait", "used 120%", "--timeout", "0"]) == 2
-    assert "used never reaches 120.0 %" in capsys.readouterr().err
+    assert "used never reaches 120 % of total" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("seconds", ["0", "0.01"])
@@ -729,6 +741,19 @@ def test_env_with_thresholds_that_are_not_understood(
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("memnotify env: --when: ")
+
+
+@pytest.mark.parametrize("thresholds", ["used 120%", "cgroup 101%", "active 900T", "total 50%"])
+def test_env_refuses_what_is_never_crossed(thresholds: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["env", "--when", thresholds]) == 2
+    assert re.match(r"memnotify env: --when: (\w+ never reaches|total is always) ", capsys.readouterr().err)
+
+
+def test_env_warns_of_a_small_bare_number(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["env", "--when", "used 80"]) == 0
+    out, err = capsys.readouterr()
+    assert "MEMORY_PRESSURE_WRITE" in out
+    assert re.match(r"memnotify env: warning: used 0\.0 % \(320\.0 KiB\) is less than 1 % of total", err)
 
 
 @pytest.mark.parametrize(

@@ -46,8 +46,14 @@ def test_what_people_write_has_an_answer_of_its_own(device: Memnotify, threshold
 
 
 def test_what_can_never_fire_is_refused(daemon: FakeDaemon, subscribed: Memnotify) -> None:
-    for thresholds in ("used 120%", "used 10001", "active 1T"):
-        with pytest.raises(ThresholdError, match=r"never reaches .* total is 100\.0 % \(39\.1 MiB\)"):
+    for thresholds, reason in (
+        ("used 120%", "used never reaches 120 % of total"),
+        ("cgroup 100.5%", "cgroup never reaches 100.5 % of the cgroup's limit"),
+        ("used 10001", r"never reaches .* total is 100\.0 % \(39\.1 MiB\)"),
+        ("active 1T", r"never reaches .* total is 100\.0 % \(39\.1 MiB\)"),
+        ("total 50%", "total is always 100 % of total"),
+    ):
+        with pytest.raises(ThresholdError, match=reason):
             subscribed.subscribe(thresholds)
     assert daemon.written == [b"used 200"], "the previous thresholds stay"
     subscribed.subscribe("used 100% total 20000")
