@@ -14,11 +14,15 @@ import re
 import shutil
 import struct
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from support.debian import mirror
+
 META_PACKAGE = "linux-image-amd64"
+SUITE = "MEMNOTIFY_GUEST_SUITE"
+"""The Debian whose kernel a guest boots, such as trixie; by default this machine's."""
 TOOLS = {  # command: the Debian package that has it
     "apt-cache": "apt",
     "apt-get": "apt",
@@ -50,7 +54,8 @@ class Kernel:
 def kernel() -> Kernel:
     """Return the kernel to boot; download it into the cache if it is not there yet (about 70 MB).
 
-    The cache is $MEMNOTIFY_GUEST_CACHE, or ~/.cache/memnotify/guest. Raises GuestUnavailable.
+    It is that of the Debian $MEMNOTIFY_GUEST_SUITE, or of this machine. The cache is $MEMNOTIFY_GUEST_CACHE,
+    or ~/.cache/memnotify/guest. Raises GuestUnavailable.
     """
     if platform.machine() != "x86_64":
         raise GuestUnavailable(f"guests are x86_64 only, and this machine is {platform.machine()}")
@@ -65,7 +70,7 @@ def kernel() -> Kernel:
         raise GuestUnavailable(
             f"dead FUSE mounts would hide directories from the guest: umount -l {' '.join(stale)}"
         )
-    return _kernel()
+    return _kernel(os.environ.get(SUITE, ""))
 
 
 def busybox() -> str:
@@ -90,25 +95,49 @@ def stale_fuse_mounts() -> list[str]:
 
 
 @functools.cache  # apt-cache takes 0.6 s, and its answer is the same for all boots of one run
-def _kernel() -> Kernel:
+def _kernel(suite: str) -> Kernel:
+    lists = _lists(suite) if suite else ()
     try:
-        directory = _newest()
+        directory = _newest(lists)
     except GuestUnavailable:
-        if os.geteuid() != 0:
+        if os.geteuid() != 0 and not suite:
             raise
         # The package lists are missing, or so old that the archive no longer has their kernel.
-        output("apt-get", "update")
-        directory = _newest()
+        output("apt-get", *lists, "update")
+        directory = _newest(lists)
     modules = next((directory / "lib/modules").iterdir())
     return Kernel(image=directory / "kernel", modules=modules)
 
 
-def _newest() -> Path:
+def _lists(suite: str) -> tuple[str, ...]:
+    """Return apt's options for the package lists of a Debian, kept in the cache. Raises GuestUnavailable."""
+    source = mirror()
+    if source is None:
+        raise GuestUnavailable("apt knows no mirror of Debian")
+
+    def make(directory: Path) -> None:
+        (directory / "lists/partial").mkdir(parents=True)
+        (directory / "archives/partial").mkdir(parents=True)
+        (directory / "sources.list").write_text(f"deb {source} {suite} main\n")
+
+    directory = cached(f"apt-{suite}", make)
+    options = {
+        "Dir::Etc::SourceList": directory / "sources.list",
+        "Dir::Etc::SourceParts": "/dev/null",
+        "Dir::State::Lists": directory / "lists",
+        "Dir::State::Status": "/dev/null",
+        "Dir::Cache": directory,
+        "APT::Sandbox::User": "root",
+    }
+    return tuple(f"--option={name}={value}" for name, value in options.items())
+
+
+def _newest(lists: Sequence[str]) -> Path:
     """Return the directory of the kernel that the package lists name. Raises GuestUnavailable."""
-    found = re.search(r"Depends: (linux-image-\S+)", output("apt-cache", "depends", META_PACKAGE))
+    found = re.search(r"Depends: (linux-image-\S+)", output("apt-cache", *lists, "depends", META_PACKAGE))
     if found is None:
         raise GuestUnavailable(f"apt-cache names no kernel for {META_PACKAGE}: run apt-get update")
-    return cached(found[1], functools.partial(_unpack, found[1]))
+    return cached(found[1], functools.partial(_unpack, found[1], lists))
 
 
 def cached(name: str, make: Callable[[Path], None]) -> Path:
@@ -131,9 +160,9 @@ def cached(name: str, make: Callable[[Path], None]) -> Path:
     return directory
 
 
-def _unpack(package: str, directory: Path) -> None:
+def _unpack(package: str, lists: Sequence[str], directory: Path) -> None:
     """Download `package` and put the files that a boot needs into `directory`."""
-    output("apt-get", "download", package, cwd=directory)
+    output("apt-get", *lists, "download", package, cwd=directory)
     (archive,) = directory.glob("*.deb")
     output("dpkg", "-x", str(archive), str(directory))
     archive.unlink()
@@ -146,10 +175,11 @@ def _unpack(package: str, directory: Path) -> None:
 
 
 def _decompressed(image: bytes) -> bytes:
-    """Return the kernel inside a bzImage if it is packed with xz, else the bzImage itself.
+    """Return the kernel inside a bzImage if it is packed with xz, else the bzImage itself, as with zstd.
 
     QEMU starts an unpacked kernel directly, through its PVH entry: a script ends after 2.4 s. If an emulated
-    processor unpacks the kernel, that is 5.2 s. The offsets are those of the x86 boot protocol from 2.08 on.
+    processor unpacks xz, that is 5.2 s; with zstd it is no slower than an unpacked one. The
+    offsets are those of the x86 boot protocol from 2.08 on.
     """
     setup_sectors = image[0x1F1]
     offset, length = struct.unpack_from("<II", image, 0x248)

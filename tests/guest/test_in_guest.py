@@ -6,20 +6,41 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import pytest
+from guest.kernel import SUITE, GuestUnavailable, kernel
 from guest.suite import report, run_pytest
 from guest.vm import REPOSITORY, GuestResult
 from support.libsystemd import LibsystemdUnavailable, libsystemd
+from support.require import unavailable
 
 # Each guest keeps one processor of this machine busy: two guests take half the time.
 GUESTS = 2
 ENVIRONMENT = {"MEMNOTIFY_TEST_TRANSPORT": "cuse"}
 POSTED = ("tests/clients/test_absent.py", "tests/clients/test_mn_test.py")
 """The files that run the posted program."""
+OF_THE_KERNEL = (
+    "tests/guest/inside/test_kernel.py",
+    "tests/guest/inside/test_cuse.py",
+    "tests/clients/test_poll.py",
+    "tests/clients/test_takeover.py",
+)
+"""Nodes and their devices, poll(2), and the requests that Linux 6.9 and later send again after a crash."""
 
 
 def test_the_posted_program_in_guest(guest: Callable[..., GuestResult], subtests: pytest.Subtests) -> None:
     """What needs the posted mn_test.c passes; apart, since a repository alone skips part of it."""
     report(run_pytest(POSTED, ENVIRONMENT), subtests)
+
+
+def test_on_the_kernel_of_debian_13(
+    guest: Callable[..., GuestResult], monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
+) -> None:
+    """What depends most on the kernel passes there; MEMNOTIFY_GUEST_SUITE=trixie runs every guest on it."""
+    monkeypatch.setenv(SUITE, "trixie")
+    try:
+        kernel()
+    except GuestUnavailable as missing:
+        unavailable(str(missing))
+    report(run_pytest(OF_THE_KERNEL, ENVIRONMENT), subtests)
 
 
 def test_in_guest(guest: Callable[..., GuestResult], subtests: pytest.Subtests) -> None:
