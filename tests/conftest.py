@@ -1,15 +1,27 @@
 # SPDX-License-Identifier: MIT
 """Settings of every layer of tests."""
 
+import gc
+import os
 import signal
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from support.require import REQUIRE_ALL
 
-# A machine that is shared is slow by spells; a test says what must happen, not how soon.
-settings.register_profile("memnotify", deadline=None)
+# A machine that is shared is slow by spells; a test says what must happen, not how soon. The inner loop draws
+# fewer examples than hypothesis's own number, which CI takes.
+settings.register_profile(
+    "memnotify", deadline=None, max_examples=100 if os.environ.get(REQUIRE_ALL) == "1" else 25
+)
 settings.load_profile("memnotify")
+
+
+def pytest_collection_finish() -> None:
+    """Leave what pytest and the imports made out of each garbage collection: that is most objects."""
+    gc.freeze()
+
 
 # In the background of a shell SIGINT and SIGQUIT are ignored, under nohup SIGHUP. Daemons and commands would
 # inherit that and obey it; they do not inherit a handler.

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING
 
 from memnotify import logs
@@ -19,6 +19,8 @@ from memnotify.config.settings import COMMAND_LINE, SETTINGS, ConfigError, Confi
 if TYPE_CHECKING:
     from memnotify.daemon.status import StatusSocket
     from memnotify.transports.unix_listener import Listener
+
+log = logging.getLogger(__name__)
 
 _DESCRIPTION = """\
 Serve the memnotify device until SIGTERM or SIGINT. On SIGHUP the daemon reads
@@ -106,7 +108,6 @@ def run(options: argparse.Namespace) -> int:
 
 def _serve(options: argparse.Namespace) -> int:
     logs.begin(sys.stderr)
-    log = logging.getLogger(__name__)
     try:
         configuration = _Configuration(options)
         settings = configuration.read()
@@ -119,6 +120,10 @@ def _serve(options: argparse.Namespace) -> int:
     if missing:
         log.error("%s; %s", *missing)
         return EXTRA_MISSING
+    return _serve_device(settings, configuration)
+
+
+def _serve_device(settings: Settings, configuration: "_Configuration") -> int:
     # Imported here so that the other commands neither load libfuse nor need it.
     from memnotify import daemon  # noqa: PLC0415
     from memnotify.daemon import takeover  # noqa: PLC0415
@@ -136,13 +141,8 @@ def _serve(options: argparse.Namespace) -> int:
     try:
         with ExitStack() as undo:
             kept = takeover.take_kept()
-            listener = _open_listener(settings)
-            if listener is not None:
-                undo.callback(listener.close)
-                log.info("clients may connect to %s too", listener.path)
-            status_socket = _open_status_socket(settings, configuration)
-            if status_socket is not None:
-                undo.callback(status_socket.close)
+            listener = _open_listener(settings, undo)
+            status_socket = _open_status_socket(settings, configuration, undo)
             predecessor = takeover.take_over(kept, settings)
             serving = daemon.serve(
                 predecessor.transport
@@ -162,23 +162,30 @@ def _serve(options: argparse.Namespace) -> int:
         return 1
 
 
-def _open_listener(settings: Settings) -> "Listener | None":
+def _open_listener(settings: Settings, undo: ExitStack) -> "Listener | None":
     """Return the listener at --socket or on the socket that the service manager passed, or None."""
     if not settings.socket and "LISTEN_PID" not in os.environ:
         return None
     # Imported here because a daemon without a socket does not need it in memory.
     from memnotify.transports.unix_listener import open_listener  # noqa: PLC0415
 
-    return open_listener(settings.socket, int(settings.socket_mode, 8))
+    listener = open_listener(settings.socket, int(settings.socket_mode, 8))
+    if listener is None:
+        return None
+    undo.callback(listener.close)
+    log.info("clients may connect to %s too", listener.path)
+    return listener
 
 
-def _open_status_socket(settings: Settings, configuration: "_Configuration") -> "StatusSocket | None":
+def _open_status_socket(
+    settings: Settings, configuration: "_Configuration", undo: ExitStack
+) -> "StatusSocket | None":
     if not settings.status_socket:
         return None
     # Imported here for the same reason.
     from memnotify.daemon.status import StatusSocket  # noqa: PLC0415
 
-    return StatusSocket(settings.status_socket, lambda: configuration.origins)
+    return undo.enter_context(closing(StatusSocket(settings.status_socket, lambda: configuration.origins)))
 
 
 class _Configuration:

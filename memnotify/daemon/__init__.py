@@ -9,8 +9,8 @@ import select
 import signal
 import threading
 from array import array
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
 from enum import Enum, auto
 from typing import TYPE_CHECKING, NoReturn
 
@@ -50,7 +50,7 @@ from memnotify.transports.session import Session
 from memnotify.worker import Worker
 
 if TYPE_CHECKING:
-    from memnotify.daemon.status import StatusSocket
+    from memnotify.daemon.status import StatusServer, StatusSocket
     from memnotify.transports.unix_listener import Listener
 
 log = logging.getLogger(__name__)
@@ -82,67 +82,47 @@ def serve(
 ) -> bool:
     """Serve until a signal asks to stop (True), or until the device is lost (False).
 
-    If there is a ``predecessor``, go on with its clients; ``cleaner`` removes what the program made that this
-    one has replaced. On SIGUSR2 the program replaces itself, with its clients.
-
-    The clients that connect to ``listener``, if there is one, are served as well. Root becomes ``user``
-    before any client is served. The main thread serves the clients of ``status_socket``. On SIGHUP the
-    settings that ``read`` returns take effect as far as they can, see ConfigReloader; the SIGHUP of a
-    terminal that is gone ends the daemon. Closes ``transport``. Threads: the main thread, once in a process.
-    Raises TransportError if the device cannot be registered, PrivilegesError if root cannot be given up,
-    MemInfoError or OSError if memory's files cannot be read.
+    If there is a ``predecessor``, go on with its clients; ``cleaner`` is its cleanup process. On SIGHUP, what
+    ``read`` returns takes effect as far as ConfigReloader can. On SIGUSR2, the program replaces itself.
+    Closes ``transport``. Threads: the main thread, once in a process. Raises TransportError if the device
+    cannot be registered, PrivilegesError if root cannot become ``user``, MemInfoError or OSError.
     """
+    _prepare_process()
+    # In reverse order everything ends: the threads, the session, then the cleanup process.
+    with ExitStack() as cleanup:
+        after_all = cleanup.enter_context(ExitStack())
+        saved = predecessor.saved if predecessor else SavedState.create(len(figure_names(settings)))
+        table, sampler, device, session = _connect(transport, settings, saved, cleanup)
+        notifier = SystemdNotifier()
+        handover = Handover(session, saved, transport, DescriptorStore(notifier))
+        service = Service(session, transport, handover)
+        workers = [*_engine_workers(table, sampler, listener, cleanup), service.worker]
+        cleanup.callback(service.worker.stop)
+        status = ServiceStatus(notifier, service.what, table.__len__, transport.settled, workers)
+        handover.begin(predecessor, settings, table, sampler)
+        cleaner = _end_preparation(user, cleaner, transport, listener, status_socket)
+        if cleaner is not None:
+            after_all.callback(cleaner.close)
+        cleanup.callback(status.end)
+        reloader = ConfigReloader(settings, read, sampler, device)
+        if status_socket is not None:
+            server = status_socket.serve(Engine(transport, table, sampler, reloader))
+            service.attend(cleanup.enter_context(closing(server)))
+        for worker in workers:
+            worker.start(service.fail)
+        end = service.run(status, reloader)
+        if end is End.REPLACED:
+            _replace_process(workers, handover, listener, cleaner)
+        return end is End.ASKED
+
+
+def _prepare_process() -> None:
     # Blocked until the end: the main thread waits for them once there is something to serve.
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     avoid_huge_pages()
     _survive_memory_pressure()
     # Page counters need a dozen or more for each CPU, a client of the socket one: 1,024 are too few.
     raise_fd_limit()
-    # In reverse order everything ends: the threads, the session, then the cleanup process.
-    with ExitStack() as cleanup:
-        after_all = cleanup.enter_context(ExitStack())
-        cleanup.callback(transport.close)
-
-        def notify(handles: "array[int]", count: int) -> None:
-            session.notify(handles, count)
-
-        saved = predecessor.saved if predecessor else SavedState.create(len(figure_names(settings)))
-        table, sampler = _table_and_sampler(settings, saved, notify, cleanup)
-        device = Device(table, sampler, poll_acknowledges=settings.poll_acknowledges)
-        session = transport.connect(device)
-        cleanup.callback(session.close)
-        session.keep(saved.kept)
-        notifier = SystemdNotifier()
-        handover = Handover(session, saved, transport, DescriptorStore(notifier))
-        service = Service(session, transport, handover)
-        workers = [*_engine_workers(table, sampler, listener, cleanup), service.worker]
-        cleanup.callback(service.worker.stop)
-        status = ServiceStatus(
-            notifier, service.what, table.__len__, settled=transport.settled, threads=workers
-        )
-        handover.begin(predecessor, settings, table, sampler)
-        # All that needs root is done, the notifier's socket included, and there is no other thread yet.
-        _lock_memory(stays_root=user is None)
-        if user is not None:
-            cleaner = _give_up_root(user, [transport, listener, status_socket])
-        elif cleaner is not None:
-            transport.hand_over()
-        if cleaner is not None:
-            after_all.callback(cleaner.close)
-        cleanup.callback(status.end)
-        for worker in workers:
-            worker.start(service.fail)
-        reloader = ConfigReloader(settings, read, sampler, device)
-        if status_socket is not None:
-            server = status_socket.serve(Engine(transport, table, sampler, reloader))
-            cleanup.callback(server.close)
-            service.attend(server.fileno(), server.turn)
-        end = service.run(status, reloader)
-        if end is End.LOST:
-            handover.cancel()
-        elif end is End.REPLACED:
-            _replace_process(workers, handover, listener, cleaner)
-        return end is End.ASKED
 
 
 def _survive_memory_pressure() -> None:
@@ -175,27 +155,27 @@ def _replace_process(
     replace_process(fds)
 
 
-def _table_and_sampler(
-    settings: Settings,
-    saved: SavedState,
-    notify: Callable[["array[int]", int], object],
-    cleanup: ExitStack,
-) -> tuple[ObserverTable, Sampler]:
-    """Return both; the caller must stop the sampler. Raises MemInfoError or OSError."""
+def _connect(
+    transport: Transport, settings: Settings, saved: SavedState, cleanup: ExitStack
+) -> tuple[ObserverTable, Sampler, Device, Session]:
+    """Return the engine and its session; the caller must stop the sampler. Raises MemInfoError or OSError."""
+
+    def notify(handles: "array[int]", count: int) -> None:
+        session.notify(handles, count)
+
+    cleanup.callback(transport.close)
     extra = select_extra_figures(settings.figures)
     table = ObserverTable(len(NAMES) + len(extra), saved)
     table.limits = Limits(settings.max_observers, settings.max_observers_per_user)
     reader = cleanup.enter_context(MemInfoReader(pcp_is_free=settings.pcp_is_free, extra=extra))
     reader.read_exact()  # raises before any client is served
     counters = open_page_counters(pcp_is_free=settings.pcp_is_free) if settings.count_pages else None
-    sampler = Sampler(
-        table,
-        reader,
-        notify,
-        sampling_parameters(settings),
-        sources=WakeSources(open_trigger(), counters),
-    )
-    return table, sampler
+    sources = WakeSources(open_trigger(), counters)
+    sampler = Sampler(table, reader, notify, sampling_parameters(settings), sources=sources)
+    device = Device(table, sampler, poll_acknowledges=settings.poll_acknowledges)
+    session = cleanup.enter_context(closing(transport.connect(device)))
+    session.keep(saved.kept)
+    return table, sampler, device, session
 
 
 def _engine_workers(
@@ -216,20 +196,26 @@ def _engine_workers(
     return [sampler.worker, server.worker]
 
 
-def _lock_memory(*, stays_root: bool) -> None:
-    if not lock_memory(stays_root=stays_root):
+def _end_preparation(
+    user: User | None,
+    cleaner: CleanupProcess | None,
+    transport: Transport,
+    *sockets: "Listener | StatusSocket | None",
+) -> CleanupProcess | None:
+    """Lock memory and give up root; return the process that removes at the end what only root may remove.
+
+    All that needs root is done, the notifier's socket included, and there is no other thread yet.
+    """
+    if not lock_memory(stays_root=user is None):
         log.info("memory is not locked: that needs an unlimited RLIMIT_MEMLOCK")
     gc.collect()
     gc.freeze()
-
-
-def _give_up_root(
-    user: User, creators: Iterable["Transport | Listener | StatusSocket | None"]
-) -> CleanupProcess | None:
-    """Become ``user``; a process that stays root removes at the end what only root may remove."""
-    removals = [removal for creator in creators if creator is not None and (removal := creator.hand_over())]
-    cleaner = CleanupProcess(removals) if removals else None
-    become(user)
+    if user is not None:
+        removals = [removal for each in (transport, *sockets) if each and (removal := each.hand_over())]
+        cleaner = CleanupProcess(removals) if removals else None
+        become(user)
+    elif cleaner is not None:
+        transport.hand_over()
     return cleaner
 
 
@@ -254,16 +240,16 @@ class Service:
         self._poll.register(signal_fd(_SIGNALS), select.POLLIN)
         if transport.changes >= 0:
             self._poll.register(transport.changes, select.POLLPRI)
-        self._attended: dict[int, Callable[[], object]] = {}
+        self._attended: StatusServer | None = None
         self._terminal = _has_terminal()
         self._main = threading.get_ident()
         self._failed = False
         self._lost = False
 
-    def attend(self, fd: int, turn: Callable[[], object]) -> None:
-        """Call ``turn`` in ``run`` whenever ``fd`` polls POLLIN."""
-        self._attended[fd] = turn
-        self._poll.register(fd, select.POLLIN)
+    def attend(self, server: "StatusServer") -> None:
+        """Serve the clients of ``server`` in ``run``."""
+        self._attended = server
+        self._poll.register(server, select.POLLIN)
 
     def fail(self) -> None:
         """Let ``run`` return LOST. Any thread."""
@@ -294,6 +280,7 @@ class Service:
                     self._transport.path,
                 )
             if self._lost or self._failed:
+                self._handover.cancel()
                 return End.LOST
             if caught in _STOP or (caught == signal.SIGHUP and self._terminal and not _has_terminal()):
                 log.info("%s: ending", signal.Signals(caught).name)
@@ -319,8 +306,8 @@ class Service:
         for fd, _ in self._poll.poll(timeout_ms):
             if fd == self._transport.changes:
                 self._check_transport()
-            elif fd in self._attended:
-                self._attended[fd]()
+            elif self._attended is not None and fd == self._attended.fileno():
+                self._attended.turn()
         caught = signal.sigtimedwait(_SIGNALS, 0)
         return caught.si_signo if caught else 0
 

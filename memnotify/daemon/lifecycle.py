@@ -30,9 +30,9 @@ class ServiceStatus:
         notifier: SystemdNotifier,
         what: str,
         count_clients: Callable[[], int],
-        *,
         settled: Callable[[], bool],
         threads: Sequence[Worker],
+        *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._notifier = notifier

@@ -375,30 +375,10 @@ class ObserverTable:
             self._saved.forget_thresholds(observer.place)
             if figures.total != self._total_pages:
                 self._total_pages = 0
-            total = figures.total
-            grouped = levels.get(self.cgroup)
             observer.thresholds = tuple(
-                [
-                    _threshold(
-                        observer, level, total if group is None or level is not grouped else group.limit_pages
-                    )
-                    for level in levels.values()
-                ]
+                [self._arm_new(observer, figure, level, group, figures) for figure, level in levels.items()]
             )
-            for threshold, figure in zip(observer.thresholds, levels, strict=True):
-                if figure != self.cgroup:
-                    up, value = self._up[figure], figures[figure]
-                elif group is None:
-                    up, value = self._up[USED], figures.used
-                else:
-                    up, value = group.up, group.value_pages
-                    group.uses += 1
-                    group.fresh = True
-                if value >= threshold.pages:
-                    up.opposite.arm(threshold, 1 - threshold.pages)
-                else:
-                    up.arm(threshold, threshold.pages)
-            if grouped is not None:
+            if self.cgroup in levels:
                 self.group_of[fh] = group
             self._thresholds += len(observer.thresholds)
             self._save_all(observer, levels)
@@ -571,6 +551,26 @@ class ObserverTable:
         if index.group is not None:
             index.group.fresh = True
         return True
+
+    def _arm_new(
+        self, observer: Observer, figure: int, level: Level, group: Group | None, figures: Figures
+    ) -> Threshold:
+        """Return a new threshold, armed for the side on which the figure is not."""
+        total = figures.total
+        if figure != self.cgroup:
+            up, value = self._up[figure], figures[figure]
+        elif group is None:
+            up, value = self._up[USED], figures.used
+        else:
+            up, value, total = group.up, group.value_pages, group.limit_pages
+            group.uses += 1
+            group.fresh = True
+        threshold = _threshold(observer, level, total)
+        if value >= threshold.pages:
+            up.opposite.arm(threshold, 1 - threshold.pages)
+        else:
+            up.arm(threshold, threshold.pages)
+        return threshold
 
     def _save_all(self, observer: Observer, levels: Mapping[int, Level]) -> None:
         pairs = zip(observer.thresholds, levels.items(), strict=True)

@@ -5,16 +5,16 @@ import errno
 import os
 import resource
 import subprocess
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from support.daemon import QUICK, Daemon
-from support.require import unavailable
 from support.waiting import DEADLINE_S, eventually
 
 from memnotify.kernel.syscalls import OUT_OF_MEMORY
+
+pytestmark = pytest.mark.usefixtures("many_files")
 
 OPENED = 15_000
 # What a client may see of a daemon that ends: of these, never EIO.
@@ -22,18 +22,6 @@ GONE = {errno.ENOTCONN, errno.ECONNABORTED, errno.ENOMEM}
 LINE = "no memory is left"
 # Otherwise each thread has 64 MiB of address space in reserve.
 ENVIRONMENT = {"MALLOC_ARENA_MAX": "1"}
-
-
-@pytest.fixture(autouse=True)
-def _many_files() -> Iterator[None]:
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = OPENED + 200
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(needed, before[0]), max(needed, before[1])))
-    except (OSError, ValueError):
-        unavailable(f"RLIMIT_NOFILE cannot be raised to {needed}: run the tests as root")
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def _limit(daemon: Daemon, more_kib: int) -> None:

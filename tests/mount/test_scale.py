@@ -2,19 +2,18 @@
 """Ten thousand clients at once."""
 
 import os
-import resource
 import select
 import sys
 import sysconfig
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from support.daemon import QUICK, Daemon
 from support.memory import Hog, step_pages, used_pages
-from support.require import unavailable
 from support.waiting import DEADLINE_S
+
+pytestmark = pytest.mark.usefixtures("many_files")
 
 CLIENTS = 10_000
 # 128 B of each client are its saved state, which a restart takes over.
@@ -22,18 +21,6 @@ RSS_MAX_KIB = 24 * 1024
 # As it is installed: what finds an editable installation has imported pathlib and urllib, 0.6 MiB.
 PROGRAM = (sys.executable, "-S", "-m", "memnotify")
 ENVIRONMENT = {"PYTHONPATH": f"{Path(__file__).parents[2]}:{sysconfig.get_path('purelib')}"}
-
-
-@pytest.fixture(autouse=True)
-def _many_files() -> Iterator[None]:
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = CLIENTS + 200
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(needed, before[0]), max(needed, before[1])))
-    except (OSError, ValueError):
-        unavailable(f"RLIMIT_NOFILE cannot be raised to {needed}: run the tests as root")
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_ten_thousand_clients() -> None:

@@ -2,9 +2,10 @@
 """Imports point one way, as docs/architecture.md says."""
 
 import ast
+import functools
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -46,10 +47,17 @@ MODULES = {
 }
 
 
+@functools.cache
+def nodes(path: Path) -> list[ast.AST]:
+    """Return the nodes of a file's syntax tree."""
+    return list(ast.walk(ast.parse(path.read_text())))
+
+
+@functools.cache
 def imports(path: Path) -> set[str]:
     """Return what a file imports, in functions too: full names, ``module.name`` where a name is taken."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -64,9 +72,35 @@ def imported_modules(path: Path) -> set[str]:
     return {name if name in MODULES else name.rpartition(".")[0] for name in names} - {""}
 
 
+def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """Yield each function of a file, methods and inner functions included."""
+    for node in nodes(path):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
 def assert_no_circle(edges: Mapping[str, set[str]]) -> None:
     """Raise graphlib.CycleError, which names the circle, if there is one."""
     TopologicalSorter(edges).prepare()
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_function_fits_on_a_screen(module: str) -> None:
+    """No function is longer than 45 lines, its docstring included."""
+    lines = {
+        f"{node.name}:{node.lineno}": 1 + (node.end_lineno or 0) - node.lineno
+        for node in functions(MODULES[module])
+    }
+    assert not {name: count for name, count in lines.items() if count > 45}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_constructor_has_few_parameters(module: str) -> None:
+    """No constructor has more than six parameters beside self: what belongs together is one value."""
+    for node in functions(MODULES[module]):
+        if node.name == "__init__":
+            given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            assert len(given) <= 1 + 6, f"line {node.lineno}"
 
 
 def test_every_module_has_a_layer() -> None:
@@ -114,7 +148,7 @@ def test_pure_modules(module: str) -> None:
     for name in imports(path):
         if not name.startswith("memnotify."):
             assert name in allowed or name.rpartition(".")[0] in allowed, f"{module} imports {name}"
-    used = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
+    used = {node.id for node in nodes(path) if isinstance(node, ast.Name)}
     assert not used & {"open", "print", "input", "exec", "eval", "__import__"}
 
 

@@ -24,7 +24,7 @@ def test_public_names(name: str) -> None:
     assert re.search(rf"`{name}\b", _REFERENCE)
 
 
-@pytest.mark.parametrize("name", ["Memnotify", "Observer", "Signals"])
+@pytest.mark.parametrize("name", sorted(_sections().keys() & set(client.__all__)))
 def test_public_members(name: str) -> None:
     """Each public method and property of the class is in the section of its name."""
     section = _sections()[name]
@@ -33,12 +33,24 @@ def test_public_members(name: str) -> None:
             assert re.search(rf"`{member}\b", section), member
 
 
-@pytest.mark.parametrize("name", ["Memnotify", "Observer", "Signals"])
+@pytest.mark.parametrize("name", ["Latch", "Memnotify", "Observer", "Signals"])
 def test_parameters(name: str) -> None:
     """The section gives the parameters of the constructor by their names."""
     parameters = list(inspect.signature(getattr(client, name)).parameters)
     (given,) = re.findall(rf"(?m)^`{name}\((.*?)\)`", _sections()[name])
     assert re.findall(r"(\w+)(?:=[^,]+)?(?:, |$)", given) == parameters
+
+
+def test_environment_variables() -> None:
+    """CONTRIBUTING.md lists the variables that the tests and the build read, and no others."""
+    files = [*REPOSITORY.glob("tests/**/*.py"), *REPOSITORY.glob("benchmarks/*.py"), REPOSITORY / "setup.py"]
+    read = {
+        name
+        for file in files
+        for name in re.findall(r"""(?:environ\.get\(|[A-Z_]+ = )"(MEMNOTIFY_\w+)\"""", file.read_text())
+    }
+    table = (REPOSITORY / "CONTRIBUTING.md").read_text()
+    assert set(re.findall(r"(?m)^\| `(MEMNOTIFY_\w+)` \|", table)) == read
 
 
 def test_one_c_program() -> None:

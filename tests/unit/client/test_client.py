@@ -422,7 +422,7 @@ _moves = st.lists(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=3 * settings.get_profile("memnotify").max_examples)
 @given(_moves, st.integers(99, 100), st.integers(99, 100))
 def test_no_change_of_side_is_lost(moves: list[int | str | tuple[str, int]], one: int, other: int) -> None:
     """After any history, the sum of all changes is wrong about a threshold by less than the damping."""
