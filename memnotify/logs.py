@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TextIO
 
 LIMITED = {"limited": True}
-"""The ``extra`` of a message that a client can cause at any rate: a Limiter passes one a second."""
+"""The ``extra`` of a message that a client can cause at any rate: RateLimitFilter passes one a second."""
 
 EVERY_S = 1.0
 
@@ -21,12 +21,12 @@ _PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ER
 def begin(stream: TextIO, environment: Mapping[str, str] = os.environ) -> None:
     """Log to ``stream``, which is stderr, from INFO on, unless a handler takes the log already."""
     handler = StderrHandler(stream)
-    handler.addFilter(Limiter())
+    handler.addFilter(RateLimitFilter())
     handler.setFormatter(ForJournal() if _is_journal(environment) else ForPeople())
     logging.basicConfig(level="INFO", handlers=[handler])
 
 
-class Limiter(logging.Filter):
+class RateLimitFilter(logging.Filter):
     """Passes one LIMITED record of a kind each EVERY_S, with the number of those dropped before it.
 
     A kind is a message without its arguments. Any thread.

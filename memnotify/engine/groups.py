@@ -32,7 +32,7 @@ class GroupSampler:
 
     ``notify`` is called with the batches that the table returns for a cgroup. A cgroup is read if both are
     possible: at the expected rate its nearest level was reached since its last reading, and the page counters
-    have passed its room. The room is the distance to that level minus the pages on the per-CPU lists.
+    have passed its margin. The margin is the distance to that level minus the pages on the per-CPU lists.
     memory.current, an upper bound, is read first. memory.stat, which the kernel sums up over CPUs and
     descendants, is read only if memory.current does not decide.
     """
@@ -77,7 +77,7 @@ class GroupSampler:
         self._count(group, 0, group.limit_pages, parameters)
         # Never due, never stale, and covered for ever.
         group.read_s = group.exact_s = group.distance_pages = math.inf
-        group.room_pages = math.inf
+        group.margin_pages = math.inf
         group.epoch = self._epoch
 
     def _count(
@@ -98,7 +98,7 @@ class GroupSampler:
             stale = heapq.nsmallest(_STALEST, stale, key=lambda group: group.read_s)
         return list({id(group): group for group in due + stale}.values())
 
-    def look(
+    def read_due(
         self, groups: Iterable[Group], sample: Sample, now_s: float, parameters: SamplingParameters
     ) -> None:
         """Read these cgroups, memory.current alone if it decides. ``sample`` is exact."""
@@ -126,7 +126,7 @@ class GroupSampler:
             (group.distance_pages for group in self._table.watched_groups()), default=math.inf
         ), rate_pages_s
 
-    def room_pages(self, least_pages: int) -> float:
+    def margin_pages(self, least_pages: int) -> float:
         """Return how many pages each of two page counters, of this at least, may count without a reading."""
         most = (self._left(group) for group in self._table.watched_groups())
         return min((pages for pages in most if pages >= 2 * least_pages), default=math.inf) / 2
@@ -152,14 +152,14 @@ class GroupSampler:
         self._armed_pages = ()
 
     def _left(self, group: Group) -> float:
-        return group.room_pages - self._spent_pages if group.epoch == self._epoch else -math.inf
+        return group.margin_pages - self._spent_pages if group.epoch == self._epoch else -math.inf
 
     def _uncovered(self, groups: Iterable[Group]) -> list[Group]:
         passed_pages = self._spent_pages + sum(self._armed_pages) if self._armed_pages else math.inf
         return [
             group
             for group in groups
-            if group.fresh or group.epoch != self._epoch or group.room_pages < passed_pages
+            if group.fresh or group.epoch != self._epoch or group.margin_pages < passed_pages
         ]
 
     def _note(
@@ -171,5 +171,5 @@ class GroupSampler:
         group.rate_pages_s = max(rate_pages_s, group.rate_pages_s * 0.5 ** (elapsed_s / _HALF_LIFE_S))
         self._rate_pages_s = max(self._rate_pages_s, group.rate_pages_s)
         group.read_s, group.bound_pages, group.distance_pages = now_s, bound_pages, distance_pages
-        group.room_pages = distance_pages - sample.pcp_pages + self._spent_pages
+        group.margin_pages = distance_pages - sample.pcp_pages + self._spent_pages
         group.epoch = self._epoch

@@ -224,10 +224,10 @@ class Group:
         "granularity_pages",
         "key",
         "limit_pages",
+        "margin_pages",
         "own_limit_pages",
         "rate_pages_s",
         "read_s",
-        "room_pages",
         "source",
         "up",
         "uses",
@@ -252,7 +252,7 @@ class Group:
         self.own_limit_pages: int | None = None
         self.rate_pages_s = 0.0
         # How much the counters may count in all before the cgroup can reach its level; in which epoch.
-        self.room_pages = -math.inf
+        self.margin_pages = -math.inf
         self.epoch = -1
 
     def due_s(self, rate_pages_s: float) -> float:

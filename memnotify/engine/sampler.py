@@ -240,7 +240,7 @@ class Sampler:
             distances = self._count(sample)
             nearest_pages, rate_pages_s = distances.nearest, 0.0
             if self._groups is not None:
-                self._groups.look(groups, sample, sample.taken_s, self._parameters)
+                self._groups.read_due(groups, sample, sample.taken_s, self._parameters)
                 group_pages, rate_pages_s = self._groups.nearest()
                 nearest_pages = min(nearest_pages, group_pages)
             unannounced_pages = self._arm_page_counters(distances, sample.taken_s)
@@ -297,9 +297,9 @@ class Sampler:
         if not self._page_counters:
             due_s = math.inf if groups is None else groups.due_s(rate_pages_s)
             return min(distances.nearest, (due_s - taken_s) * rate_pages_s)
-        room_pages = math.inf
+        margin_pages = math.inf
         if groups is not None:
-            room_pages = groups.room_pages(max(counter.least_pages for counter in self._page_counters))
+            margin_pages = groups.margin_pages(max(counter.least_pages for counter in self._page_counters))
         armed = [0, 0]
 
         def announces(place: int, pages: float) -> bool:
@@ -310,8 +310,8 @@ class Sampler:
                 return pages - rate_pages_s * (self._clock() - taken_s)
 
             # A threshold on `used` that is too near to count for leaves the counters to the cgroups.
-            near = left(pages) < counter.least_pages and room_pages < math.inf
-            armed[place] = counter.arm(left(room_pages if near else min(pages, room_pages)))
+            near = left(pages) < counter.least_pages and margin_pages < math.inf
+            armed[place] = counter.arm(left(margin_pages if near else min(pages, margin_pages)))
             return 0 < armed[place] <= left(pages)
 
         unannounced_pages = min(

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.fakes import FakeClock
 
-from memnotify.logs import EVERY_S, LIMITED, ForJournal, ForPeople, Limiter
+from memnotify.logs import EVERY_S, LIMITED, ForJournal, ForPeople, RateLimitFilter
 
 
 def _record(
@@ -25,14 +25,14 @@ def _record(
     return record
 
 
-def _said(limiter: Limiter, record: logging.LogRecord) -> str | None:
+def _said(limiter: RateLimitFilter, record: logging.LogRecord) -> str | None:
     return ForPeople().format(record) if limiter.filter(record) else None
 
 
 def test_one_of_a_kind_a_second() -> None:
     """The kind counts, not the arguments; the next record has the number of those dropped."""
     clock = FakeClock()
-    limiter = Limiter(clock)
+    limiter = RateLimitFilter(clock)
     assert _said(limiter, _record("no %s", "a")) == "memnotify: ERROR: no a"
     for name in "bcd":
         clock.tick(EVERY_S / 4)
@@ -45,7 +45,7 @@ def test_one_of_a_kind_a_second() -> None:
 
 
 def test_a_message_that_no_client_causes_is_not_limited() -> None:
-    limiter = Limiter(FakeClock())
+    limiter = RateLimitFilter(FakeClock())
     assert all(limiter.filter(_record("ready", limited=False)) for _ in range(100))
 
 
@@ -53,7 +53,7 @@ def test_a_message_that_no_client_causes_is_not_limited() -> None:
 def test_each_record_is_logged_or_counted(pauses_s: list[float]) -> None:
     """Each record is logged or counted, and no second has two."""
     clock = FakeClock()
-    limiter = Limiter(clock)
+    limiter = RateLimitFilter(clock)
     logged, counted = [], 0
     for pause_s in [*pauses_s, EVERY_S]:
         clock.tick(pause_s)

@@ -5,7 +5,7 @@ import argparse
 
 from memnotify.cli import EXTRA_MISSING, add_command
 from memnotify.cli.common import reap_orphans, report, seconds
-from memnotify.cli.lowmem_bus.levels import LEVELS, Limiter
+from memnotify.cli.lowmem_bus.levels import LEVELS, WarningLimiter
 from memnotify.client import default_path
 
 _DESCRIPTION = """\
@@ -71,4 +71,4 @@ def run(options: argparse.Namespace) -> int:
         return EXTRA_MISSING
     reap_orphans()
     thresholds = {number: getattr(options, level) for level, number in LEVELS.items()}
-    return service.serve(options.path, thresholds, Limiter(options.interval))
+    return service.serve(options.path, thresholds, WarningLimiter(options.interval))

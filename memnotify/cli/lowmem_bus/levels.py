@@ -10,7 +10,7 @@ LEVELS = {"low": 50, "medium": 100, "critical": 255}
 """GMemoryMonitorWarningLevel."""
 
 
-class Limiter:
+class WarningLimiter:
     """Decides which level to send, and when. Pure: the time is passed in, in seconds."""
 
     def __init__(self, interval_s: float) -> None:

@@ -13,7 +13,7 @@ from dbus_fast.service import ServiceInterface
 from dbus_fast.service import signal as dbus_signal  # the older name, which Debian's releases have
 
 from memnotify.cli.common import NOTHING_WATCHED, echo, explain, loss, report, subscribe
-from memnotify.cli.lowmem_bus.levels import LEVELS, Limiter
+from memnotify.cli.lowmem_bus.levels import LEVELS, WarningLimiter
 from memnotify.client import Crossed, Lost, Memnotify, Restored
 
 NAME = "org.freedesktop.LowMemoryMonitor"
@@ -34,7 +34,7 @@ class LowMemoryMonitor(ServiceInterface):
         return level
 
 
-def serve(path: str, thresholds: Mapping[int, str], limiter: Limiter) -> int:
+def serve(path: str, thresholds: Mapping[int, str], limiter: WarningLimiter) -> int:
     """Send a warning for each level that is reached, until asked to end; return the exit code."""
     with contextlib.ExitStack() as opened:
         devices: dict[int, Memnotify] = {}
@@ -67,7 +67,7 @@ async def _connect() -> MessageBus:
 class _Service:
     """The service between the devices, by level, and the bus. For one event loop."""
 
-    def __init__(self, path: str, devices: Mapping[int, Memnotify], limiter: Limiter) -> None:
+    def __init__(self, path: str, devices: Mapping[int, Memnotify], limiter: WarningLimiter) -> None:
         self._path = path
         self._devices = devices
         self._limiter = limiter

@@ -6,19 +6,19 @@ import math
 from hypothesis import given
 from support import strategies
 
-from memnotify.cli.lowmem_bus.levels import Limiter
+from memnotify.cli.lowmem_bus.levels import WarningLimiter
 from memnotify.client import Change, Pages
 
 LOW, MEDIUM, CRITICAL = 50, 100, 255
 INTERVAL_S = 15.0
 
 
-def _move(limiter: Limiter, level: int, *, up: bool, name: str = "used") -> None:
+def _move(limiter: WarningLimiter, level: int, *, up: bool, name: str = "used") -> None:
     limiter.note(level, [Change(name, Pages(1000), up=up)])
 
 
 def test_what_is_reached_is_warned_of_once_and_at_once() -> None:
-    limiter = Limiter(INTERVAL_S)
+    limiter = WarningLimiter(INTERVAL_S)
     assert limiter.wait_s(0) is None
     _move(limiter, MEDIUM, up=True)
     assert limiter.wait_s(0) == 0
@@ -28,7 +28,7 @@ def test_what_is_reached_is_warned_of_once_and_at_once() -> None:
 
 
 def test_two_levels_at_once_make_one_warning() -> None:
-    limiter = Limiter(INTERVAL_S)
+    limiter = WarningLimiter(INTERVAL_S)
     for level in (CRITICAL, LOW, MEDIUM):
         _move(limiter, level, up=True)
     assert limiter.take(0) == CRITICAL
@@ -36,7 +36,7 @@ def test_two_levels_at_once_make_one_warning() -> None:
 
 
 def test_a_more_severe_level_is_not_delayed() -> None:
-    limiter = Limiter(INTERVAL_S)
+    limiter = WarningLimiter(INTERVAL_S)
     _move(limiter, MEDIUM, up=True)
     assert limiter.take(100) == MEDIUM
     _move(limiter, MEDIUM, up=False)
@@ -49,7 +49,7 @@ def test_a_more_severe_level_is_not_delayed() -> None:
 
 
 def test_what_has_gone_back_is_forgotten() -> None:
-    limiter = Limiter(INTERVAL_S)
+    limiter = WarningLimiter(INTERVAL_S)
     _move(limiter, LOW, up=True)
     assert limiter.take(0) == LOW
     _move(limiter, LOW, up=False)
@@ -66,7 +66,7 @@ def test_what_has_gone_back_is_forgotten() -> None:
 @given(strategies.level_moves((LOW, MEDIUM, CRITICAL)))
 def test_not_too_many_and_not_too_late(moves: list[tuple[float, int]]) -> None:
     """This holds for any order in which levels are reached and left."""
-    limiter = Limiter(INTERVAL_S)
+    limiter = WarningLimiter(INTERVAL_S)
     now_s = 0.0
     above: dict[int, float] = {}  # and the time since then
     sent: list[tuple[float, int]] = []
