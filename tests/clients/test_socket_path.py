@@ -8,15 +8,17 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from support.daemon import QUICK, Daemon
+from support.doctor import findings
 from support.fake_memory import FakeMemory
 from support.program import Program
 from support.waiting import DEADLINE_S, eventually
 
+from memnotify.cli.doctor.checks import OK
 from memnotify.client import (
     Crossed,
     DeviceLostError,
@@ -80,6 +82,40 @@ def test_wait(path: str, memory: FakeMemory) -> None:
         memory.use(50)
         assert program.line() == "total 2500000 used 1250000 active 250000"
         assert program.end(0) == 0
+
+
+@pytest.mark.parametrize("arguments", [(), ("--user", "nobody")])
+def test_doctor(path: str, arguments: Sequence[str]) -> None:
+    """It finds the process that listens, and uses the socket as a client."""
+    with Daemon(*QUICK, "--socket", path, *arguments, name=NAME) as daemon:
+        code, checks = findings("--timeout", "60", "--path", path, name=NAME)
+        assert code == 0, checks
+        assert checks["node"] == {
+            "name": "node", "state": OK, "found": f"{path} is a socket with a listener", "advice": "",
+        }  # fmt: skip
+        assert f"process {daemon.pid} serves it" in checks["daemon"]["found"]
+        assert checks["permissions"]["state"] == OK
+        assert checks["round trip"]["found"].startswith("read, write, a refused write, poll: used ")
+    with socket.socket(socket.AF_UNIX) as abandoned:
+        abandoned.bind(path)
+    code, checks = findings("--path", path, name=NAME)
+    assert code == 1
+    assert checks["node"]["found"] == f"{path} cannot be reached: Connection refused"
+    assert "memnotify serve" in checks["node"]["advice"]
+
+
+@pytest.mark.usefixtures("daemon")
+def test_env(path: str) -> None:
+    """The socket is what sd-event connects to."""
+    done = subprocess.run(
+        command("env", "--when", "used 80%"),
+        env=os.environ | {"MEMNOTIFY_PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=True,
+    )
+    assert f"export MEMORY_PRESSURE_WATCH={path}\n" in done.stdout
 
 
 def test_run_survives_a_restart_in_a_container(

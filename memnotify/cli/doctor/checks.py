@@ -12,7 +12,7 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
-from memnotify.cli.doctor.machine import UNIT, Machine, Node, option
+from memnotify.cli.doctor.machine import BARE_MODE, UNIT, Machine, Node, option
 from memnotify.cli.doctor.probe import Attempt, Step, attempt, read_kib, round_trip
 from memnotify.cli.loading import obstacle
 from memnotify.config import files as config_files
@@ -258,7 +258,7 @@ def _used_by_daemon(machine: Machine, fd: str, what: str) -> Finding:
 # The device
 
 
-def node(machine: Machine) -> Finding:
+def node(machine: Machine) -> Finding:  # noqa: PLR0911 - one return for each state
     """Check that the device exists and is one."""
     path, there = machine.path, machine.node
     if there is None:
@@ -266,12 +266,14 @@ def node(machine: Machine) -> Finding:
     if machine.is_mount:
         return _mount(machine, there)
     if there.error:
-        missing = there.error == errno.ENOENT
-        advice = _START if missing else "check the directories of the path"
+        unserved = there.error in (errno.ENOENT, errno.ECONNREFUSED)
+        advice = _START if unserved else "check the directories of the path"
         return Finding(FAILED, f"{path} cannot be reached: {os.strerror(there.error)}", advice)
     if stat.S_ISCHR(there.mode):
         return _character_device(machine, there)
-    if there.mode in (stat.S_IFREG | 0o200, stat.S_IFSOCK | 0o200):
+    if machine.is_socket:
+        return Finding(OK, f"{path} is a socket with a listener")
+    if there.mode in (stat.S_IFREG | BARE_MODE, stat.S_IFSOCK | BARE_MODE):
         return Finding(FAILED, f"{path} is a mount point on which nothing is mounted", _START)
     kinds = {stat.S_IFREG: "a plain file", stat.S_IFDIR: "a directory", stat.S_IFLNK: "a link"}
     kind = kinds.get(stat.S_IFMT(there.mode), "something else")
@@ -330,6 +332,8 @@ def permissions(machine: Machine) -> Finding:
     mode = stat.S_IMODE(there.mode)
     shown = f"{mode:04o} {owner}:{group}"
     by_rule = f"see 'udev rule'; until then: chmod 0666 {machine.path}"
+    if machine.is_socket:
+        by_rule = "set socket_mode in memnotify.toml, or SocketMode= of memnotify.socket"
     if not there.usable:
         join = f"as root: usermod -aG {group} {_user(os.geteuid())}, and log in again"
         return Finding(
@@ -356,11 +360,13 @@ def _group(gid: int) -> str:
     return str(gid)
 
 
-def udev_rule(machine: Machine) -> Finding:
+def udev_rule(machine: Machine) -> Finding:  # noqa: PLR0911 - one return for each state
     """Check that a udev rule sets the mode of the device, and has done so."""
     there = machine.node
     if machine.is_mount:
         return Finding(NOT_APPLICABLE, "the daemon sets the mode of a FUSE file")
+    if machine.is_socket:
+        return Finding(NOT_APPLICABLE, "udev sets no mode of a socket")
     if not machine.exists("/run/udev/control"):
         return Finding(NOT_APPLICABLE, "udev does not run here: chmod sets the mode")
     given: dict[str, str] = {}

@@ -6,9 +6,12 @@ import errno
 import fnmatch
 import os
 import re
+import socket
 import stat
+import struct
 import subprocess
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from functools import cached_property
 from typing import NamedTuple
 
@@ -16,6 +19,10 @@ from memnotify.cli.doctor.probe import Attempt, Step, attempt
 from memnotify.kernel.mounts import FUSE_FILE, Mount, canonical_path, read_mounts
 
 UNIT = "memnotify.service"
+_UCRED = struct.Struct("3i")
+"""pid, uid and gid, as SO_PEERCRED returns them."""
+BARE_MODE = 0o200
+"""The mode of a mount point on which nothing is mounted (memnotify/transports/fuse.py)."""
 _SYSTEMCTL_S = 5.0
 # Where poll(2) and select(2) sleep (fs/select.c); the compiler may inline poll_schedule_timeout.
 _POLL_WCHANS = ("poll_schedule_timeout", "do_sys_poll", "do_poll", "do_select", "core_sys_select")
@@ -36,6 +43,8 @@ class Node(NamedTuple):
     """MAJOR:MINOR, of a character device."""
     usable: bool = False
     """Whether this user may read and write it."""
+    listener_pid: int = 0
+    """The process that listens, if it is a socket; 0 if that process is not seen from here."""
 
 
 class Server(NamedTuple):
@@ -111,10 +120,19 @@ class Machine:
         return None if self.inspection.result is None else Node(*self.inspection.result)
 
     @property
+    def is_socket(self) -> bool:
+        """Whether the path is a socket, such as the daemon's, and not the mount point of a FUSE file."""
+        there = self.node
+        return there is not None and not self.is_mount and _is_socket(there.mode)
+
+    @property
     def is_device(self) -> bool:
-        """Whether the file is a device. Any other file must not be written to."""
+        """Whether the file is a device, or a socket in its place. Any other file must not be written to."""
+        there = self.node
         return (
-            self.node is not None and not self.node.error and (self.is_mount or stat.S_ISCHR(self.node.mode))
+            there is not None
+            and not there.error
+            and (self.is_mount or self.is_socket or stat.S_ISCHR(there.mode))
         )
 
     def _inspect(self, step: Step) -> Node:
@@ -128,10 +146,17 @@ class Machine:
                 with contextlib.suppress(PermissionError):
                     os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
             usable = os.access(path, os.R_OK | os.W_OK)
+            listener_pid = 0
+            if _is_socket(status.st_mode) and usable and not self.is_mount:
+                step("connect")
+                with socket.socket(socket.AF_UNIX) as client:
+                    client.connect(path)
+                    peer = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+                    listener_pid = _UCRED.unpack(peer)[0]
         except OSError as error:
             return Node(error.errno or errno.EIO)
         device = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
-        return Node(0, status.st_mode, status.st_uid, status.st_gid, device, usable)
+        return Node(0, status.st_mode, status.st_uid, status.st_gid, device, usable, listener_pid)
 
     @property
     def _pids(self) -> list[int]:
@@ -151,7 +176,9 @@ class Machine:
                     is_named = self._names_device(server.words)
                     (guessed if server.fds is None else named if is_named else holding).append(server)
         # Several may hold /dev/cuse, each for its own name: without such a device none serves this one.
-        may_hold = self.is_mount or self.node is None or self.exists(f"{self.sysfs_directory}/dev")
+        may_hold = (
+            self.is_mount or self.is_socket or self.node is None or self.exists(f"{self.sysfs_directory}/dev")
+        )
         found = named or (holding if may_hold else []) or guessed
         # A container may have a mount at the same path; a unit in a mount namespace of its own serves here.
         ours = self._namespace("self")
@@ -159,9 +186,8 @@ class Machine:
 
     def _server(self, pid: int) -> Server | None:
         """Return the process if it may serve the device, else None."""
-        wanted = {"/dev/fuse", self.path} if self.is_mount else {"/dev/cuse"}
         fds = self._fds(f"/proc/{pid}/fd")
-        if fds is not None and not wanted <= set(fds):
+        if fds is not None and not self._serves(pid, set(fds)):
             return None
         words = self.text(f"/proc/{pid}/cmdline").split("\0")
         is_named = self._names_device(words)
@@ -170,9 +196,33 @@ class Machine:
             return None
         lines = self.text(f"/proc/{pid}/status").splitlines()
         status = dict(line.split(":\t", 1) for line in lines)
-        # Without --name, the daemon's configuration may name this device.
-        is_other = not self.is_mount and "serve" in words and option(words, "--name") and not is_named
+        is_daemon = "serve" in words
+        # Without these options, the daemon's configuration may name this device.
+        names_other = not is_named and bool(option(words, "--name") or option(words, "--path"))
+        if self.is_socket:
+            is_other = not is_daemon  # systemd listens too, for a daemon that it starts
+        elif self.is_mount:
+            is_other = not is_daemon or names_other  # other FUSE file systems hold /dev/fuse too
+        else:
+            is_other = is_daemon and names_other
         return None if status.get("Name") == _REMOVER or is_other else Server(pid, status, fds, words)
+
+    def _serves(self, pid: int, fds: AbstractSet[str]) -> bool:
+        """Return True if a process with these descriptors may serve the device."""
+        if self.is_socket:
+            return bool(fds & self._listeners) or (self.node is not None and pid == self.node.listener_pid)
+        return ("/dev/fuse" if self.is_mount else "/dev/cuse") in fds
+
+    @cached_property
+    def _listeners(self) -> AbstractSet[str]:
+        """The sockets that are bound to the path, as descriptors show them.
+
+        The file has those of this network namespace, which is not that of memnotify.service.
+        """
+        with contextlib.suppress(OSError):
+            lines = [line.split(maxsplit=7) for line in self.text("/proc/net/unix").splitlines()]
+            return {f"socket:[{words[6]}]" for words in lines if words[7:] == [self.path]}
+        return set()
 
     @property
     def sysfs_directory(self) -> str:
@@ -276,6 +326,10 @@ class Machine:
         if done.returncode:
             raise OSError(errno.EIO, done.stderr.strip() or f"it ended with {done.returncode}", "systemctl")
         return dict(line.split("=", 1) for line in done.stdout.splitlines())
+
+
+def _is_socket(mode: int) -> bool:
+    return stat.S_ISSOCK(mode) and stat.S_IMODE(mode) != BARE_MODE
 
 
 def option(words: Sequence[str], name: str) -> str:

@@ -261,7 +261,7 @@ def test_node_of_cuse(machine: Made) -> None:
         (Node(0, stat.S_IFSOCK | 0o200), "a mount point on which nothing is mounted"),
         (Node(0, stat.S_IFDIR | 0o755), "a directory"),
         (Node(0, stat.S_IFLNK | 0o777), "a link"),
-        (Node(0, stat.S_IFSOCK | 0o777), "something else"),
+        (Node(0, stat.S_IFIFO | 0o777), "something else"),
     ],
 )
 def test_node_that_is_no_device(machine: Made, node: Node, found: str) -> None:
@@ -515,16 +515,17 @@ def test_missing_daemon(machine: Made) -> None:
 
 def test_daemon_of_a_mount(machine: Made) -> None:
     machine.make("/proc/self/mountinfo", MOUNT)
-    machine.run(5, "/dev/fuse", "/home/me/there", command="sshfs")
+    machine.run(5, "/dev/fuse", command="sshfs")
     machine.run(6, "/dev/memnotify", command="memnotify wait used")
-    machine.run(7, "/dev/fuse", "/dev/memnotify", command="python -c from memnotify.cli import main")
+    machine.run(7, "/dev/fuse", command="python -c from memnotify.cli import main serve")
+    machine.run(8, "/dev/fuse", command="memnotify serve --path /run/other")
     assert [server.pid for server in machine.servers] == [7]
 
 
 def test_daemon_of_a_mount_that_a_container_has_too(machine: Made) -> None:
     machine.make("/proc/self/mountinfo", MOUNT)
     for pid, namespace in ((6, "mnt:[1]"), (7, "mnt:[2]")):
-        machine.run(pid, "/dev/fuse", "/dev/memnotify")
+        machine.run(pid, "/dev/fuse")
         (machine.directory / f"proc/{pid}/ns").mkdir()
         (machine.directory / f"proc/{pid}/ns/mnt").symlink_to(namespace)
     # If no process is in this mount namespace, each may be the server.
