@@ -213,10 +213,17 @@ def _end_preparation(
     if user is not None:
         removals = [removal for each in (transport, *sockets) if each and (removal := each.hand_over())]
         cleaner = CleanupProcess(removals) if removals else None
-        become(user)
+        _become(user)
     elif cleaner is not None:
         transport.hand_over()
     return cleaner
+
+
+def _become(user: User) -> None:
+    # The user may not be able to read them when the first threshold on a cgroup needs them.
+    import memnotify.engine.groups  # noqa: F401, PLC0415 - a daemon that stays root saves 100 KB
+
+    become(user)
 
 
 class End(Enum):

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: MIT
 """A daemon that has given up root: its rights, what still works, and what it leaves behind."""
 
+import errno
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +17,8 @@ from support.daemon import AS_NOBODY, NOBODY, PROGRAM, QUICK, TRANSPORT, Daemon,
 from support.fake_manager import FakeManager
 from support.fake_memory import FakeMemory
 from support.waiting import DEADLINE_S, eventually
+
+import memnotify
 
 USER = ("--user", NOBODY.pw_name)
 # CAP_SYS_ADMIN and CAP_DAC_OVERRIDE
@@ -77,6 +81,22 @@ def test_without_setpcap_the_bounding_set_stays_and_nothing_else() -> None:
         assert status["CapBnd"] != NONE
         assert {status[f"Cap{name}"] for name in ("Inh", "Prm", "Eff", "Amb")} == {NONE}
         assert status["NoNewPrivs"] == "1"
+
+
+def test_a_threshold_on_a_cgroup_with_modules_that_only_root_reads(tmp_path: Path) -> None:
+    """The write is accepted, or refused because this machine has no cgroup v2 with a memory controller."""
+    package = Path(memnotify.__file__).parent
+    shutil.copytree(package, tmp_path / "memnotify", ignore=shutil.ignore_patterns("__pycache__"))
+    tmp_path.chmod(0o700)
+    with Daemon(*USER, environment={"PYTHONPATH": str(tmp_path), "PYTHONSAFEPATH": "1"}) as daemon:
+        assert str(tmp_path) in Path(f"/proc/{daemon.pid}/maps").read_text()
+        fd = os.open(daemon.path, os.O_RDWR)
+        try:
+            os.write(fd, b"cgroup 80%")
+        except OSError as error:
+            assert error.errno == errno.EOPNOTSUPP
+            eventually(lambda: "no threshold on a cgroup: " in daemon.log, "the log says why")
+        os.close(fd)
 
 
 def test_children_are_waited_for_if_sigchld_was_ignored() -> None:
