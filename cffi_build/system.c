@@ -11,6 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <sys/inotify.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
@@ -73,6 +74,25 @@ int system_signal_fd(const int *signals, size_t count)
 		sigaddset(&set, signals[i]);
 	fd = signalfd(-1, &set, SFD_CLOEXEC);
 	return fd >= 0 ? fd : -errno;
+}
+
+int system_watches(void)
+{
+	int watches = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
+
+	return watches >= 0 ? watches : -errno;
+}
+
+int system_watch(int watches, const char *path)
+{
+	int watch = inotify_add_watch(watches, path, IN_MODIFY);
+
+	return watch >= 0 ? watch : -errno;
+}
+
+int system_unwatch(int watches, int watch)
+{
+	return inotify_rm_watch(watches, watch) == 0 ? 0 : -errno;
 }
 
 int system_limit_capabilities(uint64_t kept)

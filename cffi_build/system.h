@@ -38,6 +38,13 @@ int system_mount(const char *source, const char *target, const char *type, unsig
 /* A descriptor that polls POLLIN while one of the signals, which must be blocked, is pending; or a negative errno. */
 int system_signal_fd(const int *signals, size_t count);
 
+/* A descriptor that polls POLLIN once a watched file was written to (inotify(7)); or a negative errno. */
+int system_watches(void);
+
+/* Watch a file, and return its watch, or end that; a negative errno. */
+int system_watch(int watches, const char *path);
+int system_unwatch(int watches, int watch);
+
 /* A descriptor of the root of tracefs, mounted nowhere; or a negative errno. */
 int system_tracefs(void);
 

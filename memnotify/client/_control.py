@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: MIT
 """Control files: an administrator names signals, and the use of memory at which each is on."""
 
+import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from memnotify.abi.figures import CGROUP
 from memnotify.abi.thresholds import VALUE_MAX
 from memnotify.client._device import default_path
 from memnotify.client._errors import MemnotifyError
-from memnotify.client._figures import PAGE_SIZE
+from memnotify.client._figures import PAGE_SIZE, Figures
 from memnotify.client._thresholds import parse
 
 DIRECTORY = "/etc/memnotify"
@@ -18,7 +20,7 @@ SUFFIX = ".mn"
 VARIABLE = "MEMNOTIFY"
 """The environment variable: ``config=DIR`` or ``disabled``, or both, separated by a colon."""
 
-_KEYS = ("type", "sensor", "used", "free", "limit", "property", "disabled")
+_KEYS = ("type", "sensor", "used", "free", "limit", "cgroup", "property", "disabled")
 # 18 digits are a finite float in any unit.
 _AMOUNT = re.compile(r"([0-9]{1,18}(?:\.[0-9]+)?) *([kmg%]?)", re.ASCII | re.IGNORECASE)
 _TRUTH = {
@@ -77,6 +79,8 @@ class Definition:
     """The signal is on at this use, or when this much of the limit is left; with both, at the lower use."""
     limit: Amount | None
     """What percentages refer to, and ``free`` is left of; RAM and swap if it is not given."""
+    cgroup: Amount | None = None
+    """The signal is on as well if this process's cgroup holds this much; percentages are of its limit."""
 
     def thresholds(self, total_pages: int, *, on: bool) -> str:
         """Return what to write to the device, for a signal that is on or off.
@@ -85,24 +89,28 @@ class Definition:
         500 MB below total must be written again when total changes. So total is watched too, in the
         direction that can change the signal: as total grows, the level rises, and the signal may go off.
         """
-        level = self._level(total_pages)
         sizes = self._sizes()
+        of_group = [] if self.cgroup is None else [f"cgroup {_spell_of_group(self.cgroup)}"]
+        if not sizes:
+            return of_group[0]
         follows = any(size.percent for size in sizes) and any(size.bytes for size in sizes)
-        return f"used {level} total {total_pages + on}" if follows else f"used {level}"
+        of_total = [f"total {total_pages + on}"] if follows else []
+        return " ".join([f"used {_spell(sizes, total_pages)}", *of_total, *of_group])
 
-    def threshold(self, total_pages: int) -> int:
-        """Return the use at which the signal is on, in pages; 1 if it always is."""
-        return parse(b"used " + self._level(total_pages).encode(), ("used",))["used"].pages(total_pages)
-
-    def _level(self, total_pages: int) -> str:
+    def threshold(self, total_pages: int) -> float:
+        """Return the use at which the signal is on, in pages: 1 if it always is, infinite for none."""
         sizes = self._sizes()
-        lowest = min(size.pages(total_pages) for size in sizes)
-        if lowest < 0.5:  # 0 would not be watched
-            return "1"
-        if any(size.bytes for size in sizes):
-            return str(min(VALUE_MAX, round(lowest)))
-        percent = min(1e15, *(size.percent for size in sizes))  # the grammar's numbers are bounded
-        return f"{percent:.10f}".rstrip("0").rstrip(".") + "%"
+        if not sizes:
+            return math.inf
+        return parse(b"used " + _spell(sizes, total_pages).encode(), ("used",))["used"].pages(total_pages)
+
+    def is_on(self, figures: Figures) -> bool:
+        """Return True if the signal is on. Figures without a cgroup's decide without it."""
+        of_group = False
+        if self.cgroup is not None and figures.cgroup is not None and figures.cgroup_limit is not None:
+            level = parse(f"cgroup {_spell_of_group(self.cgroup)}".encode(), ())[CGROUP]
+            of_group = figures.cgroup >= level.pages(figures.cgroup_limit)
+        return of_group or figures.used >= self.threshold(figures.total)
 
     def _sizes(self) -> list[Size]:
         """Return the uses at which the signal is on: the lowest of them holds."""
@@ -112,6 +120,22 @@ class Definition:
             free = self.free.of(limit)
             sizes.append(Size(limit.percent - free.percent, limit.bytes - free.bytes))
         return sizes
+
+
+def _spell_of_group(amount: Amount) -> str:
+    # The device knows the limit: any size of the whole gives the same percentage.
+    return _spell([amount.of(RAM_AND_SWAP)], VALUE_MAX)
+
+
+def _spell(sizes: Sequence[Size], whole_pages: int) -> str:
+    """Return the lowest of the sizes as it is written to the device."""
+    lowest = min(size.pages(whole_pages) for size in sizes)
+    if lowest < 0.5:  # 0 would not be watched
+        return "1"
+    if any(size.bytes for size in sizes):
+        return str(min(VALUE_MAX, round(lowest)))
+    percent = min(1e15, *(size.percent for size in sizes))  # the grammar's numbers are bounded
+    return f"{percent:.10f}".rstrip("0").rstrip(".") + "%"
 
 
 def settings(environ: Mapping[str, str]) -> tuple[str, bool]:
@@ -179,8 +203,10 @@ def _definition(place: str, section: str, values: Mapping[str, str]) -> Definiti
         raise ControlFileError(
             f"{place} type is {values['type']!r}; write type = memnotify, or disabled = yes"
         )
-    used, free, limit = (_amount(f"{place} {key}", values.get(key)) for key in ("used", "free", "limit"))
-    if used is None and free is None:
+    used, free, limit, cgroup = (
+        _amount(f"{place} {key}", values.get(key)) for key in ("used", "free", "limit", "cgroup")
+    )
+    if used is None and free is None and cgroup is None:
         used = Amount(95, is_percentage=True)
     return Definition(
         name=values.get("property", section),
@@ -188,6 +214,7 @@ def _definition(place: str, section: str, values: Mapping[str, str]) -> Definiti
         used=used,
         free=free,
         limit=limit,
+        cgroup=cgroup,
     )
 
 

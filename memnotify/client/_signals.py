@@ -50,7 +50,7 @@ class _Watch:
         Raises OSError if the device was never subscribed to, and cannot be.
         """
         while True:
-            on = figures.used >= self._definition.threshold(figures.total)
+            on = self._definition.is_on(figures)
             if on != self.on:
                 self.on = on
                 self._changes.append(Signal(self.name, on, figures))

@@ -10,12 +10,13 @@ other reasons read the stalest cgroups as well.
 import heapq
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 
-from memnotify.engine.observer import Group, HandleBatch
+from memnotify.engine.observer import Group, GroupSource, HandleBatch
 from memnotify.engine.schedule import SamplingParameters
 from memnotify.engine.table import ObserverTable, Sample
 from memnotify.kernel.cgroups import CgroupGoneError
+from memnotify.kernel.syscalls import FileWatches
 from memnotify.logs import LIMITED
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,14 @@ class GroupSampler:
         self._armed_pages: Sequence[int] = ()
         self._epoch = 0
         self._rate_pages_s = 0.0
+        self._watches: FileWatches | None = None
+        # The watches of each cgroup, and the cgroup of each watch, by key.
+        self._watched: dict[Hashable, list[int]] = {}
+        self._key_of: dict[int, Hashable] = {}
+        try:
+            self._watches = FileWatches()
+        except OSError as error:
+            log.info("changes of a cgroup's limit are noticed late: inotify: %s", error.strerror)
 
     def read(self, group: Group, sample: Sample, now_s: float, parameters: SamplingParameters) -> None:
         """Read a cgroup exactly, and notify the observers that cross."""
@@ -53,6 +62,8 @@ class GroupSampler:
         if source is None:
             return
         total_pages = sample.figures.total
+        if group.key not in self._watched:
+            self._watch(group.key, source)
         try:
             group.own_limit_pages = source.read_limit()
             value_pages = source.read_exact()
@@ -70,6 +81,7 @@ class GroupSampler:
         )
         distance_pages = self._count(group, value_pages, limit_pages, parameters)
         group.exact_s = now_s
+        group.limit_written = False
         self._note(group, value_pages, distance_pages, now_s, sample)
 
     def _end(self, group: Group, parameters: SamplingParameters) -> None:
@@ -79,6 +91,49 @@ class GroupSampler:
         group.read_s = group.exact_s = group.distance_pages = math.inf
         group.margin_pages = math.inf
         group.epoch = self._epoch
+        group.limit_written = False
+
+    def _watch(self, key: Hashable, source: GroupSource) -> None:
+        """Notice writes to the files with a cgroup's limits, if possible."""
+        self._forget_watches(self._table.watched_groups())
+        watches = self._watched[key] = []
+        if self._watches is None:
+            return
+        try:
+            for path in source.limit_files():
+                watches.append(self._watches.add(path))
+                self._key_of[watches[-1]] = key
+        except OSError as error:
+            # fs.inotify.max_user_watches, or the cgroup is gone.
+            log.info("changes of a cgroup's limit are noticed late: %s", error.strerror, extra=LIMITED)
+
+    def _forget_watches(self, groups: Sequence[Group]) -> None:
+        """End the watches of cgroups on which there is no threshold any more."""
+        if len(self._watched) <= len(groups):
+            return
+        for key in self._watched.keys() - {group.key for group in groups}:
+            for watch in self._watched.pop(key):
+                if self._watches is not None and self._key_of.pop(watch, None) is not None:
+                    self._watches.remove(watch)
+
+    def _follow_writes(self, groups: Sequence[Group]) -> None:
+        self._forget_watches(groups)
+        if self._watches is None:
+            return
+        written = self._watches.read()
+        if written:
+            keys = {self._key_of.get(watch) for watch in written}
+            for group in groups:
+                group.limit_written |= -1 in written or group.key in keys
+
+    def fileno(self) -> int | None:
+        """Return a descriptor that polls POLLIN once a limit was written; None if it cannot be had."""
+        return None if self._watches is None else self._watches.fileno()
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        if self._watches is not None:
+            self._watches.close()
 
     def _count(
         self, group: Group, value_pages: int, limit_pages: int, parameters: SamplingParameters
@@ -89,14 +144,19 @@ class GroupSampler:
         return self._table.rearm_group(group)
 
     def due(self, now_s: float, parameters: SamplingParameters, rate_pages_s: float) -> Sequence[Group]:
-        """Return the cgroups to read now: those that may have come near a level, and the stalest."""
+        """Return the cgroups to read now.
+
+        These are those that may have come near a level, those with another limit, and the stalest.
+        """
         groups = self._table.watched_groups()
+        self._follow_writes(groups)
         due = [group for group in self._uncovered(groups) if now_s >= group.due_s(rate_pages_s)]
         stale_s = now_s - _STALE_SHARE * parameters.max_update_period_s
         stale = [group for group in groups if group.read_s <= stale_s]
         if len(stale) > _STALEST:
             stale = heapq.nsmallest(_STALEST, stale, key=lambda group: group.read_s)
-        return list({id(group): group for group in due + stale}.values())
+        written = [group for group in groups if group.limit_written]
+        return list({id(group): group for group in due + stale + written}.values())
 
     def read_due(
         self, groups: Iterable[Group], sample: Sample, now_s: float, parameters: SamplingParameters
@@ -109,7 +169,9 @@ class GroupSampler:
                 continue
             try:
                 bound_pages = source.read_current()
-                changed = group.read_s <= stale_s and source.read_limit() != group.own_limit_pages
+                changed = group.limit_written or (
+                    group.read_s <= stale_s and source.read_limit() != group.own_limit_pages
+                )
             except OSError:
                 changed, bound_pages = True, 0
             rising_pages, falling_pages = self._table.group_distances(group, bound_pages)

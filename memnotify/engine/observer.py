@@ -4,7 +4,7 @@
 import heapq
 import math
 from array import array
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Protocol
 
 from memnotify.abi.thresholds import Level
@@ -204,6 +204,9 @@ class GroupSource(Protocol):
     def read_limit(self) -> int | None:
         """Return its limit."""
 
+    def limit_files(self) -> Sequence[str]:
+        """Return the files to which a change of its limit is written."""
+
 
 class Group:
     """A watched cgroup: the indexes of its levels, its last figures, and how far it may have moved since.
@@ -224,6 +227,7 @@ class Group:
         "granularity_pages",
         "key",
         "limit_pages",
+        "limit_written",
         "margin_pages",
         "own_limit_pages",
         "rate_pages_s",
@@ -250,6 +254,8 @@ class Group:
         self.bound_pages = self.droppable_pages = 0
         self.distance_pages = math.inf
         self.own_limit_pages: int | None = None
+        # Whether its limit may have changed since it was read.
+        self.limit_written = False
         self.rate_pages_s = 0.0
         # How much the counters may count in all before the cgroup can reach its level; in which epoch.
         self.margin_pages = -math.inf

@@ -116,6 +116,9 @@ class Sampler:
         self._fresh = False
         # Made with the first threshold on a cgroup: most daemons have none.
         self._groups: GroupSampler | None = None
+        # Polled for writes to the limits of cgroups, until one is seen: the next sample reads them.
+        self._limits_fd: int | None = None
+        self._limit_written = False
         self.samples = 0
         """How many samples were taken. Any thread may read it, as the two below."""
         self.wakeups = 0
@@ -263,6 +266,7 @@ class Sampler:
         """Return the cgroups that this sample must read."""
         if self._groups is None:
             return ()
+        self._limit_written = False
         if counter_fired:
             self._groups.uncover()
         return self._groups.due(now_s, self._parameters, self._schedule.rate_pages_s)
@@ -366,6 +370,8 @@ class Sampler:
             os.close(self._pressure_fd)
         for counter in self._page_counters:
             counter.close()
+        if self._groups is not None:
+            self._groups.close()
 
     def _pollers(self) -> tuple[select.poll, select.poll]:
         """Return what is polled while the sampler is parked, and while it samples."""
@@ -400,6 +406,7 @@ class Sampler:
         if self._fresh:
             self._fresh = False
             self._restart()
+        self._poll_limits()
         # Never later than before: wake-ups, however frequent, must not delay a sample.
         due_s = self._due_s = self._published_due_s = min(self._due_s, self._clock() + self._interval.timer_s)
         ready = self._sleep(self._sampling_poller, due_s - self._clock())
@@ -411,6 +418,11 @@ class Sampler:
                 early_s = self._due_s = min(early_s, self._sampled_s + self._interval.counter_s)
                 if self._clock() < early_s:
                     counter.rest()
+        if self._limits_fd is not None and self._limits_fd in ready:
+            # Often as well: a user may own a cgroup. So it is not polled until it is read.
+            self._sampling_poller.unregister(self._limits_fd)
+            self._limits_fd, self._limit_written = None, True
+            early_s = self._due_s = min(early_s, self._sampled_s + self._parameters.update_period_s)
         stalled = self._pressure_fd in ready
         if stalled:
             self._restart()
@@ -422,6 +434,12 @@ class Sampler:
         except MemInfoError:
             # No threshold is crossed; the next reading may succeed.
             self._due_s = self._failed_s + self._parameters.min_update_period_s
+
+    def _poll_limits(self) -> None:
+        if self._groups is not None and self._limits_fd is None and not self._limit_written:
+            self._limits_fd = self._groups.fileno()
+            if self._limits_fd is not None:
+                self._sampling_poller.register(self._limits_fd, select.POLLIN)
 
     def _restart(self) -> None:
         self._interval = self._schedule.restart(self._interval)

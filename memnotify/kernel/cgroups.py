@@ -4,6 +4,7 @@
 import errno
 import os
 import re
+from collections.abc import Sequence
 
 from memnotify.abi.figures import PAGE_SIZE
 from memnotify.kernel.mounts import mount_points
@@ -14,6 +15,7 @@ _OWN = re.compile(rb"^0::(/.*)$", re.MULTILINE)
 # Each CPU charges a batch in advance (mm/memcontrol.c:MEMCG_CHARGE_BATCH).
 _STILL_PAGES = 64 * (os.cpu_count() or 1)
 _ATTEMPTS = 4
+_LIMITS = ("memory.high", "memory.max")
 
 
 class CgroupUnavailableError(OSError):
@@ -59,8 +61,12 @@ class Cgroup:
 
     def read_limit(self) -> int | None:
         """Return the lower of memory.high and memory.max in pages, None if there is none."""
-        limits = [text for name in ("memory.high", "memory.max") if (text := self._read(name)) != b"max\n"]
+        limits = [text for name in _LIMITS if (text := self._read(name)) != b"max\n"]
         return min(map(int, limits)) // PAGE_SIZE if limits else None
+
+    def limit_files(self) -> Sequence[str]:
+        """Return paths of the files with its limits, valid as long as the object."""
+        return [f"/proc/self/fd/{self._directory}/{name}" for name in _LIMITS]
 
     def read_exact(self) -> int:
         """Return its pages without those that the kernel can drop.

@@ -131,6 +131,39 @@ def signal_fd(signals: Collection[int]) -> int:
     return _checked(lib.system_signal_fd(list(signals), len(signals)))
 
 
+class FileWatches:
+    """Notices writes to files, even with the same content; ``fileno`` polls POLLIN then (inotify(7))."""
+
+    def __init__(self) -> None:
+        """Watch no file yet. Raises OSError: the number of these is limited for each user."""
+        self._fd = _checked(lib.system_watches())
+
+    def fileno(self) -> int:
+        """Return the descriptor to poll."""
+        return self._fd
+
+    def add(self, path: str) -> int:
+        """Watch a file; return its watch, the same one for the same file. Raises OSError."""
+        return _checked(lib.system_watch(self._fd, os.fsencode(path)))
+
+    def remove(self, watch: int) -> None:
+        """End a watch, which has ended by itself if its file is gone."""
+        lib.system_unwatch(self._fd, watch)
+
+    def read(self) -> set[int]:
+        """Return the watches of the files that were written to since; -1 for any that may be missing."""
+        found: set[int] = set()
+        with suppress(BlockingIOError):
+            while True:
+                # The watch is the first of four numbers, and a watch of a file has no name after them.
+                found.update(memoryview(os.read(self._fd, 4096)).cast("i")[::4])
+        return found
+
+    def close(self) -> None:
+        """Close the descriptor, and so end all watches."""
+        os.close(self._fd)
+
+
 def raise_fd_limit() -> None:
     """Raise this process's limit of descriptors as far as permitted, up to _DESCRIPTORS_MAX."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -2,6 +2,7 @@
 """``memnotify doctor`` where the path is a dead mount, a bare mount point or no device."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -36,6 +37,21 @@ def test_the_mount_of_a_daemon_that_was_killed(tmp_path: Path, capsys: pytest.Ca
     code, out = _doctor(path, capsys)
     assert code == 1
     assert "nothing is mounted" in out
+
+
+def test_a_mount_on_meminfo(tmp_path: Path) -> None:
+    """As lxcfs has one, and containers that mask it."""
+    path, mask = tmp_path / "device", tmp_path / "mask"
+    mask.touch()
+    doctor = f"exec {sys.executable} -m memnotify doctor --path {path}"
+    script = f"mount --bind {mask} /proc/meminfo && {doctor}"
+    with Daemon("--path", str(path), transport="fuse", name="memnotify-file"):
+        done = subprocess.run(
+            ["unshare", "--mount", "sh", "-c", script], capture_output=True, text=True, check=False
+        )
+    assert (done.returncode, done.stderr) == (1, "")
+    assert re.search(r"/proc/meminfo is a mount \(of type \w+\): total, used and active are not", done.stdout)
+    assert "read: /proc/meminfo has no Active" in done.stdout
 
 
 def test_a_client_in_poll(tmp_path: Path) -> None:

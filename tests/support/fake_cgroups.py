@@ -21,6 +21,7 @@ class FakeCgroup:
         self.droppable = droppable
         self.gone = False
         self.fails = False
+        self.files: list[str] = []
         self.current_reads = self.exact_reads = 0
 
     def read_current(self) -> int:
@@ -39,6 +40,10 @@ class FakeCgroup:
         """Return its limit."""
         self._check()
         return self.limit
+
+    def limit_files(self) -> list[str]:
+        """Return the files that the test writes to when it changes the limit; none by default."""
+        return self.files
 
     def _check(self) -> None:
         if self.gone:

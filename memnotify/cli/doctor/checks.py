@@ -197,10 +197,11 @@ def meminfo(machine: Machine) -> Finding:
     limit_bytes = machine.memory_limit_bytes
     if limit_bytes is None:
         return Finding(OK, "/proc/meminfo is the machine's")
+    whose = "the daemon's" if machine.servers else "this process's"
     return Finding(
         OK,
-        "/proc/meminfo is the machine's: the figures do not show"
-        f" that its cgroup is limited to {limit_bytes >> 20} MiB",
+        f"/proc/meminfo is the machine's, and {whose} cgroup is limited to {limit_bytes >> 20} MiB:"
+        " total, used and active do not show that limit; a threshold on 'cgroup' follows it",
     )
 
 

@@ -257,15 +257,16 @@ class Machine:
 
     @property
     def memory_limit_bytes(self) -> int | None:
-        """The lowest memory.max on the way from the daemon's cgroup (v2), or this process's, to the root."""
+        """The lowest limit on the way from the daemon's cgroup (v2), or this process's, to the root."""
         limits = []
         with contextlib.suppress(FileNotFoundError):
             pid = self.servers[0].pid if self.servers else "self"
             group = re.search(r"^0::(/.*)$", self.text(f"/proc/{pid}/cgroup"), re.MULTILINE)
             path = group[1] if group else ""
             while path:
-                with contextlib.suppress(FileNotFoundError):
-                    limits.append(self.text(f"/sys/fs/cgroup{path}/memory.max").strip())
+                for name in ("memory.high", "memory.max"):
+                    with contextlib.suppress(FileNotFoundError):
+                        limits.append(self.text(f"/sys/fs/cgroup{path}/{name}").strip())
                 path = os.path.dirname(path) if path != "/" else ""
         return min((int(limit) for limit in limits if limit.isdigit()), default=None)
 

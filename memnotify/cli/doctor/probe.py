@@ -5,6 +5,7 @@ If the daemon has taken the child's request, the child cannot even be killed, so
 """
 
 import contextlib
+import errno
 import json
 import mmap
 import os
@@ -27,6 +28,7 @@ _KILL_S = 1.0
 # How far a figure may differ from this process's own reading, as a share of total: memory moves in between.
 _NEAR = 0.1
 _DEFECT = "check that memnotify serves it, in this version"
+_FIELDS = {"MemTotal", "MemFree", "SwapTotal", "SwapFree", "Active"}
 _KIB = re.compile(r"^(\w+): +([0-9]+) kB$", re.MULTILINE)
 
 Step = Callable[[str], None]
@@ -155,9 +157,13 @@ def round_trip(path: str, meminfo: str, timeout_s: float, step: Step) -> tuple[s
 
 
 def read_kib(meminfo: str) -> dict[str, int]:
-    """Return the fields of /proc/meminfo that are in KiB. Raises OSError."""
+    """Return the fields of /proc/meminfo that are in KiB, at least _FIELDS. Raises OSError."""
     with open(meminfo, encoding="utf-8") as file:
-        return {name: int(kib) for name, kib in _KIB.findall(file.read())}
+        found = {name: int(kib) for name, kib in _KIB.findall(file.read())}
+    missing = sorted(_FIELDS - found.keys())
+    if missing:
+        raise OSError(errno.ENODATA, f"{meminfo} has no {missing[0]}; remove the mount that hides it")
+    return found
 
 
 def _check_figures(figures: Figures, meminfo: str) -> None:

@@ -3,6 +3,7 @@
 
 import argparse
 
+from memnotify.abi.figures import CGROUP
 from memnotify.cli import EXTRA_MISSING, add_command
 from memnotify.cli.common import reap_orphans, report, seconds
 from memnotify.cli.lowmem_bus.levels import LEVELS, WarningLimiter
@@ -19,6 +20,7 @@ Each time a threshold of a level is reached, one warning of that level is sent, 
 threshold that is exceeded at the start causes none. In the interval after a warning only a
 more severe one is sent. The levels that are reached meanwhile, and still are at its end,
 cause one warning, of the most severe level. 'used 0' is never reached: it disables a level.
+'cgroup' is refused: all programs hear the warning, and each has a cgroup of its own.
 
 If another service has the name, the command sends nothing, and takes over when that service
 ends. If the daemon ends, the command waits for it to come back.
@@ -42,6 +44,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     for level, number in LEVELS.items():
         parser.add_argument(
             f"--{level}",
+            type=_of_the_machine,
             metavar="THRESHOLDS",
             default=_DEFAULTS[level],
             help=f"send {number} when one is reached (default: '{_DEFAULTS[level]}')".replace("%", "%%"),
@@ -55,6 +58,16 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     )
     parser.add_argument("--path", default=default_path(), help="the device (default: %(default)s)")
     parser.set_defaults(run=run)
+
+
+def _of_the_machine(text: str) -> str:
+    """Return the thresholds of a level. Raises ArgumentTypeError if one is on a cgroup."""
+    if CGROUP in text.replace("=", " ").split():
+        raise argparse.ArgumentTypeError(
+            "'cgroup' would be this service's own cgroup, but all programs hear the warning: each program"
+            " can watch its own, by memnotify.client or 'memnotify run'"
+        )
+    return text
 
 
 def run(options: argparse.Namespace) -> int:

@@ -15,6 +15,7 @@ from typing import Self
 
 import pytest
 from support.daemon import QUICK, Daemon
+from support.doctor import findings
 from support.program import Program
 from support.waiting import DEADLINE_S, eventually
 
@@ -270,14 +271,14 @@ def test_page_cache_is_no_event(quick: Daemon, disk: Path) -> None:
         assert not event(fd, 0)
 
 
-def test_a_limit_that_changes(daemon: Daemon) -> None:
-    """A percentage follows memory.max and memory.high."""
+def test_a_limit_that_changes() -> None:
+    """A percentage follows memory.max and memory.high at once: samples are minutes apart."""
     with (
         Group("limits", max=400 * MIB) as group,
         Holder(group) as holder,
-        Daemon(*QUICK, name="memnotify-limit") as quick,
+        Daemon("--max-update-period", "3600000") as slow,
     ):
-        fd = subscribe(quick, group, "cgroup 50%")
+        fd = subscribe(slow, group, "cgroup 50%")
         holder.hold(100 * MIB)
         assert not event(fd, 0)
         group.limit("high", 150 * MIB)
@@ -308,6 +309,18 @@ def test_a_group_without_the_memory_controller(quick: Daemon) -> None:
         assert not (path / "memory.current").exists()
         assert told(subscribe(quick, without, "cgroup 90%"))["cgroup_limit"] == 300 * MIB // PAGE_SIZE
         without.remove()
+
+
+def test_doctor_tells_of_the_limit() -> None:
+    """If the daemon itself is in a limited cgroup, doctor says so, and what its figures mean."""
+    with Group("daemon", max=300 * MIB) as group:
+        with group.entered():
+            daemon = Daemon(*QUICK)
+        with daemon:
+            code, checks = findings()
+    assert code == 0
+    assert checks["meminfo"]["state"] == "ok"
+    assert "the daemon's cgroup is limited to 300 MiB: total, used and active" in checks["meminfo"]["found"]
 
 
 def test_the_root(quick: Daemon) -> None:

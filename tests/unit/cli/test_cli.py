@@ -817,6 +817,15 @@ def test_lowmem_bus_with_thresholds_that_are_not_understood(
     assert daemon.files == []
 
 
+@pytest.mark.parametrize("text", ["cgroup 80%", "used 80% cgroup=1G"])
+def test_lowmem_bus_has_no_cgroup(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """It would be that of the service."""
+    with pytest.raises(SystemExit) as ended:
+        main(["lowmem-bus", "--medium", text])
+    assert ended.value.code == 2
+    assert "argument --medium: 'cgroup' would be this service's own cgroup" in capsys.readouterr().err
+
+
 def test_lowmem_bus_without_its_library(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -172,7 +172,9 @@ def test_meminfo_of_a_container(machine: Made) -> None:
     machine.make("/proc/self/cgroup", "0::/a/b\n")
     machine.make("/sys/fs/cgroup/a/memory.max", f"{64 << 20}\n")
     machine.make("/sys/fs/cgroup/a/b/memory.max", "max\n")
-    assert "limited to 64 MiB" in report(machine, "meminfo", OK)
+    assert "this process's cgroup is limited to 64 MiB: total, used" in report(machine, "meminfo", OK)
+    machine.make("/sys/fs/cgroup/a/b/memory.high", f"{32 << 20}\n")
+    assert "limited to 32 MiB" in report(machine, "meminfo", OK)
     machine.make("/proc/self/mountinfo", "90 80 0:50 /proc/meminfo /proc/meminfo rw - fuse.lxcfs lxcfs rw\n")
     assert "lxcfs makes it" in report(machine, "meminfo", WARNING)
     machine.make("/proc/self/mountinfo", "90 80 0:50 /m /proc/meminfo rw - tmpfs tmpfs rw\n")
@@ -192,7 +194,7 @@ def test_swap(machine: Made, *, zram_kib: int, disk_kib: int, state: str, found:
     swaps = {"/dev/zram0": zram_kib, "/dev/vda2": disk_kib}
     lines = "".join(f"{name} partition\t{kib}\t0\t100\n" for name, kib in swaps.items() if kib)
     machine.make("/proc/swaps", f"Filename Type Size Used Priority\n{lines}")
-    machine.make("/proc/meminfo", f"MemTotal: 8000 kB\nSwapTotal: {zram_kib + disk_kib} kB\n")
+    machine.make("/proc/meminfo", f"{MEMINFO}SwapTotal: {zram_kib + disk_kib} kB\n")
     assert found in report(machine, "swap", state)
 
 
@@ -462,6 +464,9 @@ def _command(directory: Path, monkeypatch: pytest.MonkeyPatch, name: str, script
     (directory / "bin" / name).write_text(f"#!/bin/sh\n{script}\n")
     (directory / "bin" / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{directory}/bin:{os.environ['PATH']}")
+
+
+MEMINFO = "MemTotal: 8000 kB\nMemFree: 0 kB\nSwapFree: 0 kB\nActive: 0 kB\n"
 
 
 def _examined(machine: Machine) -> dict[str, Finding]:

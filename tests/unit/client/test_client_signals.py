@@ -2,12 +2,14 @@
 """Control files and their signals."""
 
 import asyncio
+import errno
 import os
 import select
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.fake_cgroups import FakeCgroup
 from support.fake_device import FakeDaemon
 from support.waiting import DEADLINE_S, eventually
 
@@ -146,6 +148,11 @@ def test_the_environment() -> None:
         (f"free = {100 * PAGE_SIZE}", f"used 9900 total {TOTAL}"),
         (f"free = {100 * PAGE_SIZE}\nused = 80%", f"used 8000 total {TOTAL}"),
         ("free = 100%", "used 1"),
+        ("cgroup = 80%", "cgroup 80%"),
+        ("cgroup = 1g", f"cgroup {2**30 // PAGE_SIZE}"),
+        ("cgroup = 0", "cgroup 1"),
+        ("cgroup = 120%\nused = 90%", "used 90% cgroup 120%"),
+        (f"cgroup = 80%\nfree = {100 * PAGE_SIZE}", f"used 9900 total {TOTAL} cgroup 80%"),
     ],
 )
 def test_thresholds_follow_total(write: Callable[..., str], text: str, thresholds: str) -> None:
@@ -217,6 +224,45 @@ def test_a_signal_follows_total(daemon: FakeDaemon, write: Callable[..., str], t
         ):
             daemon.use(7_900, total=total)
             assert _changes(signals) == changes, total
+
+
+def test_the_own_cgroup(daemon: FakeDaemon, write: Callable[..., str]) -> None:
+    """A signal is on while the program's own cgroup or the machine is at its value, and follows the limit."""
+    group = FakeCgroup(100, limit=1000)
+    daemon.bench.device.find_group = lambda _: group
+
+    text = "[low]\ncgroup = 80%\n[either]\ncgroup = 80%\nused = 50%\n"
+    with Signals(write(text), {}) as signals:
+
+        def use(used: int, value: int) -> list[tuple[str, bool]]:
+            group.value = value
+            daemon.use(used)
+            return _changes(signals)
+
+        signals.enable()
+        assert _changes(signals) == []
+        assert use(6_000, 100) == [("either", True)]
+        assert use(6_000, 850) == [("low", True)]
+        assert use(100, 850) == []
+        group.limit = 2000
+        daemon.bench.clock.tick(15)
+        assert use(100, 850) == [("either", False), ("low", False)]
+        assert use(100, 1700) == [("either", True), ("low", True)]
+        signals.disable()
+        signals.enable()
+        assert _changes(signals) == [("either", True), ("low", True)]
+
+
+def test_a_cgroup_that_cannot_be_had(daemon: FakeDaemon, write: Callable[..., str]) -> None:
+    def refuse(_: int) -> None:
+        raise OSError(errno.EOPNOTSUPP, "there is no cgroup v2 on this machine")
+
+    daemon.bench.device.find_group = refuse
+    with Signals(write("[low]\nused = 80%\n[own]\ncgroup = 80%\n"), {}) as signals:
+        with pytest.raises(OSError, match="cgroup") as refused:
+            signals.enable()
+        assert refused.value.errno == errno.EOPNOTSUPP
+        assert signals.states == {}
 
 
 def test_a_signal_follows_total_across_daemons(daemon: FakeDaemon, write: Callable[..., str]) -> None:

@@ -10,6 +10,7 @@ import select
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -33,6 +34,7 @@ from memnotify.abi.figures import NAMES, PAGE_SIZE
 from memnotify.engine.observer import GroupSource
 from memnotify.engine.sampler import WakeSources
 from memnotify.kernel.cgroups import CgroupUnavailableError
+from memnotify.kernel.syscalls import FileWatches
 
 CGROUP = len(NAMES)
 TOTAL = 10_000
@@ -224,6 +226,76 @@ def test_a_limit_that_changes(bench: GroupBench, group: FakeCgroup) -> None:
     bench.sample(16)
     assert bench.event(fh)
     assert bench.device.read(fh).endswith(b" cgroup 100 cgroup_limit 10000\n")
+
+
+def test_a_written_limit_is_followed_within_an_update_period(
+    counting: GroupBench, group: FakeCgroup, tmp_path: Path
+) -> None:
+    """It needs no reading that is due; many writes cause one sample in each period."""
+    limit = tmp_path / "memory.max"
+    limit.touch()
+    group.files.append(str(limit))
+    fh = counting.subscribe(b"cgroup 50%")
+    turn = counting.sampler.turn
+    turn()
+    counting.clock.tick(0.3)
+    turn()
+    assert counting.table.groups[group.key].due_s(0.1) > counting.clock() + 100
+    group.limit = 150
+    counting.clock.tick(0.01)
+    samples = counting.sampler.samples
+    for _ in range(3):
+        limit.write_text("150")
+        turn()
+    assert not counting.event(fh)
+    assert counting.sampler.samples == samples
+    counting.clock.tick(0.25)
+    turn()
+    assert counting.event(fh)
+    assert counting.sampler.samples == samples + 1
+    assert counting.device.read(fh).endswith(b" cgroup 100 cgroup_limit 150\n")
+    group.limit = 1000
+    limit.write_text("1000")
+    counting.clock.tick(0.25)
+    turn()
+    assert counting.event(fh)
+
+
+def test_the_limits_of_groups_without_a_threshold_are_not_watched(bench: GroupBench, tmp_path: Path) -> None:
+    fhs = []
+    for number in range(20):
+        limit = tmp_path / str(number)
+        limit.touch()
+        bench.group = FakeCgroup(100, limit=1000)
+        bench.group.files.append(str(limit))
+        fhs.append(bench.subscribe(b"cgroup 50%"))
+
+    def watches() -> int:
+        fd = bench.sampler._groups.fileno()  # type: ignore[union-attr] # there is one
+        return Path(f"/proc/self/fdinfo/{fd}").read_text().count("inotify wd:")
+
+    assert watches() == 20
+    for fh in fhs[1:]:
+        bench.device.release(fh)
+    bench.sample()
+    assert watches() == 1
+
+
+def test_without_inotify_a_limit_is_read_with_the_stalest(
+    group: FakeCgroup, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(_: FileWatches) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(FileWatches, "__init__", refuse)
+    caplog.set_level(logging.INFO)
+    bench = GroupBench(group)
+    fh = bench.subscribe(b"cgroup 50%")
+    assert "inotify: Too many open files" in caplog.text
+    group.limit = 150
+    bench.sample(16)
+    assert bench.event(fh)
+    bench.sampler.stop()
 
 
 def test_observers_of_a_group_share_it(bench: GroupBench, group: FakeCgroup) -> None:
