@@ -165,10 +165,13 @@ def test_what_cannot_be_had(bench: GroupBench, caplog: pytest.LogCaptureFixture)
 @pytest.mark.parametrize(
     "text", [b"cgroup", b"cgroup x", b"cgroup 5 cgroup 6", b"Cgroup 5", b"cgroup_limit 5"]
 )
-def test_bad_input(bench: GroupBench, text: bytes) -> None:
+def test_bad_input(bench: GroupBench, text: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """It is refused; the log says why at the level DEBUG, as for every write that is not understood."""
+    caplog.set_level(logging.DEBUG)
     with pytest.raises(OSError, match="understood") as refused:
         bench.device.write(bench.device.open(), text)
     assert refused.value.errno == errno.EINVAL
+    assert [record.getMessage() for record in caplog.records if "EINVAL: " in record.getMessage()]
 
 
 def test_above_100_percent(bench: GroupBench, group: FakeCgroup) -> None:
