@@ -103,7 +103,7 @@ class Client:
 
 
 class PriorityClient(Client):
-    """It asks for POLLPRI alone and never reads: its poll acknowledges, and epoll polls before it tells."""
+    """It asks for POLLPRI alone and never reads: its poll acknowledges, and epoll polls before it returns."""
 
     asks = select.EPOLLPRI
 
@@ -244,7 +244,7 @@ class Soak:
                 process.wait()
 
     def _step(self) -> None:
-        """Move the memory, wait until that counts, and compare who was woken with who must be."""
+        """Move the memory; once that counts, compare the clients that were woken with those that must be."""
         name = self.random.choice(("MemFree", "MemFree", "Active"))
         place = self.random.randrange(2)
         self.digits[name][place] = self.random.randrange(10)
@@ -353,7 +353,7 @@ def compare(expected: set[int], seen: Sequence[int]) -> tuple[int, int]:
 
 def plot(course: Sequence[tuple[float, int, int]], file: Path) -> None:
     """Draw RSS and descriptors over the time."""
-    from matplotlib.figure import Figure  # noqa: PLC0415 - only who wants the picture needs it
+    from matplotlib.figure import Figure  # noqa: PLC0415 - only a picture needs it
 
     figure = Figure(figsize=(8, 4), layout="constrained")
     memory = figure.subplots()

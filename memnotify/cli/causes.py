@@ -20,8 +20,7 @@ class Causes:
     """The changes that count, the oldest first.
 
     A change counts once its figure has stayed on the new side for ``for_s`` seconds. For ``quiet_for_s``
-    seconds after one was taken, further ones are dropped. Latched, they alternate: no cause up follows
-    another before one down, and the other way round.
+    seconds after one was taken, further ones are dropped. Latched, causes alternate between up and down.
     """
 
     def __init__(self, *, latched: bool = False, for_s: float = 0.0, quiet_for_s: float = 0.0) -> None:

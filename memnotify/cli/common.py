@@ -80,7 +80,7 @@ def add_durations(parser: argparse.ArgumentParser) -> None:
         type=seconds,
         metavar="S",
         default=0.0,
-        help="count none for S seconds after one that counted",
+        help="ignore crossings for S seconds after one that counted",
     )
 
 

@@ -88,11 +88,11 @@ def _sampler(sampler: dict[str, Any]) -> Iterator[str]:
 
 
 def _observer(observer: dict[str, Any], total: int) -> Iterator[str]:
-    who = f"process {observer['pid']}" if observer["pid"] else "a process of another namespace"
+    client = f"process {observer['pid']}" if observer["pid"] else "a process of another namespace"
     pending = ", an event is pending" if observer["pending"] else ""
     command = f" ({observer['command']})" if observer["command"] else ""
     where = f" in {observer['cgroup']}" if observer["cgroup"] else ""
-    yield f"  {observer['id']}: {who}{command} of {_user(observer['uid'])}{where}{pending}"
+    yield f"  {observer['id']}: {client}{command} of {_user(observer['uid'])}{where}{pending}"
     for threshold in observer["thresholds"]:
         side = "at or above" if threshold["above"] else "below"
         event = "reaches" if threshold["next"] == "up" else "falls below"

@@ -31,8 +31,8 @@ while True:
 def test_allocations_end_a_long_sleep(hog: Hog, user: tuple[str, ...]) -> None:
     """The timer has backed off to seconds; MAP_POPULATE takes pages without a fault.
 
-    First those on the per-CPU lists, on which the test before may have left a lot. Nobody moves memory by the
-    32 GiB that would bring the shortest interval back.
+    First those on the per-CPU lists, on which the test before may have left a lot. No process moves memory by
+    the 32 GiB that would bring the shortest interval back.
     """
     with MemInfoReader() as reader:
         _, pcp_pages = reader.read_exact()

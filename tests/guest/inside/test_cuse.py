@@ -146,7 +146,7 @@ def udev() -> Iterator[None]:
     yield
     process.terminate()
     process.wait()
-    # As its socket unit does: who finds it waits for udev.
+    # As its socket unit does: a daemon that finds it waits for udev.
     Path("/run/udev/control").unlink()
 
 

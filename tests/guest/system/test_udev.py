@@ -93,7 +93,7 @@ def test_it_is_not_ready_before_udev_has_done() -> None:
     try:
         systemctl("start", "--no-block", NAME)
         eventually(lambda: os.path.exists(NODE), "the node is born")
-        # It serves whom it can serve meanwhile: root.
+        # It serves root meanwhile, the only user that can open the device.
         subprocess.run(["memnotify", "read"], stdout=subprocess.DEVNULL, check=True)
         assert (state(), mode(), serves()) == ("activating", 0o600, False)
     finally:

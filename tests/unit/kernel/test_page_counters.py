@@ -491,7 +491,7 @@ def test_a_refusal(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFix
 def test_an_ordinary_user_has_none() -> None:
     """The kernel itself refuses: no counter, and no exception."""
     if os.geteuid() != 0:
-        unavailable("only root can become somebody else: run the tests as root")
+        unavailable("only root can become another user: run the tests as root")
     child = os.fork()
     if child == 0:
         os.setgroups([])
