@@ -15,6 +15,25 @@ struct watch {
 	int fd; /* -1 while no daemon serves the device */
 };
 
+/* Read the line, which acknowledges an event, and print it with the side on which `used` is; -1 at the end. */
+static int report(const struct watch *watch)
+{
+	unsigned long long total, used, percent;
+	const char *side = "";
+	char line[256], unit;
+	ssize_t length = read(watch->fd, line, sizeof(line) - 1);
+
+	if (length <= 0)
+		return -1;
+	line[length] = 0;
+	if (sscanf(watch->thresholds, "used %llu%c", &percent, &unit) == 2 && unit == '%' &&
+	    sscanf(line, "total %llu used %llu", &total, &used) == 2)
+		/* The threshold is rounded to the nearest page. */
+		side = used >= (percent * total + 50) / 100 ? "reached: " : "below: ";
+	printf("%s: %s%s", watch->thresholds, side, line);
+	return 0;
+}
+
 static int begin(int epoll, struct watch *watch)
 {
 	struct epoll_event wanted = { .events = EPOLLIN, .data.ptr = watch };
@@ -24,12 +43,13 @@ static int begin(int epoll, struct watch *watch)
 		return -1;
 	/* EPERM: a plain file, not the device. So nothing is written to it. */
 	if (epoll_ctl(epoll, EPOLL_CTL_ADD, watch->fd, &wanted) < 0 ||
-	    write(watch->fd, watch->thresholds, strlen(watch->thresholds)) < 0) {
+	    write(watch->fd, watch->thresholds, strlen(watch->thresholds)) < 0 ||
+	    /* The state now: what is exceeded already is no event. */
+	    printf("watching %s\n", watch->thresholds) < 0 || report(watch) < 0) {
 		close(watch->fd);
 		watch->fd = -1;
 		return -1;
 	}
-	printf("watching %s\n", watch->thresholds);
 	return 0;
 }
 
@@ -56,8 +76,6 @@ int main(int argc, char **argv)
 		struct epoll_event event;
 		struct watch *watch;
 		int missing = 0;
-		char line[256];
-		ssize_t length;
 
 		for (int i = 0; i < count; i++)
 			missing += watches[i].fd < 0 && begin(epoll, &watches[i]) < 0;
@@ -65,12 +83,9 @@ int main(int argc, char **argv)
 		if (epoll_wait(epoll, &event, 1, missing ? 1000 : -1) <= 0)
 			continue;
 		watch = event.data.ptr;
-		/* Acknowledges the event; fails after the daemon has ended. */
-		length = read(watch->fd, line, sizeof(line));
-		if (length > 0) {
-			printf("%s: %.*s", watch->thresholds, (int)length, line);
+		/* Fails after the daemon has ended. */
+		if (report(watch) == 0)
 			continue;
-		}
 		close(watch->fd); /* also removes it from the epoll */
 		watch->fd = -1;
 	}

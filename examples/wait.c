@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Print the figures at the start and each time a threshold is crossed, up or down: wait [THRESHOLDS] */
+/* Print the state at the start and each time a threshold is crossed, up or down: wait [THRESHOLDS] */
 #include <err.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -28,6 +28,19 @@ static int begin(int epoll)
 	return -1;
 }
 
+/* On which side of the threshold `used` is; for other thresholds than "used N%", nothing. */
+static const char *side(const char *line)
+{
+	unsigned long long total, used, percent;
+	char unit;
+
+	if (sscanf(thresholds, "used %llu%c", &percent, &unit) != 2 || unit != '%' ||
+	    sscanf(line, "total %llu used %llu", &total, &used) != 2)
+		return "";
+	/* The threshold is rounded to the nearest page. */
+	return used >= (percent * total + 50) / 100 ? "reached: " : "below: ";
+}
+
 int main(int argc, char *argv[])
 {
 	int epoll = epoll_create1(EPOLL_CLOEXEC), device, wait_ms = 20;
@@ -48,15 +61,16 @@ int main(int argc, char *argv[])
 			usleep(1000 * wait_ms);
 			wait_ms = wait_ms < 500 ? 2 * wait_ms : 1000;
 		}
-		/* The first line of a new daemon is the state now. */
-		length = read(device, line, sizeof line); /* acknowledges an event */
+		/* The first line of a daemon is the state now: what is exceeded already is no event. */
+		length = read(device, line, sizeof line - 1); /* acknowledges an event */
 		if (length <= 0) {
 			close(device); /* also removes it from the epoll */
 			device = -1;
 			continue;
 		}
 		wait_ms = 20;
-		printf("%.*s", (int)length, line);
+		line[length] = 0;
+		printf("%s%s", side(line), line);
 		while (epoll_wait(epoll, &event, 1, -1) < 0)
 			if (errno != EINTR)
 				err(1, "epoll_wait");

@@ -20,6 +20,7 @@ from memnotify.client._figures import Figures, Pages
 from memnotify.client._source import Source
 from memnotify.client._thresholds import (
     Change,
+    Levels,
     Snapshot,
     Value,
     Writing,
@@ -100,6 +101,9 @@ class Memnotify(Source[Event]):
     the changes of side since the loss, so no change is lost. Without ``reopen``, ``wait`` raises
     DeviceLostError.
 
+    While the daemon cannot read the memory figures, ``read`` and ``subscribe`` raise OSError with EIO. That
+    is no loss: ``wait`` reads an event again until the figures are there.
+
     A child process after fork shares the open file and would take its parent's events. So it opens its
     own at its first use of this object; ``fileno`` is another descriptor from then on.
 
@@ -122,7 +126,9 @@ class Memnotify(Source[Event]):
         self._snapshots: list[Snapshot] = []
         self._files: list[DeviceFile] = []
         self._figures = Figures(())
-        # The epoll holds the files or, while there are none, the timer.
+        # Those with an event whose figures the daemon could not read (EIO). The epoll does not wait for them.
+        self._unread: list[DeviceFile] = []
+        # The epoll holds the files, and the timer while there are none or one is unread.
         self._epoll: select.epoll | None = None
         self._timer: Timer | None = None
         self._retry_s = _RETRY_FIRST_S
@@ -262,22 +268,56 @@ class Memnotify(Source[Event]):
         before = self._snapshots
         figures = self._figures
         after = list(before)
+        again = self._timer is not None and self._timer.fileno() in ready
+        have_read = False
         try:
             for number, file in enumerate(self._files):
                 revents = ready.get(file.fileno(), 0)
                 if revents and not revents & select.EPOLLIN:
                     raise device_error(errno.ENOTCONN, self.path)
-                if revents:
-                    after[number] = Snapshot(file.read(), before[number].levels)
-                    self._figures = after[number].figures
+                if (revents or (again and file in self._unread)) and self._read_event(file):
+                    have_read = True
+                    after[number] = Snapshot(self._figures, before[number].levels)
         except OSError as error:
             if not self._reopen:
                 raise
             self._lose()
             self._loss_reported = True
             return Lost(figures, error)
+        if not have_read:
+            return None
         self._snapshots = after
         return Crossed(figures, self._figures, _changes(before, after))
+
+    def _read_event(self, file: DeviceFile) -> bool:
+        """Read the figures of an event; if that fails with EIO, set the timer for the next attempt.
+
+        The device keeps the event, but a socket or a poll that acknowledges may not: so the attempt follows
+        whether the file is ready then or not.
+        """
+        try:
+            self._figures = file.read()
+        except OSError as error:
+            if error.errno != errno.EIO or self._epoll is None:
+                raise
+            if file not in self._unread:
+                self._unread.append(file)
+                # The file is ready all the time, and the program must not spin.
+                self._epoll.modify(file, 0)
+            self._retry_later()
+            return False
+        if file in self._unread:
+            self._unread.remove(file)
+            self._listen_to(file)
+        return True
+
+    def _listen_to(self, file: DeviceFile) -> None:
+        """Wait for an unread file's events again."""
+        if self._epoll is not None:
+            self._epoll.modify(file, select.EPOLLIN)
+        if not self._unread:
+            self._stop_timer()
+            self._retry_s = _RETRY_FIRST_S
 
     def _retry(self) -> Event | None:
         """Open the device and subscribe again; if that fails, set the timer for the next attempt."""
@@ -285,8 +325,9 @@ class Memnotify(Source[Event]):
         try:
             self._set_thresholds(self._writings, reachable=False)
         except OSError as error:
-            self._set_timer(self._retry_s)
-            self._retry_s = min(2 * self._retry_s, _RETRY_LAST_S)
+            self._retry_later()
+            if error.errno == errno.EIO:
+                return None
             if isinstance(error, ThresholdError) or not self._reopen:
                 raise
             if self._loss_reported:
@@ -303,7 +344,7 @@ class Memnotify(Source[Event]):
     def _set_thresholds(self, writings: list[Writing], *, reachable: bool) -> None:
         """Write each text to an open file of its own, and take over the sides from which changes are counted.
 
-        Files are opened as needed. If anything fails before the first write, the previous thresholds stay.
+        Files are opened as needed. If this fails, the previous thresholds stay, or are set again by ``wait``.
         """
         opened: list[DeviceFile] = []
         epoll = self._epoll
@@ -312,17 +353,11 @@ class Memnotify(Source[Event]):
             levels = [parse(writing.text, figures.names) for writing in writings]
             for each in levels if reachable else ():
                 check_reachable(each, figures)
-            on_cgroup = any(CGROUP in each for each in levels)
             epoll = epoll or new_epoll()
             for file in opened:
                 _watch(epoll, file)
             files = [*self._files, *opened][: len(writings)]
-            snapshots = []
-            for file, writing, each in zip(files, writings, levels, strict=True):
-                beside = b"" if CGROUP in each or not on_cgroup else b" " + _UNREACHABLE
-                file.write(writing.text.rstrip(b"\0") + beside)
-                # What the read tells binds: the device reports each change of side from there on.
-                snapshots.append(Snapshot(file.read(), each))
+            snapshots = self._write_all(files, writings, levels)
         except BaseException:
             for file in opened:
                 self._close_file(file)
@@ -333,7 +368,37 @@ class Memnotify(Source[Event]):
             self._close_file(file)
         self._epoll, self._files, self._snapshots, self._writings = epoll, files, snapshots, writings
         self._figures = snapshots[-1].figures
+        # The write has acknowledged their events.
+        for file in [file for file in self._unread if file in files]:
+            epoll.modify(file, select.EPOLLIN)
+        self._unread = []
+        self._retry_s = _RETRY_FIRST_S
         self._stop_timer()
+
+    def _write_all(
+        self, files: list[DeviceFile], writings: list[Writing], levels: list[Levels]
+    ) -> list[Snapshot]:
+        """Write each text to its file; return the sides from which changes are counted.
+
+        If this fails and files have new thresholds already, the previous ones are set again by ``wait``.
+        """
+        on_cgroup = any(CGROUP in each for each in levels)
+        snapshots: list[Snapshot] = []
+        changed = False
+        try:
+            for file, writing, each in zip(files, writings, levels, strict=True):
+                beside = b"" if CGROUP in each or not on_cgroup else b" " + _UNREACHABLE
+                file.write(writing.text.rstrip(b"\0") + beside)
+                changed = changed or file in self._files
+                # What the read tells binds: the device reports each change of side from there on.
+                snapshots.append(Snapshot(file.read(), each))
+        except DeviceLostError:
+            raise
+        except BaseException:
+            if changed:
+                self._lose()
+            raise
+        return snapshots
 
     def _open_files(self, count: int, opened: list[DeviceFile]) -> Figures:
         """Append so many files to ``opened``; return figures with the names that thresholds may have."""
@@ -357,6 +422,7 @@ class Memnotify(Source[Event]):
         for file in self._files:
             self._close_file(file)
         self._files = []
+        self._unread = []
         self._retry_s = _RETRY_FIRST_S
         self._set_timer(0)
 
@@ -370,6 +436,10 @@ class Memnotify(Source[Event]):
         if subscribed:
             self._epoll = new_epoll()
             self._lose()
+
+    def _retry_later(self) -> None:
+        self._set_timer(self._retry_s)
+        self._retry_s = min(2 * self._retry_s, _RETRY_LAST_S)
 
     def _set_timer(self, seconds: float) -> None:
         assert self._epoll is not None  # noqa: S101 - for mypy: a subscription has an epoll
@@ -391,6 +461,7 @@ class Memnotify(Source[Event]):
                 opened.close()
         self._epoll = self._reader = self._timer = None
         self._files = []
+        self._unread = []
 
 
 def _changes(before: list[Snapshot], after: list[Snapshot]) -> tuple[Change, ...]:

@@ -45,7 +45,8 @@ def test_it_prints_each_crossing(
     serve: Callable[[str], Daemon], daemon: Daemon, memory: FakeMemory, example: str
 ) -> None:
     """The state at the start, each crossing, and the state when a new daemon serves."""
-    above, below = (f"total 2500000 used {used} active 250000" for used in (2250000, 1250000))
+    above = "reached: total 2500000 used 2250000 active 250000"
+    below = "below: total 2500000 used 1250000 active 250000"
     with Program(example) as program:
         assert program.line() == "watching used 80%"
         assert program.line() == below

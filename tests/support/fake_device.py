@@ -17,6 +17,7 @@ from memnotify.abi.figures import Figures as DaemonFigures
 from memnotify.client import device_error
 from memnotify.client._figures import Figures
 from memnotify.engine.table import ObserverTable
+from memnotify.kernel.meminfo import MemInfoError
 
 GRANULARITY_PAGES = 5
 """The damping of thresholds of 40 pages and more."""
@@ -70,7 +71,22 @@ class FakeDaemon:
     def use(self, used: int, **changed: int) -> None:
         """Change the figures and take a sample, which wakes the clients whose thresholds are crossed."""
         self.figures = self.figures._replace(used=used, **changed)
-        self.bench.sampler.sample()
+        with contextlib.suppress(MemInfoError):
+            self.bench.sampler.sample()
+
+    def serve(self) -> None:
+        """Serve after an end."""
+        self.serving = True
+
+    def fail(self) -> None:
+        """Let no reading succeed, for long enough that a client's read fails with EIO."""
+        self._reader.fails = True
+        self.bench.clock.tick(_PARAMETERS.max_update_period_s + 1)
+
+    def mend(self) -> None:
+        """Let readings succeed again, and take a sample."""
+        self._reader.fails = False
+        self.use(self.figures.used)
 
     def end(self) -> None:
         """End the daemon, as by SIGKILL. The next one has no observers."""

@@ -325,6 +325,48 @@ def test_lost_and_restored(daemon: FakeDaemon, device: Memnotify) -> None:
     assert device.wait(0) == Crossed(figures(300), figures(100), (change(200, up=False),))
 
 
+def test_figures_that_cannot_be_read_are_no_loss(daemon: FakeDaemon, device: Memnotify) -> None:
+    """The event stays until its figures can be read; meanwhile the descriptor is not ready all the time."""
+    device.subscribe(used=[Pages(200), Pages(400)])
+    daemon.use(300)
+    daemon.fail()
+    for _ in range(3):
+        assert device.wait(0.05) is None
+    assert not select.select([device], [], [], 0)[0] or device.wait(0) is None
+    with pytest.raises(OSError, match="it fails"):
+        device.read()
+    daemon.mend()
+    assert device.wait(DEADLINE_S) == Crossed(figures(100), figures(300), (change(200, up=True),))
+    assert device.wait(0.05) is None
+    daemon.use(500)
+    assert device.wait(0) == Crossed(figures(300), figures(500), (change(400, up=True),))
+
+
+def test_without_reopening_they_are_no_loss_either(daemon: FakeDaemon) -> None:
+    with Memnotify(NAME, reopen=False) as device:
+        device.subscribe(used=Pages(200))
+        daemon.use(300)
+        daemon.fail()
+        assert device.wait(0) is None
+        daemon.end()
+        with pytest.raises(DeviceLostError):
+            device.wait(DEADLINE_S)
+
+
+def test_a_subscription_that_fails_half_way_leaves_the_previous_one(
+    daemon: FakeDaemon, device: Memnotify
+) -> None:
+    """The read after the write fails: the open file has the new thresholds by then."""
+    device.subscribe(used=Pages(200))
+    daemon.after_write.append(daemon.fail)
+    with pytest.raises(OSError, match="it fails"):
+        device.subscribe(used=Pages(400))
+    assert device.wait(0.05) is None
+    daemon.use(300)
+    daemon.mend()
+    assert device.wait(DEADLINE_S) == Crossed(figures(100), figures(300), (change(200, up=True),))
+
+
 def test_restored_without_a_change(daemon: FakeDaemon, device: Memnotify) -> None:
     device.subscribe(used=Pages(200))
     for _ in range(3):
@@ -415,17 +457,33 @@ _useds = st.sampled_from([90, 95, 98, 99, 100, 101, 104, 110])
 # "meanwhile" is what happens between a write and the read after it.
 _moves = st.lists(
     st.one_of(
-        _useds, st.tuples(st.just("meanwhile"), _useds), st.sampled_from(["end", "serve"]), st.just("look")
+        _useds,
+        st.tuples(st.just("meanwhile"), _useds),
+        st.sampled_from(["end", "serve", "fail", "mend"]),
+        st.just("look"),
     ),
     min_size=1,
     max_size=30,
 )
 
 
+def _act(daemon: FakeDaemon, move: int | str | tuple[str, int]) -> None:
+    if isinstance(move, int):
+        daemon.use(move)
+    elif isinstance(move, tuple):
+        daemon.after_write.append(partial(daemon.use, move[1]))
+    else:
+        acts = {"end": daemon.end, "fail": daemon.fail, "mend": daemon.mend, "serve": daemon.serve}
+        acts[move]()
+
+
 @settings(max_examples=3 * settings.get_profile("memnotify").max_examples)
 @given(_moves, st.integers(99, 100), st.integers(99, 100))
 def test_no_change_of_side_is_lost(moves: list[int | str | tuple[str, int]], one: int, other: int) -> None:
-    """After any history, the sum of all changes is wrong about a threshold by less than the damping."""
+    """After any history, the sum of all changes is wrong about a threshold by less than the damping.
+
+    A loss is reported only if the daemon has ended.
+    """
     with closing(FakeDaemon(100)) as daemon, pytest.MonkeyPatch.context() as patched:
         patched.setattr("memnotify.client._device.DeviceFile", daemon.open)
         # Attempts without a wait in between
@@ -434,21 +492,22 @@ def test_no_change_of_side_is_lost(moves: list[int | str | tuple[str, int]], one
             daemon.figures = daemon.figures._replace(active=one - 1)
             start = device.subscribe(used=Pages(one), total=Pages(5), active=Pages(other))
             sides = {"used": start.used >= one, "active": start.active >= other}
-            for move in [*moves, "serve", "look"]:
-                if isinstance(move, int):
-                    daemon.use(move)
-                elif isinstance(move, tuple):
-                    daemon.after_write.append(partial(daemon.use, move[1]))
-                elif move == "end":
-                    daemon.end()
-                elif move == "serve":
-                    daemon.serving = True
+            ended = failing = False
+            for move in [*moves, "mend", "serve", "look"]:
+                ended = ended or move == "end"
+                failing = move == "fail" or (failing and move != "mend")
+                if move != "look":
+                    _act(daemon, move)
                 else:
-                    while event := device.wait(0.001 if daemon.serving and not daemon.files else 0):
+                    # An attempt follows at once, and no other wait is needed.
+                    retries = daemon.serving and (not daemon.files or device._timer is not None)
+                    while event := device.wait(0.001 if retries else 0):
+                        assert ended or not isinstance(event, Lost)
+                        ended = ended and not isinstance(event, Lost)
                         for each in event.changes:
                             assert sides[each.name] != each.up
                             sides[each.name] = each.up
-                    if daemon.files:
+                    if daemon.files and not failing:
                         used = daemon.figures.used
                         assert sides["used"] == (used >= one) or abs(used - one) < GRANULARITY_PAGES
 
