@@ -4,6 +4,7 @@
 import os
 import select
 import signal
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -153,6 +154,22 @@ def test_restart(service: Service, memory: FakeMemory) -> None:
         assert all(ready(fd) & select.POLLIN for fd in clients.fds)
         service.restart()
         assert clients.told()
+
+
+def test_a_bind_mount_outlives_a_restart(service: Service, memory: FakeMemory, tmp_path: Path) -> None:
+    """A container that has the file goes on with it."""
+    inside = tmp_path / "container"
+    inside.touch()
+    subprocess.run(["mount", "--bind", service.daemon.path, str(inside)], check=True)
+    try:
+        service.restart()
+        fd = os.open(inside, os.O_RDWR)
+        os.write(fd, b"used 60%")
+        memory.use(70)
+        assert ready(fd) & select.POLLIN
+        os.close(fd)
+    finally:
+        subprocess.run(["umount", str(inside)], check=True)
 
 
 def test_stop_leaves_nothing(service: Service, memory: FakeMemory) -> None:

@@ -9,13 +9,16 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from support.bus import Bus
 from support.daemon import PROGRAM, Daemon
 from support.doctor import findings
 from support.program import Program
 
 from memnotify.cli.doctor.checks import WARNING
 
-EXAMPLES = Path(__file__).parents[3] / "examples"
+REPOSITORY = Path(__file__).parents[3]
+EXAMPLES = REPOSITORY / "examples"
+POLICY = REPOSITORY / "dbus/org.freedesktop.LowMemoryMonitor.conf"
 POWER = Path("/sys/power")
 NEVER = "used 100%"
 SOCKET = "/run/memnotify-suspend"
@@ -89,10 +92,22 @@ def test_a_waiting_client_does_not_stop_a_suspend(daemon: Daemon, source: str) -
         assert not program.ended
 
 
-def test_the_commands_do_not_stop_a_suspend(daemon: Daemon) -> None:
-    commands = (("wait", NEVER), ("run", "--when", NEVER, "true"), ("watch", "--plain", "--interval", "3600"))
+def test_the_commands_do_not_stop_a_suspend(daemon: Daemon, tmp_path: Path) -> None:
+    """These are all that wait for the device."""
+    commands = (
+        ("wait", NEVER),
+        ("run", "--when", NEVER, "true"),
+        ("watch", "--plain", "--interval", "3600"),
+        ("lowmem-bus", "--critical", NEVER),
+    )
     with ExitStack() as stack:
-        programs = [stack.enter_context(Program(*PROGRAM, *command)) for command in commands]
+        bus = Bus(tmp_path / "bus", POLICY)
+        stack.enter_context(bus.program)
+        programs = [
+            stack.enter_context(Program(*PROGRAM, *command, environment=bus.environment))
+            for command in commands
+        ]
+        programs[-1].hear("ready: ")
         for program in programs:
             program.settle()
         assert all(suspends() for _ in range(ATTEMPTS))
