@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support.daemon import Daemon, ready
+from support.daemon import QUICK, Daemon, ready
 from support.fake_memory import FakeMemory
 from support.program import Program
 from support.waiting import DEADLINE_S, eventually
@@ -21,9 +21,16 @@ COMMAND = (sys.executable, "-m", "memnotify")
 
 
 @pytest.fixture
-def daemon(serve: Callable[[str], Daemon]) -> Iterator[Daemon]:
+def socket(tmp_path: Path) -> str:
+    """Return the path of the daemon's socket."""
+    return str(tmp_path / "socket")
+
+
+@pytest.fixture
+def daemon(memory: FakeMemory, socket: str) -> Iterator[Daemon]:
     """Return a daemon whose memory the test moves: 10 GB of RAM and 20 GB of swap."""
-    with serve(NAME) as daemon:
+    arguments = (*QUICK, *memory.ARGUMENTS, "--socket", socket)
+    with Daemon(*arguments, name=NAME, program=memory.program) as daemon:
         yield daemon
 
 
@@ -113,3 +120,34 @@ def test_what_cannot_be_read_for_a_while(daemon: Daemon, memory: FakeMemory, dev
         assert " used 2250000 " in program.line()
         assert program.end(0) == 0
     assert device.read().used.percent == 90
+
+
+@pytest.mark.parametrize("on_socket", [False, True])
+def test_an_event_that_cannot_be_read_for_a_while(
+    daemon: Daemon,
+    memory: FakeMemory,
+    socket: str,
+    on_socket: bool,  # noqa: FBT001 - pytest gives it
+) -> None:
+    """EIO is no loss: the library reports the crossing once the figures can be read, and nothing else."""
+    with Memnotify(socket if on_socket else daemon.path) as device, Memnotify(daemon.path) as witness:
+        device.subscribe("used 80%")
+        witness.subscribe("used 80%")
+        memory.use(90)
+        assert witness.wait(DEADLINE_S)
+        memory.break_off()
+
+        def fails() -> bool:
+            try:
+                witness.read()
+            except OSError as error:
+                return error.errno == errno.EIO
+            return False
+
+        eventually(fails, "a read fails")
+        assert device.wait(0.1) is None
+        memory.remove_swap()
+        event = device.wait(DEADLINE_S)
+        assert isinstance(event, Crossed)
+        assert [change.up for change in event.changes] == [True]
+        assert device.wait(0.1) is None

@@ -2,8 +2,8 @@
 """Run a client of each event loop that is installed against a daemon, and print what it saw.
 
 ``PYTHONPATH=tests python tools/event_loops/run.py [NAME...]`` as root prints what docs/compatibility.md says.
-CI does not run it: it needs a dozen tool chains, whose packages in Debian are in ``_CLIENTS``. A client prints
-a line first, a line for each wake-up, and "end" once it notices that the daemon has ended.
+CI does not run it: it needs a dozen tool chains, whose packages in Debian are in ``_CLIENTS``. A client
+prints a line first, a line for each wake-up, and "end" once it notices that the daemon has ended.
 """
 
 import os
