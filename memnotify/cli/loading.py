@@ -15,7 +15,7 @@ def obstacle() -> tuple[str, str] | None:
             return "cffi is not installed", "apt install python3-cffi-backend, or pip install cffi"
         if isinstance(error, ModuleNotFoundError) and error.name == "memnotify._shim":
             return (
-                "the compiled module is not installed: this installation has all commands except serve",
+                "the compiled module is not installed: this installation has neither serve nor simulate",
                 f"install the Debian package memnotify or the wheel for this platform, or build it: {_BUILD}",
             )
         return f"the daemon cannot be loaded: {error}", "apt install fuse3, or reinstall memnotify"

@@ -5,10 +5,13 @@
         ...                     # start what is tested; it finds the device by MEMNOTIFY_PATH
         device.set(used="95%")  # when this returns, every client whose threshold was crossed is notified
 
+It needs the compiled module, as ``memnotify serve`` does.
+
 With pytest: ``pytest_plugins = ["memnotify.testing.pytest_plugin"]`` in conftest.py, and the fixture
 ``memnotify_device``.
 """
 
+import importlib.util
 import json
 import os
 import shutil
@@ -117,6 +120,11 @@ class SimulatedDevice:
         return self._served
 
     def _serve(self) -> _Served:
+        if importlib.util.find_spec("memnotify._shim") is None:
+            raise SimulationError(
+                "the compiled module of memnotify is not installed: install the Debian package memnotify,"
+                " or the wheel for this platform"
+            )
         figures = self._amounts.figures()
         if self._wanted != "in-process":
             try:

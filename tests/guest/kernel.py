@@ -51,11 +51,11 @@ class Kernel:
     modules: Path
 
 
-def kernel() -> Kernel:
+def kernel(suite: str = "") -> Kernel:
     """Return the kernel to boot; download it into the cache if it is not there yet (about 70 MB).
 
-    It is that of the Debian $MEMNOTIFY_GUEST_SUITE, or of this machine. The cache is $MEMNOTIFY_GUEST_CACHE,
-    or ~/.cache/memnotify/guest. Raises GuestUnavailable.
+    ``suite`` is the Debian that it is of, by default $MEMNOTIFY_GUEST_SUITE, or that of this machine. The
+    cache is $MEMNOTIFY_GUEST_CACHE, or ~/.cache/memnotify/guest. Raises GuestUnavailable.
     """
     if platform.machine() != "x86_64":
         raise GuestUnavailable(f"guests are x86_64 only, and this machine is {platform.machine()}")
@@ -70,7 +70,7 @@ def kernel() -> Kernel:
         raise GuestUnavailable(
             f"dead FUSE mounts would hide directories from the guest: umount -l {' '.join(stale)}"
         )
-    return _kernel(os.environ.get(SUITE, ""))
+    return _kernel(suite or os.environ.get(SUITE, ""))
 
 
 def busybox() -> str:

@@ -57,12 +57,17 @@ class SuiteResult:
 
 
 def run_pytest(
-    args: Sequence[str], env: Mapping[str, str], *, timeout_s: float = 900, system: Sequence[Path] = ()
+    args: Sequence[str],
+    env: Mapping[str, str],
+    *,
+    timeout_s: float = 900,
+    system: Sequence[Path] = (),
+    suite: str = "",
 ) -> SuiteResult:
     """Boot one guest, run pytest with `args` in the repository's directory there, and return every case.
 
-    `system` is that of vm.run. The guest lacks what the host lacks: a test that cannot run is skipped
-    there as it is here, unless MEMNOTIFY_REQUIRE_ALL is 1.
+    `system` and `suite` are those of vm.run. The guest lacks what the host lacks: a test that cannot run is
+    skipped there as it is here, unless MEMNOTIFY_REQUIRE_ALL is 1.
 
     If there is no case, pytest ended before it wrote its report: see its output.
     Raises GuestLost and GuestUnavailable as vm.run does.
@@ -73,7 +78,7 @@ def run_pytest(
         python, cwd = "/usr/bin/python3", Path(f"{HOST}{REPOSITORY}")
         env["PYTHONPATH"] = HOST + sysconfig.get_path("purelib")
     command = shlex.join([python, "-m", "pytest", *args, *OPTIONS])
-    result = run(command, timeout_s=timeout_s, env=env, cwd=cwd, system=system)
+    result = run(command, timeout_s=timeout_s, env=env, cwd=cwd, system=system, suite=suite)
     return SuiteResult(result.status, cases(result.files.get(REPORT, b"")), result.output)
 
 

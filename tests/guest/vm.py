@@ -61,17 +61,19 @@ def run(
     memory: str = "1G",
     cpus: int = 2,
     system: Sequence[Path] = (),
+    suite: str = "",
 ) -> GuestResult:
     """Run a bash script in a guest of its own, which is up after 2 to 3 s, and return its results.
 
     `env` is added to the guest's own few variables; the rest of the host's environment is absent.
     `system` is the root to boot instead of the host's, with its systemd as process 1: a list of directories
     to overlay, the topmost first. The script runs when that system is up, after 8 s.
+    `suite` is the Debian whose kernel boots, by default that of kernel().
     `timeout_s` counts from the start of the boot; emulated processors are about 10 times slower than real.
     Raises GuestLost, and GuestUnavailable if this host cannot run guests. No process outlives the call or the
     caller, even if the caller is killed.
     """
-    booted = kernel()
+    booted = kernel(suite)
     with tempfile.TemporaryDirectory(prefix="memnotify-guest-") as directory:
         console, initramfs, shared = (Path(directory, name) for name in ("console", "initramfs", "shared"))
         results = shared / "results"

@@ -260,6 +260,8 @@ memnotify wait --up --now --timeout=0 'used 1%'
 memnotify run --now --count=1 --when 'used 1%' -- sh -c 'echo "run for $MEMNOTIFY_EVENT"'
 python3 -c 'from memnotify import Memnotify; print(Memnotify().subscribe("used 99%"))'
 memnotify serve || echo "serve ended with $?"
+memnotify simulate 'hold 1s' -- true || echo "simulate ended with $?"
+python3 -c 'from memnotify.testing import SimulatedDevice; SimulatedDevice().__enter__()' || true
 dpkg --purge python3-memnotify
 test ! -e /usr/lib/python3/dist-packages/memnotify
 """
@@ -267,7 +269,7 @@ test ! -e /usr/lib/python3/dist-packages/memnotify
 
 @pytest.mark.parametrize("suite", ["bookworm", "trixie"])
 def test_python3_memnotify_alone(packages: Path, suite: str) -> None:
-    """The library and all commands but serve work without compiler and libfuse3, as in a container."""
+    """The library and all commands except serve and simulate work without compiler and libfuse3."""
     try:
         system = minbase(suite, "python3", "python3-venv")
     except GuestUnavailable as missing:
@@ -280,7 +282,9 @@ def test_python3_memnotify_alone(packages: Path, suite: str) -> None:
     assert "serve ended with 4" in said
     assert "ERROR: the compiled module is not installed" in said
     assert "install the Debian package memnotify" in said
-    assert "Traceback" not in said
+    assert "simulate ended with 4" in said
+    assert "SimulationError: the compiled module of memnotify is not installed" in said
+    assert said.count("Traceback") == 1
 
 
 def test_it_is_enabled_where_the_kernel_can_serve(packages: Path, system: Path) -> None:
