@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from memnotify.client._control import Definition, load, settings
-from memnotify.client._device import Crossed, Memnotify, Restored
+from memnotify.client._device import Crossed, Memnotify, Restored, ThresholdWarning
 from memnotify.client._epoll import new_epoll, wait_ready
 from memnotify.client._figures import Figures
 from memnotify.client._source import Source
@@ -40,6 +40,11 @@ class _Watch:
         """What the device watches."""
         try:
             self.update(self.device.read())
+            for (name, given), pages in self.device.thresholds.items():
+                # Not refused: a control file may be for machines of several sizes.
+                if name != "total" and pages > pages.total:
+                    reason = f"signal {self.name}: {name} never reaches {given}"
+                    warnings.warn(reason, ThresholdWarning, stacklevel=3)
         except BaseException:
             self.device.close()
             raise
@@ -105,7 +110,8 @@ class Signals(Source[Signal]):
     def enable(self) -> None:
         """Open the devices. If the environment disables signals, or they are enabled, do nothing.
 
-        Raises OSError as Memnotify does, and then no signal is enabled.
+        Warns (ThresholdWarning) of a signal that is never on, because its level is above total. Raises
+        OSError as Memnotify does, and then no signal is enabled.
         """
         self._check_open()
         self._open_own_files()

@@ -210,6 +210,8 @@ def test_a_percentage_follows_total(daemon: FakeDaemon, device: Memnotify) -> No
     event = device.wait(0)
     assert isinstance(event, Crossed)
     assert event.changes == (change(8_000, up=False),)
+    (changed,) = event.changes
+    assert (changed.pages, changed.bytes, changed.percent) == (8_000, 8_000 * PAGE_SIZE, 80.0)
     daemon.use(7_999)
     assert device.wait(0) is None
 

@@ -13,7 +13,15 @@ from support.fake_cgroups import FakeCgroup
 from support.fake_device import FakeDaemon
 from support.waiting import DEADLINE_S, eventually
 
-from memnotify.client import PAGE_SIZE, ControlFileError, DeviceMissingError, Observer, Signal, Signals
+from memnotify.client import (
+    PAGE_SIZE,
+    ControlFileError,
+    DeviceMissingError,
+    Observer,
+    Signal,
+    Signals,
+    ThresholdWarning,
+)
 from memnotify.client._control import DIRECTORY, load, settings
 
 TOTAL = 10_000
@@ -292,6 +300,7 @@ def test_signals_that_are_on_at_the_start_are_events_once(daemon: FakeDaemon, si
         change = signals.wait(0)
         assert change is not None
         assert (change.name, change.on, change.figures.used) == ("low", True, 9000)
+        assert signals.exceeded == {("low", "used 50%"): True, ("critical", "used 80%"): True}
         assert _readable(signals.fileno())
         assert _changes(signals) == [("critical", True)]
         daemon.use(6000)
@@ -301,6 +310,18 @@ def test_signals_that_are_on_at_the_start_are_events_once(daemon: FakeDaemon, si
         assert daemon.files == []
         signals.enable()
         assert _changes(signals) == [("low", True)]
+
+
+def test_a_signal_that_is_never_on_causes_a_warning(daemon: FakeDaemon, write: Callable[..., str]) -> None:
+    with Signals(write("[low]\nused = 120%\n[high]\nused = 1g\n[fine]\nused = 100%\n")) as signals:
+        with pytest.warns(ThresholdWarning) as warned:
+            signals.enable()
+        assert [str(each.message) for each in warned] == [
+            "signal low: used never reaches 120%",
+            f"signal high: used never reaches {2**30 // PAGE_SIZE}",
+        ]
+        assert {each.filename for each in warned} == {__file__}
+        assert signals.states == {"low": False, "high": False, "fine": False}
 
 
 def test_a_daemon_that_ends_changes_nothing(daemon: FakeDaemon, signals: Signals) -> None:
