@@ -57,8 +57,8 @@ class Crossed:
 
     ``before`` are the figures of the previous event, or of the subscription. ``changes`` are the thresholds
     that are on another side than then. The tuple is empty if the figures went up and down again before they
-    were read, or if the previous event already reported the change, because its figures were newer than the
-    crossing that woke it.
+    were read. It is also empty if the previous event reported the change already, with figures that were
+    newer than the crossing that woke it.
     """
 
     before: Figures
