@@ -3,6 +3,7 @@
 
 import errno
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,9 +57,11 @@ class Files:
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> Files:
-    """Return the two files."""
-    return Files(tmp_path)
+def files() -> Iterator[Files]:
+    """Return the two files, in memory where there is /dev/shm: a test writes them thousands of times."""
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - only the directory's parent
+    with tempfile.TemporaryDirectory(dir=memory) as directory:
+        yield Files(Path(directory))
 
 
 @pytest.fixture
