@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -222,6 +222,16 @@ def fuse_flags() -> list[str]:
     return [*flags.stdout.decode().split(), "-pthread", "-lm"]
 
 
+@contextmanager
+def neighbour(core: int) -> Iterator[None]:
+    """Run a program on ``core`` that takes the shared cache from all others."""
+    with on_core(core):
+        sweep = Driven([str(build("sweep"))])
+    with sweep:
+        print(f"beside a program on core {core} that sweeps {' '.join(sweep.answer())}")
+        yield
+
+
 def compare(options: argparse.Namespace, directory: Path) -> None:
     """Run the rounds and print the table."""
     commands = {"memnotify": memnotify(options.python)}
@@ -247,11 +257,14 @@ def compare(options: argparse.Namespace, directory: Path) -> None:
     others = cores - {plan.core}
     if others:
         os.sched_setaffinity(0, others)
+    if options.neighbour and not others:
+        raise BenchmarkError("--neighbour needs a second core")
     results: dict[str, Results] = {name: {} for name in commands}
     names = list(commands)
-    for number in range(plan.rounds):
-        run_round(plan, names if number % 2 == 0 else names[::-1], results)
-        print(f"round {number + 1} of {plan.rounds}", end="\r", file=sys.stderr, flush=True)
+    with neighbour(min(others)) if options.neighbour else nullcontext():
+        for number in range(plan.rounds):
+            run_round(plan, names if number % 2 == 0 else names[::-1], results)
+            print(f"round {number + 1} of {plan.rounds}", end="\r", file=sys.stderr, flush=True)
     print(*table(results, plan.clients), sep="\n")
 
 
@@ -277,6 +290,11 @@ def parse_options() -> argparse.Namespace:
         "--before",
         metavar="PYTHON",
         help="compare with the version that this Python has installed, not with C",
+    )
+    parser.add_argument(
+        "--neighbour",
+        action="store_true",
+        help="run a program on another core that sweeps more memory than the last cache holds",
     )
     parser.add_argument("--only", choices=("C", "memnotify"), help="measure one server; no ratios then")
     parser.add_argument("--python", default=sys.executable, help="the Python that runs memnotify")
