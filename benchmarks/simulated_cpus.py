@@ -1,0 +1,153 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Measure the page counters and an exact sample of machines that are too large to boot.
+
+The kernel's part is simulated: a counter takes as long to open, arm and close as one does here, and
+/proc/zoneinfo has the zones and CPUs of such a machine.
+"""
+
+import argparse
+import os
+import re
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+from unittest.mock import patch
+
+HERE = Path(__file__).resolve()
+sys.path.insert(0, str(HERE.parent.parent / "tests"))
+
+from support.zoneinfo import zoneinfo  # noqa: E402 - the tests' directory is not on the path
+
+from memnotify.abi.figures import PAGE_SIZE  # noqa: E402
+from memnotify.kernel import page_counters  # noqa: E402
+from memnotify.kernel.meminfo import MemInfoReader  # noqa: E402
+from memnotify.kernel.page_counters import ALLOCATED, FREED, PageCounter  # noqa: E402
+from memnotify.kernel.syscalls import TracepointCounter, tracepoint  # noqa: E402
+
+_MACHINES = ((2, 1), (16, 1), (64, 2), (256, 8))
+_COUNTERS = 200
+_SAMPLES = 20
+
+
+class Costs(NamedTuple):
+    """What the kernel takes for one counter, in seconds."""
+
+    open_s: float
+    arm_s: float
+    close_s: float
+
+
+def measure_costs(counters: int) -> Costs:
+    """Return the medians over real counters of this machine's first CPU. Raises OSError."""
+    number = tracepoint(FREED[0]).number
+    # The last counter of a tracepoint takes 36 ms to close; the page counters never close it while they run.
+    kept = TracepointCounter(number, "order==0", 0)
+    opened: list[TracepointCounter] = []
+
+    def median_s(work: Callable[[int], object]) -> float:
+        return statistics.median(_timed(partial(work, place)) for place in range(counters))
+
+    costs = Costs(
+        median_s(lambda _: opened.append(TracepointCounter(number, "order==0", 0, kept))),
+        median_s(lambda place: opened[place].arm(1 << 20)),
+        median_s(lambda place: opened[place].close()),
+    )
+    kept.close()
+    return costs
+
+
+def main() -> int:
+    """Measure each machine and print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n\n")[0] if __doc__ else None,
+        epilog="Run it as root. The kernel's time for its files comes on top of a sample's.",
+    )
+    parser.parse_args()
+    try:
+        costs = measure_costs(_COUNTERS)
+    except OSError as error:
+        print(f"simulated_cpus: pages cannot be counted here ({error}): run as root", file=sys.stderr)
+        return 1
+    opened_us, armed_us, closed_us = (cost_s * 1e6 for cost_s in costs)
+    print(f"a counter: open {opened_us:.1f}, arm {armed_us:.1f}, close {closed_us:.1f} us")
+    print(
+        "CPUs nodes  counters  open, ms  arm, ms  one CPU more, ms  resume, ms  least, MiB  exact sample, us"
+    )
+    for cpus, nodes in _MACHINES:
+        with tempfile.TemporaryDirectory() as directory:
+            print(_row(cpus, nodes, costs, Path(directory)), flush=True)
+    return 0
+
+
+def _row(cpus: int, nodes: int, costs: Costs, directory: Path) -> str:
+    online, zones = directory / "online", directory / "zoneinfo"
+    zones.write_text(zoneinfo(cpus, nodes).text)
+    online.write_text(f"0-{cpus - 1}\n")
+    made = 0
+
+    class SimulatedCounter:
+        """A counter that counts nothing, and takes the kernel's time."""
+
+        def __init__(self, *_: object) -> None:
+            nonlocal made
+            made += 1
+            self._fd = os.eventfd(0)
+            _spend(costs.open_s)
+
+        def fileno(self) -> int:
+            return self._fd
+
+        def arm(self, _: int) -> None:
+            _spend(costs.arm_s)
+
+        def close(self) -> None:
+            os.close(self._fd)
+            _spend(costs.close_s)
+
+    with (
+        patch.object(page_counters, "TracepointCounter", SimulatedCounter),
+        patch.object(page_counters, "ONLINE_FILE", str(online)),
+        patch.object(page_counters, "ZONES_FILE", str(zones)),
+    ):
+        counters: list[PageCounter] = []
+        open_s = _timed(lambda: counters.extend(map(PageCounter, (ALLOCATED, FREED))))
+        opened = made
+        arm_s = _timed(lambda: [counter.arm(1 << 30) for counter in counters])
+        online.write_text(f"0-{cpus}\n")
+        more_s = _timed(lambda: [counter.arm(1 << 30) for counter in counters])
+        now_s = time.clock_gettime
+        with patch.object(time, "clock_gettime", lambda clock: now_s(clock) + 3600):
+            resume_s = _timed(lambda: [counter.arm(1 << 30) for counter in counters])
+        least_pages = max(counter.least_pages for counter in counters)
+        for counter in counters:
+            counter.close()
+    meminfo = directory / "meminfo"
+    meminfo.write_text(re.sub(r"(MemTotal: +)[0-9]+", r"\g<1>8589934592", Path("/proc/meminfo").read_text()))
+    with MemInfoReader(meminfo=str(meminfo), zoneinfo=str(zones)) as reader:
+        sample_s = _timed(lambda: [reader.read_exact() for _ in range(_SAMPLES)]) / _SAMPLES
+    return (
+        f"{cpus:4} {nodes:5}  {opened:8}  {open_s * 1e3:8.1f}  {arm_s * 1e3:7.2f}  {more_s * 1e3:16.1f}"
+        f"  {resume_s * 1e3:10.1f}  {least_pages * PAGE_SIZE / (1 << 20):10.0f}  {sample_s * 1e6:16.0f}"
+    )
+
+
+def _spend(duration_s: float) -> None:
+    end_s = time.perf_counter() + duration_s
+    while time.perf_counter() < end_s:
+        pass
+
+
+def _timed(work: Callable[[], object]) -> float:
+    begun_s = time.perf_counter()
+    work()
+    return time.perf_counter() - begun_s
+
+
+if __name__ == "__main__":
+    sys.exit(main())
