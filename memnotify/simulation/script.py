@@ -7,8 +7,8 @@ import math
 import re
 from typing import Any, NamedTuple
 
-from memnotify.abi.figures import PAGE_SIZE, Figures
-from memnotify.simulation.amounts import Amounts, pages_of
+from memnotify.abi.figures import PAGE_SIZE
+from memnotify.simulation.amounts import MOVED, Amounts, SimulatedFigures, pages_of
 
 STEP_S = 0.02
 """How often the figures move during a ramp."""
@@ -19,16 +19,16 @@ RECORDING = "memnotify recording"
 
 ALLOWED = """\
 total SIZE                   the machine's memory, such as 'total 16G'; first, before time passes
-[at TIME] FIGURE AMOUNT ...  set figures, such as 'at 0s used 40% active 1G'
+[at TIME] FIGURE AMOUNT ...  set figures, such as 'at 0s used 40% cgroup 1G'
 ramp [FIGURE] to AMOUNT in TIME
 drop [FIGURE] to AMOUNT      at once; 'rise' is the same
 hold TIME
-FIGURE is used (if left out) or active, AMOUNT is like 40%, 6G or 5000 (pages), TIME like 10s, 500ms or 2m"""
+FIGURE is used (if left out), active, cgroup or cgroup_limit (of the one cgroup of every client)
+AMOUNT is like 40%, 6G or 5000 (pages), TIME like 10s, 500ms or 2m"""
 """The statements of a script."""
 
 _TIME = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)")
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
-_FIGURES = ("used", "active")
 
 
 class ScriptError(ValueError):
@@ -39,7 +39,7 @@ class Moment(NamedTuple):
     """The figures at a time, in seconds from the start."""
 
     when_s: float
-    figures: Figures
+    figures: SimulatedFigures
 
 
 class Course:
@@ -54,7 +54,7 @@ class Course:
         """When the figures have moved for the last time."""
         return self._times[-1]
 
-    def at(self, when_s: float) -> Figures:
+    def at(self, when_s: float) -> SimulatedFigures:
         """Return the figures at a time."""
         after = bisect.bisect_right(self._times, when_s)
         before = self._moments[max(0, after - 1)]
@@ -62,7 +62,7 @@ class Course:
             return before.figures
         share = (when_s - before.when_s) / (self._times[after] - before.when_s)
         pairs = zip(before.figures, self._moments[after].figures, strict=True)
-        return Figures(*(round(one + (other - one) * share) for one, other in pairs))
+        return SimulatedFigures(*(round(one + (other - one) * share) for one, other in pairs))
 
     def next_s(self, when_s: float) -> float:
         """Return the time of the next move; infinite after the last one."""
@@ -93,14 +93,14 @@ def read_recording(text: str) -> Course:
                 page_size = _page_size(fields)
                 continue
             when_s, *pages = map(float, fields)
-            figures = Figures(*(round(each * page_size / PAGE_SIZE) for each in pages))
+            figures = _recorded(*(round(each * page_size / PAGE_SIZE) for each in pages))
             if not (when_s >= (moments[-1].when_s if moments else 0) and figures.total >= max(figures)):
                 raise ValueError
         except (ValueError, TypeError, KeyError, OverflowError):
             raise ScriptError(
                 f"line {number} of the recording is not understood: after a first line with"
-                f' "{RECORDING}" and "page_size", each is [SECONDS, TOTAL, USED, ACTIVE] in pages,'
-                " in the order of time"
+                f' "{RECORDING}" and "page_size", each is [SECONDS, TOTAL, USED, ACTIVE]'
+                " or [SECONDS, TOTAL, USED, ACTIVE, CGROUP, CGROUP_LIMIT], in pages, in the order of time"
             ) from None
         if moments:
             moments.append(Moment(when_s, moments[-1].figures))
@@ -108,6 +108,10 @@ def read_recording(text: str) -> Course:
     if not moments:
         raise ScriptError("the recording has no figures")
     return Course(moments)
+
+
+def _recorded(total: int, used: int, active: int, *cgroup: int) -> SimulatedFigures:
+    return SimulatedFigures(total, used, active, *(cgroup or (total // 2, total)))
 
 
 def _page_size(fields: Any) -> int:
@@ -151,15 +155,15 @@ class _Parser:
             self._hold(self._now_s + self._time())
         elif word in ("ramp", "drop", "rise"):
             self._place += 1
-            name = self._figure() if self._peek() in _FIGURES else "used"
+            name = self._figure() if self._peek() in MOVED else "used"
             self._expect("to")
-            pages = self._amount(name)
+            pages = self._amount(name, self._figures)
             when_s = self._now_s
             if word == "ramp":
                 self._expect("in")
                 when_s += self._time()
             self._moments.append(Moment(when_s, self._figures._replace(**{name: pages})))
-        elif word in ("at", *_FIGURES):
+        elif word in ("at", *MOVED):
             self._set()
         else:
             raise self._error("a statement")
@@ -186,9 +190,9 @@ class _Parser:
             self._hold(when_s)
         figures = self._figures
         first = True
-        while first or self._peek() in _FIGURES:
+        while first or self._peek() in MOVED:
             name = self._figure()
-            figures = figures._replace(**{name: self._amount(name)})
+            figures = figures._replace(**{name: self._amount(name, figures)})
             first = False
         self._moments.append(Moment(self._now_s, figures))
 
@@ -197,7 +201,7 @@ class _Parser:
         return self._moments[-1].when_s
 
     @property
-    def _figures(self) -> Figures:
+    def _figures(self) -> SimulatedFigures:
         return self._moments[-1].figures
 
     def _hold(self, when_s: float) -> None:
@@ -219,17 +223,17 @@ class _Parser:
         self._place += 1
 
     def _figure(self) -> str:
-        if self._peek() not in _FIGURES:
-            raise self._error("used or active")
+        if self._peek() not in MOVED:
+            raise self._error("used, active, cgroup or cgroup_limit")
         return self._take("")
 
-    def _amount(self, name: str) -> int:
+    def _amount(self, name: str, figures: SimulatedFigures) -> int:
         word = self._take("an amount, such as 40%")
         try:
-            pages = pages_of(name, word, self._figures.total)
+            pages = pages_of(name, word, figures.cgroup_limit if name == "cgroup" else figures.total)
         except ValueError:
             pages = -1
-        if not 0 <= pages <= self._figures.total:
+        if not (name == "cgroup_limit") <= pages <= figures.total:
             self._place -= 1
             raise self._error(f"an amount up to total ({self._total}), such as 40% or 6G")
         return pages

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A FUSE file whose figures are made up, served until a socket to the process that moves them is closed."""
+"""A device whose figures are made up, served until a socket to the process that moves them is closed."""
 
 import json
 import os
@@ -10,20 +10,31 @@ import time
 from array import array
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
+from threading import Condition
 
-from memnotify.abi.figures import Figures
+from memnotify.simulation.amounts import SimulatedFigures
 from memnotify.simulation.memory import Memory
 from memnotify.simulation.script import START, Course
 from memnotify.transports import Transport, TransportError
 from memnotify.transports.selection import select_transport
+from memnotify.transports.unix_listener import Listener
+from memnotify.transports.unix_server import SocketServer
 from memnotify.worker import Worker
 
 READY = b"ready"
 """What ``serve`` sends once clients can open the device. Anything else is why they never will."""
 
 
+Move = Callable[[SimulatedFigures], object]
+"""Changes the figures. When it returns, each client with a threshold that crossed is notified."""
+
+
 def serve(
-    make: Callable[[], Transport], figures: Figures, control: socket.socket, follow: Callable[[Memory], None]
+    make: Callable[[], Transport],
+    simulated: SimulatedFigures,
+    control: socket.socket,
+    follow: Callable[[Move], None],
 ) -> None:
     """Serve while ``follow`` runs, by the transport that ``make`` returns.
 
@@ -34,7 +45,7 @@ def serve(
         session.notify(handles, count)
 
     with ExitStack() as cleanup:
-        memory = Memory(figures, notify)
+        memory = Memory(simulated, notify)
         cleanup.callback(memory.close)
         try:
             transport = make()
@@ -52,17 +63,75 @@ def serve(
         # The device is gone, which this process's clients see by themselves.
         worker.start(lambda: None)
         control.send(READY)
-        follow(memory)
+        follow(memory.move)
 
 
-def obey(control: socket.socket, memory: Memory) -> None:
+def serve_socket(
+    path: str, simulated: SimulatedFigures, control: socket.socket, follow: Callable[[Move], None]
+) -> None:
+    """Do the same by a socket at ``path``."""
+    with ExitStack() as cleanup:
+        try:
+            listener = Listener(path)
+        except (TransportError, OSError) as error:
+            control.send(str(error).encode())
+            return
+        cleanup.callback(listener.close)
+        memory = Memory(simulated, lambda *_: None)
+        server = SocketServer(memory.table, memory.sampler, listener.socket)
+        memory.prepared(server.device)
+        turns = _Turns(server)
+        cleanup.callback(server.close)
+        cleanup.callback(memory.close)
+        cleanup.callback(server.stop)
+        cleanup.callback(turns.worker.close)
+        cleanup.callback(turns.worker.stop)
+        # The process that has the socket then sees that this one has ended.
+        turns.worker.start(partial(os._exit, 1))
+
+        def move(simulated: SimulatedFigures) -> None:
+            memory.move(simulated)
+            turns.await_one()
+
+        control.send(READY)
+        follow(move)
+
+
+class _Turns:
+    """Runs the turns of a server in a thread, for which another thread can wait."""
+
+    def __init__(self, server: SocketServer) -> None:
+        self.worker = Worker("sockets", self._turn, server.worker.wake)
+        self._server = server
+        self._changed = Condition()
+        self._begun = self._ended = 0
+
+    def await_one(self) -> None:
+        """Wait until a turn that has begun after the call has ended."""
+        with self._changed:
+            wanted = self._begun + 1
+            while self._ended < wanted:
+                # Again after each turn: one that had begun before may have taken the last wake.
+                self._server.worker.wake()
+                self._changed.wait()
+
+    def _turn(self) -> None:
+        with self._changed:
+            self._begun += 1
+        self._server.turn()
+        with self._changed:
+            self._ended = self._begun
+            self._changed.notify_all()
+
+
+def obey(control: socket.socket, move: Move) -> None:
     """Move the figures as each message says, and answer it once the clients are notified."""
     while message := control.recv(4096):
-        memory.move(Figures(*json.loads(message)))
+        move(SimulatedFigures(*json.loads(message)))
         control.send(READY)
 
 
-def play(course: Course, control: socket.socket, memory: Memory) -> None:
+def play(course: Course, control: socket.socket, move: Move) -> None:
     """Move the figures along ``course`` from the message START on, until ``control`` is closed."""
     if control.recv(len(START)) != START:
         return
@@ -71,7 +140,7 @@ def play(course: Course, control: socket.socket, memory: Memory) -> None:
     start_s = time.monotonic()
     while True:
         now_s = time.monotonic() - start_s
-        memory.move(course.at(now_s))
+        move(course.at(now_s))
         next_s = course.next_s(now_s)
         left_s = next_s - (time.monotonic() - start_s)
         timeout_ms = None if next_s == float("inf") else max(0, min(left_s, 86_400) * 1000)
@@ -80,15 +149,15 @@ def play(course: Course, control: socket.socket, memory: Memory) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Serve for a process that has this one's socket: its descriptor, the transport, path and figures."""
+    """Serve for a process that has this one's socket: its descriptor, what to serve, path and figures."""
     fd, kind, path, *figures = arguments
+    simulated = SimulatedFigures(*map(int, figures))
     with socket.socket(fileno=int(fd)) as control:
-        serve(
-            lambda: select_transport(kind, os.path.basename(path), path),
-            Figures(*map(int, figures)),
-            control,
-            lambda memory: obey(control, memory),
-        )
+        follow = partial(obey, control)
+        if kind == "socket":
+            serve_socket(path, simulated, control, follow)
+        else:
+            serve(partial(select_transport, kind, os.path.basename(path), path), simulated, control, follow)
 
 
 if __name__ == "__main__":

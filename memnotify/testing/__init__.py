@@ -19,16 +19,16 @@ import socket
 import subprocess
 import sys
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Literal, Protocol, Self
 
-from memnotify.abi.figures import Figures
-from memnotify.simulation.amounts import Amounts
+from memnotify.simulation.amounts import Amounts, SimulatedFigures
 
 __all__ = ["SimulatedDevice", "SimulationError"]
 
 _READY = b"ready"
+Kind = Literal["auto", "fuse", "socket", "in-process", "cuse"]
 
 
 class SimulationError(Exception):
@@ -39,7 +39,7 @@ class _Served(Protocol):
     kind: str
     path: str
 
-    def move(self, figures: Figures) -> None: ...
+    def move(self, figures: SimulatedFigures) -> None: ...
 
     def close(self) -> None: ...
 
@@ -47,8 +47,9 @@ class _Served(Protocol):
 class SimulatedDevice:
     """A device whose figures are what ``set`` says, by the daemon's own engine.
 
-    ``kind`` is "fuse", a FUSE file that any program can open, "in-process", which only the library
-    ``memnotify.client`` in this process can, or "auto": the first that works; or, for root, "cuse".
+    ``kind`` is "fuse", a FUSE file that any program can open; "socket", the daemon's socket, which the
+    library and the commands can; "in-process", which only ``memnotify.client`` in this process can; or
+    "auto", the first of these that works. For root, it may be "cuse".
     ``path`` is where the device is, by default in a temporary directory; CUSE needs /dev/NAME. While
     the block runs, MEMNOTIFY_PATH is that path, so commands and the library open it by default.
 
@@ -62,7 +63,7 @@ class SimulatedDevice:
         total: int | str = "16G",
         used: int | str = "50%",
         active: int | str = "10%",
-        kind: Literal["auto", "fuse", "cuse", "in-process"] = "auto",
+        kind: Kind = "auto",
         path: str | None = None,
     ) -> None:
         self._amounts = Amounts(total, used, active)
@@ -73,7 +74,7 @@ class SimulatedDevice:
 
     @property
     def kind(self) -> str:
-        """What is served: "fuse", "cuse" or "in-process"."""
+        """What is served: "fuse", "cuse", "socket" or "in-process"."""
         return self._open().kind
 
     @property
@@ -87,12 +88,21 @@ class SimulatedDevice:
         total: int | str | None = None,
         used: int | str | None = None,
         active: int | str | None = None,
+        cgroup: int | str | None = None,
+        cgroup_limit: int | str | None = None,
     ) -> None:
         """Change figures; those left out stay as they were given. Return once each client is notified.
 
         A client is notified if a threshold of its own was crossed: a poll for its descriptor reports that.
+        Every client is in the one cgroup, which begins with half of its limit used. That limit is total.
         """
-        given = {"total": total, "used": used, "active": active}
+        given = {
+            "total": total,
+            "used": used,
+            "active": active,
+            "cgroup": cgroup,
+            "cgroup_limit": cgroup_limit,
+        }
         amounts = self._amounts._replace(**{name: each for name, each in given.items() if each is not None})
         self._open().move(amounts.figures())
         self._amounts = amounts
@@ -126,13 +136,13 @@ class SimulatedDevice:
                 " or the wheel for this platform"
             )
         figures = self._amounts.figures()
-        if self._wanted != "in-process":
-            try:
-                return _Process("cuse" if self._wanted == "cuse" else "fuse", figures, self._path)
-            except SimulationError:
-                if self._wanted != "auto" or self._path is not None:
-                    raise
-        # Imported here, as it needs the compiled module, and takes the library's files over.
+        if self._wanted == "auto" and self._path is None:
+            for kind in ("fuse", "socket"):
+                with suppress(SimulationError):
+                    return _Process(kind, figures, None)
+        elif self._wanted != "in-process":
+            return _Process("fuse" if self._wanted == "auto" else self._wanted, figures, self._path)
+        # Imported here, as it takes the library's files over.
         from memnotify.testing._in_process import InProcess  # noqa: PLC0415
 
         return InProcess(figures)
@@ -141,7 +151,7 @@ class SimulatedDevice:
 class _Process:
     """A process of its own that serves the device: a test may fork, and stop in a debugger."""
 
-    def __init__(self, kind: str, figures: Figures, path: str | None) -> None:
+    def __init__(self, kind: str, figures: SimulatedFigures, path: str | None) -> None:
         self.kind = kind
         self._directory = tempfile.mkdtemp(prefix="memnotify-") if path is None else None
         self.path = path or f"{self._directory}/memnotify"
@@ -165,7 +175,7 @@ class _Process:
             )
         self._await_ready()
 
-    def move(self, figures: Figures) -> None:
+    def move(self, figures: SimulatedFigures) -> None:
         self._control.send(json.dumps(figures).encode())
         self._await_ready()
 

@@ -9,10 +9,10 @@ import select
 import socket
 from array import array
 
-from memnotify.abi.figures import Figures
 from memnotify.client import NotADeviceError, _device, device_error
 from memnotify.client._device_file import DeviceFile
 from memnotify.client._figures import Figures as ClientFigures
+from memnotify.simulation.amounts import SimulatedFigures
 from memnotify.simulation.memory import Memory
 
 _numbers = itertools.count(1)
@@ -21,7 +21,7 @@ _numbers = itertools.count(1)
 class InProcess:
     """Serves one path of its own to memnotify.client in this process; other paths are files as before."""
 
-    def __init__(self, figures: Figures) -> None:
+    def __init__(self, figures: SimulatedFigures) -> None:
         self.kind = "in-process"
         self.path = f"/memnotify in process {os.getpid()}/{next(_numbers)}"
         self._files: dict[int, _File] = {}
@@ -29,7 +29,7 @@ class InProcess:
         self._before: type[DeviceFile] = vars(_device)["DeviceFile"]
         vars(_device)["DeviceFile"] = self._open_file
 
-    def move(self, figures: Figures) -> None:
+    def move(self, figures: SimulatedFigures) -> None:
         """Change the figures, and notify."""
         self._memory.move(figures)
 

@@ -102,7 +102,8 @@ class SocketServer:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.worker = Worker("sockets", self.turn)
-        self._device = Device(table, sampler, batch=table.add_batch(self.wake))
+        self.device = Device(table, sampler, batch=table.add_batch(self.wake))
+        """What the clients of the socket use; belongs to the worker's thread once that runs."""
         self._listener = listener
         self._clock = clock
         # A list through the connections themselves, since the sampler must not allocate to wake them.
@@ -218,7 +219,7 @@ class SocketServer:
             self._accept_later(OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
             return
         try:
-            connection = _Connection(connected, self._device.open(peer[0] << 32 | peer[1]))
+            connection = _Connection(connected, self.device.open(peer[0] << 32 | peer[1]))
         except OSError:
             connected.close()
             return
@@ -306,7 +307,7 @@ class SocketServer:
             connection.reads += 1
             return
         try:
-            self._device.write(connection.fh, text, _peer_pid(connection.socket))
+            self.device.write(connection.fh, text, _peer_pid(connection.socket))
             connection.event = False
         except OSError as error:
             # The text of an EIO may have several lines.
@@ -324,7 +325,7 @@ class SocketServer:
             if _unread(connection.socket):
                 return
             # Always, and before the event is acknowledged: the poll stores the handle for the next event.
-            if self._device.poll(connection.fh, select.POLLIN, connection.fh) & select.POLLIN:
+            if self.device.poll(connection.fh, select.POLLIN, connection.fh) & select.POLLIN:
                 connection.event = True
             line = self._next_line(connection)
             if not line:
@@ -353,9 +354,9 @@ class SocketServer:
         if connection.refusal or not (connection.reads or connection.event):
             return connection.refusal
         if not connection.reads:
-            return self._device.read(connection.fh)
+            return self.device.read(connection.fh)
         try:
-            return b"%b %b" % (_READ, self._device.read(connection.fh))
+            return b"%b %b" % (_READ, self.device.read(connection.fh))
         except OSError:
             return b"%b %b\n" % (_FAILED, _UNREADABLE)
 
@@ -365,7 +366,7 @@ class SocketServer:
         self._unended.pop(connection, None)
         self._busy.pop(connection, None)
         self._unsent.discard(connection)
-        self._device.release(connection.fh)
+        self.device.release(connection.fh)
         connection.socket.close()
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from support import simulated
@@ -69,9 +70,13 @@ def device() -> Iterator[SimulatedDevice]:
         yield device
 
 
-@pytest.mark.parametrize("check", simulated.CHECKS)
-def test_as_the_device(device: SimulatedDevice, check: simulated.Check) -> None:
-    check(device)
+@pytest.mark.parametrize("kind", ["fuse", "socket", "in-process"])
+def test_every_kind_is_a_device(kind: Literal["fuse", "socket", "in-process"]) -> None:
+    """Each does what the device does."""
+    for check in simulated.CHECKS:
+        with SimulatedDevice(kind=kind) as device:
+            assert device.kind == kind
+            check(device)
 
 
 def test_commands_find_the_device_of_a_test(device: SimulatedDevice) -> None:

@@ -87,6 +87,23 @@ def follows_total(device: SimulatedDevice) -> None:
         assert _changes(client) == [("used", True)]
 
 
+def has_a_cgroup(device: SimulatedDevice) -> None:
+    """Cross thresholds on the cgroup by its use and by its limit; a percentage follows the limit."""
+    with Memnotify(device.path) as client:
+        device.set(total=100_000, used="50%", active=0, cgroup_limit=1000, cgroup="50%")
+        client.subscribe(cgroup="80%", used="90%")
+        device.set(cgroup="79%")
+        assert client.wait(0) is None
+        device.set(cgroup="95%")
+        assert _changes(client) == [("cgroup", True)]
+        figures = client.read()
+        assert (figures.cgroup, figures.cgroup_limit, figures.used) == (950, 1000, 50_000)
+        device.set(cgroup_limit=4000, cgroup=950)
+        assert _changes(client) == [("cgroup", False)]
+        device.set(used="95%")
+        assert _changes(client) == [("used", True)]
+
+
 def works_in_asyncio(device: SimulatedDevice) -> None:
     """Get the event by an ``async for``."""
 
@@ -108,6 +125,7 @@ CHECKS = [
     tells_every_client,
     refuses,
     follows_total,
+    has_a_cgroup,
     works_in_asyncio,
 ]
 """Each takes a device with half of its memory used."""

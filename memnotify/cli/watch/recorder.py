@@ -29,8 +29,10 @@ class Recorder:
         now_s = time.monotonic()
         if self._start_s is None:
             self._start_s = now_s
-        three = figures.total, figures.used, figures.active
-        self._file.write(json.dumps([round(now_s - self._start_s, 3), *three]) + "\n")
+        pages = [figures.total, figures.used, figures.active]
+        if figures.cgroup is not None and figures.cgroup_limit is not None:
+            pages += [figures.cgroup, figures.cgroup_limit]
+        self._file.write(json.dumps([round(now_s - self._start_s, 3), *pages]) + "\n")
 
     def __enter__(self) -> Self:
         """Return the recorder; leaving the block closes the file."""

@@ -38,9 +38,26 @@ def test_lines_comments_units_and_other_figures() -> None:
         "# a small machine\ntotal 1G\nat 500ms used 256M active 100 # pages\n\nramp active to 50% in 1m;\n"
     )
     mib = 2**20 // PAGE_SIZE
-    assert course.at(0) == (1024 * mib, 512 * mib, round(102.4 * mib))
-    assert course.at(0.5) == (1024 * mib, 256 * mib, 100)
-    assert course.at(61) == (1024 * mib, 256 * mib, 512 * mib)
+    assert course.at(0).figures == (1024 * mib, 512 * mib, round(102.4 * mib))
+    assert course.at(0.5).figures == (1024 * mib, 256 * mib, 100)
+    assert course.at(61).figures == (1024 * mib, 256 * mib, 512 * mib)
+
+
+def test_the_cgroup() -> None:
+    """A percentage of cgroup is one of cgroup_limit, which is total at first; the figures are total's."""
+    course = read_script(
+        "total 4000K; hold 1s; cgroup_limit 400K cgroup 80%; hold 1s; ramp cgroup to 100% in 2s"
+    )
+    assert course.at(0)[-2:] == (500, 1000)
+    assert course.at(1)[-2:] == (80, 100)
+    assert course.at(3)[-2:] == (90, 100)
+    assert course.at(4)[-2:] == (100, 100)
+
+
+def test_a_recording_may_have_the_cgroup() -> None:
+    course = read_recording(f"{HEAD}\n[0, 1000, 100, 10, 5, 50]\n[1, 1000, 100, 10]\n")
+    assert course.at(0)[-2:] == (5, 50)
+    assert course.at(1)[-2:] == (500, 1000)
 
 
 def test_when_the_figures_move_next() -> None:
@@ -66,10 +83,12 @@ def test_when_the_figures_move_next() -> None:
         ("drop to", "line 1, column 8", "an amount"),
         ("drop to ; hold 1s", "line 1, column 9", "an amount"),
         ("at 3s used 2%; at 1s used 1%", "line 1, column 19", "a time of at least 3s"),
-        ("at 3s total 2%", "line 1, column 7", "used or active"),
+        ("at 3s total 2%", "line 1, column 7", "used, active, cgroup or cgroup_limit"),
         ("hold 1s; total 4G", "line 1, column 10", "'total' only before"),
         ("total 40%", "line 1, column 7", "a size"),
         ("total 0", "line 1, column 7", "a size"),
+        ("cgroup_limit 0", "line 1, column 14", "an amount"),
+        ("cgroup 101%", "line 1, column 8", "an amount"),
         ("hold 1s hold 1s", "line 1, column 9", "';'"),
     ],
 )
@@ -114,15 +133,15 @@ def test_any_text_is_a_script_or_refused(script: str) -> None:
 
 def test_a_recording_holds_each_sample_until_the_next() -> None:
     course = read_recording(f"{HEAD}\n[0, 1000, 100, 10]\n[1.5, 1000, 200, 20]\n[2, 2000, 300, 30]\n")
-    assert course.at(0) == course.at(1.4) == (1000, 100, 10)
-    assert course.at(1.5) == (1000, 200, 20)
-    assert course.at(9) == (2000, 300, 30)
+    assert course.at(0).figures == course.at(1.4).figures == (1000, 100, 10)
+    assert course.at(1.5).figures == (1000, 200, 20)
+    assert course.at(9).figures == (2000, 300, 30)
     assert [course.next_s(0), course.next_s(1.5), course.next_s(2)] == [1.5, 2, math.inf]
 
 
 def test_a_recording_of_another_page_size() -> None:
     head = json.dumps({RECORDING: 1, "page_size": 4 * PAGE_SIZE})
-    assert read_recording(f"{head}\n[0, 1000, 100, 10]").at(0) == (4000, 400, 40)
+    assert read_recording(f"{head}\n[0, 1000, 100, 10]").at(0).figures == (4000, 400, 40)
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: MIT
-"""memnotify.testing in one process. The same tests run on a FUSE file in tests/mount."""
+"""memnotify.testing without a kernel's file system; tests/mount has what every kind of device does."""
 
 import os
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
-from support import simulated
 
 from memnotify.client import DeviceLostError, Memnotify
+from memnotify.simulation.amounts import Amounts, SimulatedFigures
 from memnotify.testing import SimulatedDevice, SimulationError
+from memnotify.testing._in_process import InProcess
 
 
 @pytest.fixture
@@ -16,11 +18,6 @@ def device() -> Iterator[SimulatedDevice]:
     """Return a device in this process."""
     with SimulatedDevice(kind="in-process") as device:
         yield device
-
-
-@pytest.mark.parametrize("check", simulated.CHECKS)
-def test_as_the_device(device: SimulatedDevice, check: simulated.Check) -> None:
-    check(device)
 
 
 def test_other_paths_are_files_as_before(device: SimulatedDevice) -> None:
@@ -58,11 +55,13 @@ def test_the_environment_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"used": "x"}, "not understood"),
         ({"total": "50%"}, "must be a size"),
         ({"active": -1}, "not understood"),
+        ({"cgroup_limit": 0}, "must be above 0"),
+        ({"cgroup": "101%"}, "must not be above total"),
     ],
 )
 def test_amounts_that_are_wrong(device: SimulatedDevice, amounts: dict[str, str], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
-        SimulatedDevice(**amounts)  # type: ignore[arg-type]  # of any name
+        Amounts(**amounts).figures()
     with pytest.raises(ValueError, match=reason):
         device.set(**amounts)
     with Memnotify() as client:
@@ -75,3 +74,19 @@ def test_no_device_can_be_made() -> None:
         SimulatedDevice(path="/nonexistent/memnotify"),
     ):
         pass
+
+
+@pytest.mark.parametrize("failing", [(), ("fuse",), ("fuse", "socket")])
+def test_auto_is_the_first_kind_that_works(failing: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("memnotify.testing._Process", partial(_served, failing))
+    wanted = [kind for kind in ("fuse", "socket", "in-process") if kind not in failing]
+    with SimulatedDevice() as device:
+        assert device.kind == wanted[0]
+
+
+def _served(failing: tuple[str, ...], kind: str, figures: SimulatedFigures, _path: str | None) -> InProcess:
+    if kind in failing:
+        raise SimulationError(kind)
+    served = InProcess(figures)
+    served.kind = kind
+    return served

@@ -435,8 +435,8 @@ def test_figures_that_cannot_be_read_are_answered(
         raise MemInfoError("it reads:\nMemTotal: x\n")
 
     with monkeypatch.context() as patch:
-        patch.setattr(bench.server._device, "read", fail)
-        patch.setattr(bench.server._device, "write", fail)
+        patch.setattr(bench.server.device, "read", fail)
+        patch.setattr(bench.server.device, "write", fail)
         client.socket.sendall(b"read\nused 400\n")
         assert sorted(client.read() for _ in range(2)) == [
             b"error the daemon cannot read the figures, see its log\n",
