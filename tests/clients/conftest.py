@@ -14,6 +14,9 @@ from support.fake_memory import FakeMemory
 from support.memory import Hog
 from support.program import POSTED
 from support.require import MN_TEST_C, unavailable
+from support.simulated import KIND, TOTAL
+
+from memnotify.testing import SimulatedDevice
 
 REPOSITORY = Path(__file__).parents[2]
 TWIN = REPOSITORY / "tools/mn_test.py"
@@ -79,6 +82,19 @@ def _memory(tmp_path_factory: pytest.TempPathFactory) -> FakeMemory:
 def serve(_can_serve: None, memory: FakeMemory) -> Callable[[str], Daemon]:
     """Return a function that starts a daemon of ``memory`` with a name."""
     return lambda name: Daemon(*QUICK, *memory.ARGUMENTS, name=name, program=memory.program)
+
+
+@pytest.fixture(scope="module")
+def _device(_can_serve: None) -> Iterator[SimulatedDevice]:
+    with SimulatedDevice(kind=KIND, path="/dev/memnotify", total=TOTAL) as device:
+        yield device
+
+
+@pytest.fixture
+def device(_device: SimulatedDevice) -> SimulatedDevice:
+    """Return a device at the path that the examples use, with half of its memory used."""
+    _device.set(used="50%")
+    return _device
 
 
 @pytest.fixture(scope="session")

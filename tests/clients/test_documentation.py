@@ -14,13 +14,11 @@ from typing import NamedTuple
 
 import pytest
 from support.bus import Bus
-from support.daemon import QUICK, Daemon
-from support.fake_memory import FakeMemory
 from support.require import unavailable
 from support.terminal import Terminal
 from support.waiting import DEADLINE_S, eventually
 
-from memnotify.client import Memnotify
+from memnotify.testing import SimulatedDevice
 
 REPOSITORY = Path(__file__).parents[2]
 PAGES = [REPOSITORY / "docs/README.md", *sorted(REPOSITORY.glob("docs/clients/*.md"))]
@@ -77,22 +75,6 @@ def test_every_page_is_listed() -> None:
     assert sorted(set(linked)) == [page.name for page in PAGES[1:]]
 
 
-@pytest.fixture(scope="module")
-def daemon(_can_serve: None, _memory: FakeMemory) -> Iterator[Daemon]:
-    """Return a daemon of the fake memory, at the path that examples use."""
-    with Daemon(*QUICK, *_memory.ARGUMENTS, name="memnotify", program=_memory.program) as daemon:
-        yield daemon
-
-
-@pytest.fixture
-def memory(_memory: FakeMemory, daemon: Daemon) -> FakeMemory:
-    """Return the daemon's memory, half of it used; the daemon has noticed that."""
-    _memory.use(50)
-    with Memnotify(daemon.path) as device:
-        eventually(lambda: device.read().used.percent == 50, "it is noticed")
-    return _memory
-
-
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
     """Return an environment with the commands, and with the control files of the pages."""
@@ -128,12 +110,9 @@ def _command(example: Example, directory: Path) -> list[str]:
     return [program]
 
 
-def _prints(
-    command: list[str], environment: dict[str, str], daemon: Daemon, memory: FakeMemory, directory: Path
-) -> str:
+def _prints(command: list[str], environment: dict[str, str], device: SimulatedDevice, directory: Path) -> str:
     """Return the output of a command while memory moves each time the command waits."""
-    with open(directory / "printed", "w+") as printed, Memnotify(daemon.path) as witness:
-        witness.subscribe(used="80%")
+    with open(directory / "printed", "w+") as printed:
         process = subprocess.Popen(
             command,
             cwd=REPOSITORY,
@@ -151,11 +130,10 @@ def _prints(
             return process.poll() is not None or looks >= _LOOKS
 
         try:
-            for used_percent in (90, 50):
+            for used in ("90%", "50%"):
                 eventually(settled, "it waits or has ended")
-                memory.use(used_percent)
-                # The same notification wakes the process: it does not wait any more.
-                assert witness.wait(DEADLINE_S) is not None
+                # When this returns, the process is notified: it does not wait any more.
+                device.set(used=used)
                 looks = 0
             eventually(settled, "it waits or has ended")
         finally:
@@ -182,9 +160,9 @@ def _parameters() -> Iterator[pytest.ParameterSet]:
 
 @pytest.mark.parametrize("example", list(_parameters()))
 def test_output_is_that_of_the_page(
-    daemon: Daemon, memory: FakeMemory, environment: dict[str, str], tmp_path: Path, example: Example
+    device: SimulatedDevice, environment: dict[str, str], tmp_path: Path, example: Example
 ) -> None:
-    printed = _prints(_command(example, tmp_path), environment, daemon, memory, tmp_path)
+    printed = _prints(_command(example, tmp_path), environment, device, tmp_path)
     assert _timeless(printed) == _timeless(example.printed)
 
 
@@ -192,7 +170,7 @@ def test_output_is_that_of_the_page(
     "example", [each for each in EXAMPLES if each.is_picture], ids=lambda each: each.page
 )
 def test_picture_is_that_of_the_page(
-    daemon: Daemon, memory: FakeMemory, environment: dict[str, str], example: Example
+    device: SimulatedDevice, environment: dict[str, str], example: Example
 ) -> None:
     """Compare the picture, except for the lengths of time."""
 
@@ -203,7 +181,7 @@ def test_picture_is_that_of_the_page(
         terminal.shows("50.0 %    4.8 GiB")
         terminal.shows("none yet")
         for used in ("90.0 %    8.6 GiB", "50.0 %    4.8 GiB"):
-            memory.use(int(used[:2]))
+            device.set(used=f"{used[:2]}%")
             terminal.shows(used)
         eventually(lambda: drawn("\n".join(terminal.frame) + "\n") == drawn(example.printed), example.printed)
         terminal.press(b"q")
@@ -211,7 +189,7 @@ def test_picture_is_that_of_the_page(
 
 
 def test_the_service_on_the_bus(
-    daemon: Daemon, memory: FakeMemory, environment: dict[str, str], bus: Bus, tmp_path: Path
+    device: SimulatedDevice, environment: dict[str, str], bus: Bus, tmp_path: Path
 ) -> None:
     """Run the page's commands in their order: the first one gives the others the right to the name."""
     page = [example for example in EXAMPLES if example.page == "desktop"]
@@ -220,7 +198,7 @@ def test_the_service_on_the_bus(
         assert example.language == "sh"
         code = example.code.replace("/etc/dbus-1", str(tmp_path / "bus"))
         command = ["sh", "-euc", code]
-        printed = _prints(command, environment | bus.environment, daemon, memory, tmp_path)
+        printed = _prints(command, environment | bus.environment, device, tmp_path)
         assert printed == example.printed
 
 

@@ -3,21 +3,21 @@
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from support.daemon import Daemon
-from support.fake_memory import FakeMemory
 from support.program import Program
 from support.require import unavailable
+from support.simulated import KIND, TOTAL
 from support.waiting import eventually
 
+from memnotify.testing import SimulatedDevice
+
 REPOSITORY = Path(__file__).parents[2]
-NAME = "memnotify"
 EXAMPLES = REPOSITORY / "examples"
 ENVIRONMENT = {
     "PATH": os.pathsep.join((os.path.dirname(sys.executable), os.environ["PATH"])),
@@ -62,11 +62,16 @@ SAID = {
 }
 
 
+def _served() -> SimulatedDevice:
+    """Return a device at the path that the examples use, half of whose memory is used."""
+    return SimulatedDevice(kind=KIND, path="/dev/memnotify", total=TOTAL)
+
+
 @pytest.fixture
-def daemon(serve: Callable[[str], Daemon]) -> Iterator[Daemon]:
-    """Return a daemon whose memory the test moves, at the path that the examples use."""
-    with serve(NAME) as daemon:
-        yield daemon
+def device(_can_serve: None) -> Iterator[SimulatedDevice]:
+    """Return such a device of this test's own."""
+    with _served() as device:
+        yield device
 
 
 @pytest.fixture(scope="module")
@@ -97,62 +102,57 @@ def test_every_example_is_run() -> None:
 
 
 @pytest.mark.parametrize("name", SAID)
-def test_output_at_each_crossing(
-    daemon: Daemon, memory: FakeMemory, commands: dict[str, list[str]], name: str
-) -> None:
+def test_output_at_each_crossing(device: SimulatedDevice, commands: dict[str, list[str]], name: str) -> None:
     first, high, low = SAID[name]
     with Program(*commands[name], environment=ENVIRONMENT) as program:
         assert [program.line() for _ in first] == first
         for _ in range(2):
-            memory.use(90)
+            device.set(used="90%")
             assert sorted(program.line() for _ in high) == high
-            memory.use(50)
+            device.set(used="50%")
             assert sorted(program.line() for _ in low) == low
 
 
 @pytest.mark.parametrize(
     "name", ["epoll.c", "drop_cache.py", "with_asyncio.py", "with_trio.py", "with_glib.py"]
 )
-def test_a_new_daemon_is_found(
-    serve: Callable[[str], Daemon], memory: FakeMemory, commands: dict[str, list[str]], name: str
-) -> None:
+def test_a_new_daemon_is_found(commands: dict[str, list[str]], name: str) -> None:
     first, high, _ = SAID[name]
-    old = serve(NAME)
-    with Program(*commands[name], environment=ENVIRONMENT) as program:
-        assert [program.line() for _ in first] == first
-        old.end(signal.SIGKILL)
-        with serve(NAME):
-            if name == "epoll.c":
-                assert sorted(program.line() for _ in first) == sorted(first)
-            memory.use(90)
-            program.hear(high[0])
+    with ExitStack() as old:
+        old.enter_context(_served())
+        with Program(*commands[name], environment=ENVIRONMENT) as program:
+            assert [program.line() for _ in first] == first
+            old.close()
+            with _served() as device:
+                if name == "epoll.c":
+                    assert sorted(program.line() for _ in first) == sorted(first)
+                device.set(used="90%")
+                program.hear(high[0])
 
 
 @pytest.mark.parametrize("name", ["wait.c", "epoll.c"])
 def test_what_is_exceeded_at_the_start(
-    daemon: Daemon, memory: FakeMemory, commands: dict[str, list[str]], name: str
+    device: SimulatedDevice, commands: dict[str, list[str]], name: str
 ) -> None:
     """That is no event: the programs compare the figures with the threshold."""
-    memory.use(90)
+    device.set(used="90%")
     with Program(*commands[name], "used 90%", environment=ENVIRONMENT) as program:
         assert program.hear(HIGH).removeprefix("used 90%: ") == f"reached: {HIGH}"
-        memory.use(50)
+        device.set(used="50%")
         assert program.hear(LOW).removeprefix("used 90%: ") == f"below: {LOW}"
     with Program(*commands[name], "used 6G", environment=ENVIRONMENT) as program:
         assert program.hear(LOW).removeprefix("used 6G: ") == LOW
 
 
 @pytest.mark.parametrize("name", [*SAID])
-def test_other_thresholds(
-    daemon: Daemon, memory: FakeMemory, commands: dict[str, list[str]], name: str
-) -> None:
+def test_other_thresholds(device: SimulatedDevice, commands: dict[str, list[str]], name: str) -> None:
     with Program(*commands[name], "used 95%", environment=ENVIRONMENT) as program:
         assert program.line() == "watching used 95%"
-        memory.use(100)
+        device.set(used="100%")
         assert program.line()
 
 
-def test_a_process_is_paused(daemon: Daemon, memory: FakeMemory) -> None:
+def test_a_process_is_paused(device: SimulatedDevice) -> None:
     with (
         Program("sleep", "infinity") as sleeper,
         Program(str(EXAMPLES / "pause.sh"), str(sleeper.process.pid), environment=ENVIRONMENT) as program,
@@ -163,6 +163,6 @@ def test_a_process_is_paused(daemon: Daemon, memory: FakeMemory) -> None:
             return Path(f"/proc/{sleeper.process.pid}/stat").read_text().split()[2]
 
         for used_percent, said, state in ((90, "stopped", "T"), (50, "continued", "S")):
-            memory.use(used_percent)
+            device.set(used=f"{used_percent}%")
             assert program.line() == f"{said} {sleeper.process.pid}"
             eventually(lambda: sleeper_state() == state, said)  # noqa: B023 - awaited at once

@@ -4,12 +4,19 @@
 import asyncio
 import select
 from collections.abc import Callable
+from typing import Literal
 
 import pytest
+from support.daemon import TRANSPORT
 
 from memnotify.client import Crossed, Memnotify, ThresholdError
 from memnotify.testing import SimulatedDevice
 
+KIND: Literal["fuse", "cuse"] = "cuse" if TRANSPORT == "cuse" else "fuse"
+"""What serves the tests in tests/clients."""
+
+TOTAL = "10000000K"
+"""The memory of the pages' examples, of which half is used."""
 Check = Callable[[SimulatedDevice], None]
 
 
