@@ -26,6 +26,7 @@ COMMANDS = (
     "env",
     "lowmem-bus",
     "simulate",
+    "inject",
     "status",
     "doctor",
 )
@@ -45,6 +46,7 @@ A memory meter that programs can poll: /dev/memnotify in userspace.
   memnotify watch              show the figures live
   memnotify lowmem-bus         warn desktop programs over D-Bus
   memnotify simulate SCRIPT -- COMMAND    run a command on figures that are made up
+  memnotify inject FIGURES --for S    report figures that are made up to every program
   memnotify status             show what the running daemon does
   memnotify doctor             check everything that the device depends on
 """

@@ -59,6 +59,12 @@ def as_text(status: dict[str, Any]) -> Iterator[str]:
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(status["since"]))
     yield f"memnotify {status['version']}, process {status['pid']}: {status['path']}, a {status['transport']}"
     yield f"since      {since}"
+    injection = status["injection"]
+    if injection is not None:
+        yield (
+            f"NOT REAL   process {injection['pid']} injects {injection['figures']}"
+            f" for {injection['ends_in']:.1f} s more"
+        )
     figures = {each["name"]: each["pages"] for each in status["figures"]}
     for name, pages in figures.items():
         yield f"{name:<10} {_amount(pages, figures['total'])}"

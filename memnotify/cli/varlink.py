@@ -3,7 +3,7 @@
 
 import json
 import socket
-from typing import Any
+from typing import Any, Self
 
 STATUS_SOCKET = "/run/memnotify/status"
 """Where the status socket is by default."""
@@ -14,28 +14,67 @@ class CallError(Exception):
     """The call failed; the text says why."""
 
 
+class Connection:
+    """A connection to the status socket at ``path``, closed by leaving the block. Raises CallError."""
+
+    def __init__(self, path: str, timeout_s: float = _TIMEOUT_S) -> None:
+        self._path = path
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(timeout_s)
+        try:
+            self._socket.connect(path)
+        except OSError as error:
+            self._socket.close()
+            raise self._failed(error) from None
+
+    def call(self, method: str, **parameters: object) -> dict[str, Any]:
+        """Return the parameters of the reply to ``method``. Raises CallError."""
+        request = {"method": method} | ({"parameters": parameters} if parameters else {})
+        reply = bytearray()
+        try:
+            self._socket.sendall(json.dumps(request).encode() + b"\0")
+            while not reply.endswith(b"\0"):
+                data = self._socket.recv(1 << 18)
+                if not data:
+                    raise CallError(f"{self._path}: the daemon has ended, or serves too many clients")
+                reply += data
+        except OSError as error:
+            raise self._failed(error) from None
+        try:
+            answer = json.loads(reply[:-1])
+            if "error" in answer:
+                raise CallError(f"{self._path}: {_explained(answer)}")
+            found: dict[str, Any] = answer["parameters"]
+        except (ValueError, KeyError, TypeError):
+            raise CallError(f"{self._path}: this is no status socket of memnotify") from None
+        return found
+
+    def fileno(self) -> int:
+        """Return the descriptor, which is readable when the daemon has ended the connection."""
+        return self._socket.fileno()
+
+    def __enter__(self) -> Self:
+        """Return the connection; leaving the block closes it."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self._socket.close()
+
+    def _failed(self, error: OSError) -> CallError:
+        if isinstance(error, FileNotFoundError):
+            return CallError(f"{self._path} does not exist: start 'memnotify serve --status-socket PATH'")
+        return CallError(f"{self._path}: {error.strerror or error}")
+
+
+def _explained(answer: dict[str, Any]) -> str:
+    error: str = answer["error"]
+    if error.endswith(".PermissionDenied"):
+        return "only root may do that"
+    return " ".join((error.rpartition(".")[2], *map(str, (answer.get("parameters") or {}).values())))
+
+
 def call(path: str, method: str) -> dict[str, Any]:
     """Return the parameters of the reply to ``method``. Raises CallError."""
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(_TIMEOUT_S)
-            connection.connect(path)
-            connection.sendall(json.dumps({"method": method}).encode() + b"\0")
-            reply = bytearray()
-            while not reply.endswith(b"\0"):
-                data = connection.recv(1 << 18)
-                if not data:
-                    raise CallError(f"{path}: the daemon has ended, or serves too many clients")
-                reply += data
-    except FileNotFoundError:
-        raise CallError(f"{path} does not exist: start 'memnotify serve --status-socket PATH'") from None
-    except OSError as error:
-        raise CallError(f"{path}: {error.strerror or error}") from None
-    try:
-        answer = json.loads(reply[:-1])
-        if "error" in answer:
-            raise CallError(f"{path}: {answer['error']} {answer.get('parameters', '')}".rstrip())
-        parameters: dict[str, Any] = answer["parameters"]
-    except (ValueError, KeyError, TypeError):
-        raise CallError(f"{path}: this is no status socket of memnotify") from None
-    return parameters
+    with Connection(path) as connection:
+        return connection.call(method)

@@ -271,6 +271,8 @@ class Service:
         except MemoryError:
             end_without_memory()
         finally:
+            if self._attended is not None:
+                self._attended.end_injection()
             # A signal that comes twice, or late, must not kill the process when the mask is restored. The
             # program that replaces this one receives it.
             for number in _SIGNALS if end is not End.REPLACED else ():
@@ -309,12 +311,15 @@ class Service:
 
     def _wait(self, timeout_s: float) -> int:
         """Return the next signal; 0 after ``timeout_s``, or if the device may be lost."""
+        server = self._attended
+        if server is not None:
+            timeout_s = min(timeout_s, server.due_in_s)
         timeout_ms = None if math.isinf(timeout_s) else math.ceil(timeout_s * 1000)
         for fd, _ in self._poll.poll(timeout_ms):
             if fd == self._transport.changes:
                 self._check_transport()
-            elif self._attended is not None and fd == self._attended.fileno():
-                self._attended.turn()
+        if server is not None:
+            server.turn()
         caught = signal.sigtimedwait(_SIGNALS, 0)
         return caught.si_signo if caught else 0
 

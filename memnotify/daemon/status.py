@@ -18,6 +18,7 @@ from typing import Any
 
 from memnotify import __version__
 from memnotify.config.settings import SETTINGS
+from memnotify.daemon.injection import Injection
 from memnotify.daemon.running import Engine
 from memnotify.kernel.meminfo import MemInfoError
 from memnotify.logs import LIMITED
@@ -59,6 +60,7 @@ class StatusSource:
         self._origins = origins
         self._description = description
         self._since_s = time.time()
+        self.injection = Injection(engine.sampler)
 
     def reply(self, request: Any, uid: int) -> bytes:
         """Return the reply to a request, without the NUL."""
@@ -101,6 +103,7 @@ class StatusSource:
                 "figures": self._figures(),
                 "settings": self._settings(),
                 "sampler": self._sampler(),
+                "injection": self.injection.state,
                 "observer_count": len(self._engine.table),
                 "refused_writes": self._engine.table.refused,
             }
@@ -206,14 +209,16 @@ def _process(pid: int) -> dict[str, str]:
 class _Connection:
     """One client: what it has sent without an end, and the rest of its reply."""
 
-    __slots__ = ("reply", "socket", "text", "uid")
+    __slots__ = ("pid", "reply", "socket", "text", "uid")
 
     def __init__(self, connected: socket.socket) -> None:
         connected.settimeout(0)
         size = struct.calcsize("iII")
         credentials = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
         self.socket = connected
-        self.uid: int = struct.unpack("iII", credentials)[1]
+        self.pid: int
+        self.uid: int
+        self.pid, self.uid, _ = struct.unpack("iII", credentials)
         self.text = b""
         self.reply = memoryview(b"")
 
@@ -221,8 +226,8 @@ class _Connection:
 class StatusServer:
     """Serves the status to the clients of a listening socket. It waits for no client.
 
-    Call ``turn`` when ``fileno`` polls POLLIN. A client has one request answered at a time. Threads: the main
-    thread.
+    Call ``turn`` when ``fileno`` polls POLLIN, and after ``due_in_s``. A client has one request answered
+    at a time. Threads: the main thread.
     """
 
     def __init__(self, listener: socket.socket, source: StatusSource) -> None:
@@ -237,8 +242,18 @@ class StatusServer:
         """Return the descriptor to poll for POLLIN."""
         return self._epoll.fileno()
 
+    @property
+    def due_in_s(self) -> float:
+        """In how many seconds ``turn`` is due, whatever the clients do."""
+        return self._source.injection.due_in_s
+
+    def end_injection(self) -> None:
+        """Let the figures be real, because the daemon ends."""
+        self._source.injection.close()
+
     def turn(self) -> None:
-        """Do what the clients want now. No exception leaves it."""
+        """Do what the clients want now, and what is due. No exception leaves it."""
+        self._source.injection.do_due()
         for fd, events in self._epoll.poll(0):
             connection = self._connections.get(fd)
             try:
@@ -298,7 +313,10 @@ class StatusServer:
         except (ValueError, TypeError, KeyError):
             self._drop(connection)
             return
-        connection.reply = memoryview(self._source.reply(request, connection.uid) + b"\0")
+        reply = self._source.injection.reply(request, connection, uid=connection.uid, pid=connection.pid)
+        if reply is None:
+            reply = self._source.reply(request, connection.uid)
+        connection.reply = memoryview(reply + b"\0")
         self._send(connection)
 
     def _send(self, connection: _Connection) -> None:
@@ -311,6 +329,7 @@ class StatusServer:
     def _drop(self, connection: _Connection) -> None:
         del self._connections[connection.socket.fileno()]
         connection.socket.close()
+        self._source.injection.owner_is_gone(connection)
 
 
 class StatusSocket:

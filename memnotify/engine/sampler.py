@@ -9,13 +9,13 @@ import time
 from array import array
 from collections.abc import Callable, Sequence
 from threading import Lock
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from memnotify.abi.figures import NAMES
+from memnotify.abi.figures import NAMES, Figures
 from memnotify.engine.observer import Group, HandleBatch
 from memnotify.engine.schedule import Interval, SamplingParameters, SamplingSchedule
 from memnotify.engine.table import Distances, ObserverTable, Sample
-from memnotify.kernel.meminfo import MemInfoError, MemInfoReader
+from memnotify.kernel.meminfo import MemInfoError
 from memnotify.kernel.page_counters import PageCounter
 from memnotify.kernel.syscalls import set_timer_slack, trim_memory
 from memnotify.logs import LIMITED
@@ -38,6 +38,28 @@ _LIMIT_AGE_S = 600.0
 # On a slow machine a good reading may take longer than an update_period: with 20 ms, reads failed with EIO in
 # a guest.
 _HANGS_S = 1.0
+
+
+class FigureReader(Protocol):
+    """Where figures come from; kernel.meminfo.MemInfoReader is one. Its methods raise MemInfoError."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The names of the figures, in the order of the line."""
+
+    @property
+    def pcp_is_free(self) -> bool:
+        """Whether pages on the per-CPU free lists count as free; if not, plain figures are exact."""
+
+    @property
+    def pcp_limit_pages(self) -> int:
+        """How many pages those lists can hold."""
+
+    def read_plain(self) -> Figures:
+        """Return the figures with an upper bound of ``used``."""
+
+    def read_exact(self) -> tuple[Figures, int]:
+        """Return the figures, and the number of pages on those lists."""
 
 
 class WakeSources(NamedTuple):
@@ -86,7 +108,7 @@ class Sampler:
     def __init__(
         self,
         table: ObserverTable,
-        reader: MemInfoReader,
+        reader: FigureReader,
         notify: Callable[["array[int]", int], object],
         parameters: SamplingParameters,
         *,
@@ -129,6 +151,20 @@ class Sampler:
     def names(self) -> Sequence[str]:
         """The names of the figures, in the order of the line."""
         return self._reader.names
+
+    @property
+    def reader(self) -> FigureReader:
+        """Where the figures come from."""
+        return self._reader
+
+    def set_reader(self, reader: FigureReader) -> None:
+        """Read from another reader, of the same names, from the next sample on, which follows at once.
+
+        The jump from one reader's figures to the other's counts as no rate.
+        """
+        self._reader = reader
+        # Equal, but new: the sampler thread begins again.
+        self.set_parameters(self._parameters._replace())
 
     @property
     def interval(self) -> Interval:

@@ -10,7 +10,6 @@ from memnotify.engine.observer import GroupSource
 from memnotify.engine.sampler import Sampler
 from memnotify.engine.schedule import SamplingParameters
 from memnotify.engine.table import ObserverTable
-from memnotify.kernel.meminfo import MemInfoReader
 from memnotify.simulation.amounts import SimulatedFigures
 
 # As in the defaults of the daemon, but no figures are ever old enough to be read again later: each move is
@@ -24,20 +23,20 @@ _PARAMETERS = SamplingParameters(
 )
 
 
-class _Reader(MemInfoReader):
-    """Returns made-up figures. It opens no file, so it does without MemInfoReader's own beginning."""
+class _Reader:
+    """Returns made-up figures."""
+
+    names = NAMES
+    pcp_is_free = False
+    pcp_limit_pages = 0
 
     def __init__(self, simulated: SimulatedFigures) -> None:
-        self.pcp_is_free = False
-        self.names = NAMES
         self.simulated = simulated
 
     def read_plain(self) -> Figures:
-        """Return the figures, which are exact."""
         return self.simulated.figures
 
     def read_exact(self) -> tuple[Figures, int]:
-        """Return the figures; no pages are on per-CPU lists."""
         return self.simulated.figures, 0
 
 

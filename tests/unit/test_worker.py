@@ -44,7 +44,7 @@ listener.listen()
 server = SocketServer(bench.table, bench.sampler, listener)
 def write(*_):
     raise MemoryError
-server._device.write = write
+server.device.write = write
 server.worker.start(lambda: print("failed", flush=True))
 client = socket.socket(socket.AF_UNIX)
 client.connect(listener.getsockname())
