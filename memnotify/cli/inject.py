@@ -13,11 +13,11 @@ Let the running daemon report figures that are NOT REAL, to rehearse what a whol
 
   memnotify inject 'used 95%' --for 5s
 
-Every client of the device is notified, and reads the injected figures. Programs will act on them: kill,
-drop caches, refuse work. At the end the real figures return, and clients are notified again. The end comes
-after --for, by Ctrl-C, and when this command dies in any way. 'memnotify status' and the daemon's log show
-an injection. Only root may inject. Figures that are not given stay real. To test one command alone, use
-'memnotify simulate'.
+Every client of the device is notified, and reads the injected figures. Programs will act on them:
+kill, drop caches, refuse work. At the end the real figures return, and clients are notified again.
+The end comes after --for, by Ctrl-C, and when this command dies in any way. 'memnotify status' and
+the daemon's log show an injection. Only root may inject. Figures that are not given stay real. To
+test one command alone, use 'memnotify simulate'.
 """
 _EPILOG = """\
 exit codes: 0 injected, and the figures are real again; 1 the daemon ended the injection early;

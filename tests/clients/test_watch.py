@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from support.daemon import Daemon, ready
+from support.daemon import QUICK, Daemon, ready
 from support.fake_memory import FakeMemory
 from support.program import Program
 from support.terminal import ALTERNATE, Terminal
 from support.waiting import DEADLINE_S, eventually
+
+from memnotify.client import Memnotify
 
 NAME = "memnotify-watch"
 STAMP = r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}"
@@ -185,6 +187,27 @@ def test_a_question_mark_shows_the_keys(daemon: Daemon) -> None:
         terminal.shows("50.0 %")
         terminal.press(b"q")
         assert terminal.end() == 0
+
+
+def test_other_observers_processes_and_zoom(memory: FakeMemory, tmp_path: Path) -> None:
+    arguments = (*QUICK, *memory.ARGUMENTS, "--status-socket", f"{tmp_path}/status")
+    with (
+        Daemon(*arguments, name=NAME, program=memory.program) as daemon,
+        Memnotify(daemon.path) as other,
+    ):
+        other.subscribe(used="70%")
+        command = ("--when", "used 80%", "--status-socket", f"{tmp_path}/status")
+        with _terminal(daemon.path, *command) as terminal:
+            terminal.shows("50.0 %    4.8 GiB")
+            assert [(line.count("╎"), line.count("┃")) for line in terminal.frame[1:3]] == [(1, 1), (0, 0)]
+            terminal.shows("resident memory of processes")
+            assert any(re.search(r"[0-9.]+ [KMGT]iB \S+ [0-9]+ ", line) for line in terminal.frame)
+            terminal.press(b"g")
+            terminal.shows("resident memory of cgroups")
+            terminal.press(b"--")
+            terminal.shows("the highest of each 1 s")
+            terminal.press(b"q")
+            assert terminal.end() == 0
 
 
 @pytest.mark.parametrize("environment", [{"LC_ALL": "C"}, {"PYTHONIOENCODING": "latin-1"}])

@@ -13,6 +13,7 @@ from typing import Protocol, Self
 from memnotify.abi.figures import CGROUP
 from memnotify.cli import EXTRA_MISSING, add_command
 from memnotify.cli.common import explain, human, reap_orphans, report, seconds, subscribed
+from memnotify.cli.varlink import STATUS_SOCKET
 from memnotify.cli.watch.model import Note, Watch
 from memnotify.cli.watch.recorder import Recorder, RecordingError
 from memnotify.client import (
@@ -32,9 +33,10 @@ Show the figures, their history, and the crossings of given thresholds.
   memnotify watch
   memnotify watch --when 'used 80%' --when 'used 90% active 6G'
 
-On a terminal it draws a picture, until q or Ctrl-C; this needs rich. Elsewhere, and with --plain,
-it prints a line for each interval and for each event. If the daemon ends, the command waits for
-it to come back.
+On a terminal it draws a picture, until q or Ctrl-C; this needs rich. It also shows the processes or
+cgroups with the most resident memory, swap, pressure (PSI), and other observers' thresholds.
+Elsewhere, and with --plain, it prints a line for each interval and for each event. If the daemon
+ends, the command waits for it to come back.
 """
 _EPILOG = """\
 exit codes: 0 asked to end; 1 a new daemon does not understand the thresholds;
@@ -64,6 +66,12 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         "--record", metavar="FILE", help="write the figures to FILE too, for 'memnotify simulate @FILE'"
     )
     parser.add_argument("--plain", action="store_true", help="print lines, draw no picture")
+    parser.add_argument(
+        "--status-socket",
+        metavar="PATH",
+        default=STATUS_SOCKET,
+        help="the daemon's status socket, for the thresholds of other observers (default: %(default)s)",
+    )
     parser.add_argument("--path", default=default_path(), help="the device (default: %(default)s)")
     parser.set_defaults(run=run)
 
@@ -84,7 +92,7 @@ def run(options: argparse.Namespace) -> int:
             )
             return EXTRA_MISSING
         if view.can_draw():
-            output = view.Terminal()
+            output = view.Terminal(options.path, options.status_socket)
     with contextlib.ExitStack() as opened:
         try:
             reader = opened.enter_context(contextlib.closing(Memnotify(options.path)))

@@ -5,6 +5,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from memnotify.abi.figures import threshold_names
 from memnotify.abi.thresholds import parse
@@ -16,8 +17,10 @@ from memnotify.client import (
     Pages,
 )
 
-HISTORY = 1000
-"""The number of samples that are kept: more than a terminal has columns."""
+HISTORY = 12_000
+"""The number of samples that are kept: 200 columns of 60."""
+ZOOMS = (1, 2, 5, 10, 30, 60)
+"""How many samples a column of a plot may have."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,10 @@ class Watch:
         self.interval_s = interval_s
         self.last = figures
         self.history: deque[Figures | None] = deque(maxlen=HISTORY)
-        self.notes: deque[Note] = deque(maxlen=HISTORY)
+        self.notes: deque[Note] = deque(maxlen=1000)
         self.lines: list[Line] = []
+        self.samples = 0
+        """How many samples were taken, so that a column has the same ones in each picture."""
         self._texts: list[str] = []
         self.record: Callable[[Figures], object] | None = None
         """Called with each sample."""
@@ -65,6 +70,7 @@ class Watch:
     def sample(self, reader: Memnotify, now_s: float) -> Sequence[Note]:
         """Read the figures; return the events that this shows: the device is lost, or served again."""
         was_lost = self.lost
+        self.samples += 1
         try:
             figures = reader.read()
         except OSError as error:
@@ -89,6 +95,26 @@ class Watch:
             for change in changes
             for note in self._note(now_s, "up" if change.up else "down", crossing(change, figures))
         ]
+
+    def columns(self, name: str, count: int, zoom: int) -> list[Pages | None]:
+        """Return the highest value of a figure in each of the last columns of ``zoom`` samples.
+
+        None is for a column in which no daemon served the device.
+        """
+        # The newest column may be incomplete.
+        newest = (self.samples - 1) % zoom + 1
+        first = max(0, len(self.history) - newest - (count - 1) * zoom)
+        shown = [
+            figures[name] if figures and name in figures.names else None
+            for figures in islice(self.history, first, None)
+        ]
+        if zoom == 1:
+            return shown
+        # The oldest column may be incomplete too.
+        start = (len(shown) - newest) % zoom
+        pieces = [shown[:start]] if start else []
+        pieces += [shown[place : place + zoom] for place in range(start, len(shown), zoom)]
+        return [max((pages for pages in piece if pages is not None), default=None) for piece in pieces]
 
     def _note(self, now_s: float, kind: str, text: str) -> Sequence[Note]:
         self.notes.append(Note(now_s, kind, text))

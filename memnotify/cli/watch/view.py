@@ -11,19 +11,28 @@ import sys
 import termios
 import time
 import tty
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import FrameType
 from typing import Any, Self
 
-from rich.console import Console, ConsoleDimensions, ConsoleOptions, RenderResult
+from rich.console import (
+    Console,
+    ConsoleDimensions,
+    ConsoleOptions,
+    Group,
+    RenderableType,
+    RenderResult,
+)
 from rich.control import Control
 from rich.panel import Panel
 from rich.screen import Screen
 from rich.segment import Segment
+from rich.table import Table
 from rich.text import Text
 
 from memnotify.cli.common import human
-from memnotify.cli.watch.model import Line, Note, Watch
+from memnotify.cli.watch.machine import Machine, Memory
+from memnotify.cli.watch.model import ZOOMS, Line, Note, Watch
 from memnotify.client import Pages
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -37,6 +46,8 @@ _SIGNS = {
 }
 _KEYS = (
     ("?", "show or hide this"),
+    ("+ -", "zoom the history in and out; a column then has its highest value"),
+    ("g", "the largest processes, or the largest cgroups"),
     ("q", "quit; Ctrl-C as well"),
     ("Ctrl-Z", "stop, until the shell's fg"),
 )
@@ -48,6 +59,7 @@ _ASCII = str.maketrans(
         **dict.fromkeys("▁▂", "_"),
         **dict.fromkeys("▃▄▅", "="),
         **dict.fromkeys("▆▇█", "#"),
+        "╎": ":",
         "▲": "^",
         "▼": "v",
         "✖": "x",
@@ -59,6 +71,10 @@ _ASCII = str.maketrans(
 """What stands for the characters of the picture on a terminal that has ASCII only."""
 _AXIS = 8
 """Columns left of a plot."""
+_WIDE = 120
+"""From this width on, the holders are beside the history."""
+_STALLED = 10.0
+"""From this share of time in percent on, pressure is coloured."""
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _ALSO = (signal.SIGWINCH, signal.SIGTSTP)
 _FUNCTION_KEY = re.compile(rb"\x1b(?:O|\[[0-?]*)?.", re.DOTALL)
@@ -68,8 +84,19 @@ _FUNCTION_KEY = re.compile(rb"\x1b(?:O|\[[0-?]*)?.", re.DOTALL)
 class View:
     """The picture, for any size of terminal."""
 
-    def __init__(self, watch: Watch, *, keys: bool = False, ascii_only: bool = False) -> None:
+    def __init__(
+        self,
+        watch: Watch,
+        machine: Machine | None = None,
+        *,
+        keys: bool = False,
+        ascii_only: bool = False,
+        zoom: int = 1,
+    ) -> None:
+        """Show ``machine`` as well, if given. ``zoom`` is the number of samples in a column of a plot."""
         self._watch = watch
+        self._machine = machine
+        self._zoom = zoom
         self._keys = keys
         self._ascii_only = ascii_only
 
@@ -84,16 +111,34 @@ class View:
                 text = segment.text.translate(_ASCII).encode("ascii", "replace").decode()
                 yield Segment(text, segment.style)
 
-    def _panels(self, width: int, height: int) -> Iterable[Panel]:
+    def _panels(self, width: int, height: int) -> Iterable[RenderableType]:
         watch = self._watch
         names = [name for name in watch.last.names if name != "total"]
-        left = height - len(names) - 2
-        yield self._bars(names, width, last=left < 4)
+        more = self._machine is not None and height >= 12
+        left = height - len(names) - 2 - more
+        yield self._bars(names, width, last=left < 4, more=more)
         if left < 4:
             return
+        if self._machine is None or left < 18:
+            yield from self._history(width, left)
+        elif width < _WIDE:
+            holders = max(5, left // 5)
+            *plots, notes = self._history(width, left - holders)
+            yield from (*plots, self._holders(width, holders), notes)
+        else:
+            side = min(60, width // 3)
+            table = Table.grid()
+            table.add_column(width=width - side)
+            table.add_column(width=side)
+            table.add_row(Group(*self._history(width - side, left)), self._holders(side, left))
+            yield table
+
+    def _history(self, width: int, left: int) -> Iterator[Panel]:
+        """Yield the plots, and the events below them if there is room."""
+        watch = self._watch
         # For a figure without thresholds its bar is enough.
         plotted = ["used", *sorted({line.name for line in watch.lines} - {"used", "total"})]
-        notes = max(5, left // 3) if left >= 12 else 4 if left >= 9 else 0
+        notes = min(12, max(5, left // 3)) if left >= 12 else 4 if left >= 9 else 0
         plotted = plotted[: max(1, (left - notes) // 7)]
         rows = left - notes
         for index, name in enumerate(plotted):
@@ -104,7 +149,7 @@ class View:
         if notes:
             yield self._notes(notes)
 
-    def _bars(self, names: Sequence[str], width: int, *, last: bool) -> Panel:
+    def _bars(self, names: Sequence[str], width: int, *, last: bool, more: bool) -> Panel:
         watch = self._watch
         figures = watch.last
         longest = max(map(len, names))
@@ -119,20 +164,27 @@ class View:
             text.append(f"{name:<{longest}}  ", "bold")
             filled = min(columns, round(columns * pages.percent / 100))
             marks = {min(columns - 1, int(columns * line.pages.percent / 100)) for line in self._lines(name)}
+            ticks = {min(columns - 1, int(columns * share)) for share in self._ticks(name, pages.total)}
             for column in range(columns):
                 if column in marks:
                     text.append("┃", "bold yellow")
+                elif column in ticks:
+                    text.append("╎", "bold magenta")
                 else:
                     text.append(*(("▆", style) if column < filled else ("▁", "dim")))
             text.append(f"{label}\n", style)
+        if more and self._machine is not None:
+            text.append_text(_memory(self._machine.memory, width))
         text.rstrip()
         title = Text.assemble(("memnotify ", "bold default"), f"{watch.path}, {human(figures.total.bytes)}")
-        return _panel(text, title, len(names) + 2, style="red" if watch.lost else "", last=last, watch=watch)
+        return _panel(
+            text, title, len(names) + 2 + more, style="red" if watch.lost else "", last=last, watch=watch
+        )
 
     def _plot(self, name: str, width: int, height: int, *, last: bool) -> Panel:
         watch = self._watch
         rows, columns = height - 2, max(1, width - 4 - _AXIS)
-        shown = [figures[name] if figures else None for figures in list(watch.history)[-columns:]]
+        shown = watch.columns(name, columns, self._zoom)
         highest = max((pages.percent for pages in shown if pages is not None), default=0)
         top = next((top for top in _TOPS if highest <= 0.9 * top), 100)
         bars = [
@@ -164,9 +216,35 @@ class View:
                 text.append(*((empty, "yellow") if block == " " else (block, style)))
             text.append("\n")
         text.rstrip()
-        span = _duration(columns * watch.interval_s)
-        title = Text.assemble((f"{name} ", "bold default"), f"in the last {span}")
+        column_s = self._zoom * watch.interval_s
+        title = Text.assemble((f"{name} ", "bold default"), f"in the last {_duration(columns * column_s)}")
+        if self._zoom > 1:
+            title.append(f", the highest of each {_duration(column_s)}")
         return _panel(text, title, height, last=last, watch=watch)
+
+    def _holders(self, width: int, height: int) -> Panel:
+        machine = self._machine
+        text = Text(no_wrap=True, overflow="ellipsis")
+        room = width - 4 - 11
+        for holder in machine.holders[: height - 2] if machine else ():
+            number = f" {holder.pid}"
+            name = holder.name
+            if len(name) + len(number) > room:
+                # The end of a cgroup's path says what it is.
+                name = "…" + name[len(name) + len(number) + 1 - room :]
+            text.append(f"{human(holder.size_bytes):>10} ", "bold" if holder.size_bytes else "")
+            text.append(name)
+            text.append(f"{number}\n", "dim")
+        text.rstrip()
+        kind = "of cgroups (processes)" if machine and machine.by_group else "of processes"
+        title = Text.assemble(("resident memory ", "bold default"), kind)
+        return _panel(text, title, height, last=False, watch=self._watch)
+
+    def _ticks(self, name: str, total: int) -> Iterable[float]:
+        machine = self._machine
+        return (
+            tick.pages / max(1, total) for tick in (machine.ticks if machine else ()) if tick.name == name
+        )
 
     def _notes(self, height: int) -> Panel:
         watch = self._watch
@@ -192,6 +270,10 @@ class View:
             text.append(f"{meaning}\n")
         text.append("\n┃", "bold yellow")
         text.append(" a threshold, in the bar of its figure\n")
+        text.append("╎", "bold magenta")
+        text.append(" a threshold of another observer (from the status socket; root sees all)\n")
+        text.append("stalls", "bold")
+        text.append(" how much of 10 s some task, or all, waited for memory (PSI)\n")
         for kind, meaning in (
             ("up", "a threshold was reached"),
             ("down", "the figure fell below a threshold"),
@@ -219,6 +301,29 @@ class View:
         return "red" if all(exceeded) else "yellow" if any(exceeded) else "green"
 
 
+def _memory(memory: Memory, width: int) -> Text:
+    """Return the row about swap and pressure."""
+    parts = []
+    if memory.pressure is not None:
+        some, every = memory.pressure
+        style = "red" if every >= _STALLED else "yellow" if some >= _STALLED else "default"
+        parts.append(Text(f"stalls {_share(some)}, all {_share(every)}", style))
+    if memory.swap_bytes:
+        parts.append(Text(f"swap {human(memory.swap_used_bytes)} of {human(memory.swap_bytes)}"))
+    else:
+        parts.append(Text("no swap", "dim"))
+    if memory.zram is not None:
+        held, taken = map(human, memory.zram)
+        parts.append(Text(f"zram {held} in {taken}"))
+    text = Text(" · ").join(parts)
+    text.truncate(max(0, width - 4), overflow="ellipsis")
+    return text
+
+
+def _share(percent: float) -> str:
+    return f"{percent:.{0 if percent >= 10 else 1}f} %"
+
+
 def _panel(text: Text, title: Text, height: int, *, last: bool, watch: Watch, style: str = "") -> Panel:
     """Return a panel. The last one names the keys, and the interval if there is room."""
     subtitle = Text(f"q quits · ? keys · every {watch.interval_s:g} s") if last else None
@@ -236,6 +341,8 @@ def _panel(text: Text, title: Text, height: int, *, last: bool, watch: Watch, st
 
 
 def _duration(seconds: float) -> str:
+    if seconds < 10:
+        return f"{seconds:g} s"
     minutes, rest = divmod(round(seconds), 60)
     if not minutes:
         return f"{rest} s"
@@ -262,14 +369,19 @@ class Terminal:
     Leaving the block restores the terminal, as does Ctrl-Z while the command is stopped.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, path: str, status_socket: str) -> None:
+        """``path`` is the device's, ``status_socket`` that of its daemon."""
+        self._machine = Machine(path, status_socket)
         self._console = Console()
         self._ascii_only = _has_ascii_only(self._console)
         self._keys: int | None = None
         self._help = False
+        self._zoom = 0
 
-    def show(self, watch: Watch, _news: Sequence[Note], *, sampled: bool) -> None:  # noqa: ARG002 - the picture shows all notes
+    def show(self, watch: Watch, _news: Sequence[Note], *, sampled: bool) -> None:
         """Draw the picture."""
+        if sampled:
+            self._machine.refresh()
         # That the terminal has gone shows as a signal, or as end of file on its keys.
         with contextlib.suppress(OSError):
             # LINES and COLUMNS would not follow the size of the terminal.
@@ -278,7 +390,8 @@ class Terminal:
             self._console.size = ConsoleDimensions(columns or 80, rows or 24)
             with self._console:
                 self._console.control(Control.home())
-                view = View(watch, keys=self._help, ascii_only=self._ascii_only)
+                zoom = ZOOMS[self._zoom]
+                view = View(watch, self._machine, keys=self._help, ascii_only=self._ascii_only, zoom=zoom)
                 self._console.print(Screen(view), end="")
 
     def fds(self) -> Sequence[int]:
@@ -294,6 +407,11 @@ class Terminal:
                 return False
             pressed = _FUNCTION_KEY.sub(b"", keys)
             self._help ^= pressed.count(b"?") % 2 == 1
+            if pressed.count(b"g") % 2 == 1:
+                self._machine.by_group = not self._machine.by_group
+                self._machine.refresh()
+            steps = pressed.count(b"-") - pressed.count(b"+") - pressed.count(b"=")
+            self._zoom = min(len(ZOOMS) - 1, max(0, self._zoom + steps))
             return bool(keys) and not set(pressed) & set(b"qQ\x03\x04")
         numbers = set(self._near.recv(1024))
         if numbers & set(_ENDS):

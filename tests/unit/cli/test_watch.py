@@ -4,8 +4,12 @@
 import io
 import os
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -14,11 +18,14 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.screen import Screen
 
-from memnotify.cli.watch.model import Note, Watch
+from memnotify.cli.watch.machine import Holder, Machine, Memory, Tick
+from memnotify.cli.watch.model import HISTORY, ZOOMS, Note, Watch
 from memnotify.cli.watch.view import Terminal, View
 from memnotify.client import PAGE_SIZE, Figures
 
 TOTAL = (16 << 30) // PAGE_SIZE
+REPOSITORY = Path(__file__).parents[3]
+PICTURES = REPOSITORY / "docs/pictures"
 WHEN_S = 1_000_000_000
 
 
@@ -43,24 +50,28 @@ def _drawn(
     height: int,
     *,
     no_color: bool = False,
-    keys: bool = False,
-    ascii_only: bool = False,
+    **shown: Any,
 ) -> str:
     """Return the bytes that draw the picture."""
     sent = io.StringIO()
     console = Console(
         file=sent, width=width, height=height, force_terminal=True, color_system="standard", no_color=no_color
     )
-    console.print(Screen(View(watch, keys=keys, ascii_only=ascii_only)), end="")
+    console.print(Screen(View(watch, **shown)), end="")
     return sent.getvalue()
 
 
-def _lines(
-    watch: Watch, width: int, height: int, *, keys: bool = False, ascii_only: bool = False
-) -> list[str]:
+def _lines(watch: Watch, width: int, height: int, **shown: Any) -> list[str]:
     """Return the picture as characters."""
-    drawn = _drawn(watch, width, height, keys=keys, ascii_only=ascii_only)
-    return re.sub(r"\x1b\[[0-9;]*m", "", drawn).split("\n")
+    return re.sub(r"\x1b\[[0-9;]*m", "", _drawn(watch, width, height, **shown)).split("\n")
+
+
+def _machine() -> Machine:
+    machine = Machine("/dev/memnotify", "/nonexistent")
+    machine.memory = Memory(8 << 30, 3 << 30, (2 << 30, 500 << 20), (12.0, 0.5))
+    machine.holders = [Holder("postgres", 12, 2 << 30), Holder("é" * 300, 3456, 5 << 20)]
+    machine.ticks = [Tick("used", TOTAL // 10)]
+    return machine
 
 
 PICTURE = """\
@@ -138,15 +149,17 @@ def test_the_last_events_are_in_a_small_terminal() -> None:
     useds_percent=st.lists(st.one_of(st.none(), st.floats(0, 100)), max_size=200),
     keys=st.booleans(),
     ascii_only=st.booleans(),
+    zoom=st.sampled_from(ZOOMS),
+    has_machine=st.booleans(),
 )
 def test_it_fits_whatever_it_shows(
-    width: int, height: int, useds_percent: list[float | None], *, keys: bool, ascii_only: bool
+    width: int, height: int, useds_percent: list[float | None], *, has_machine: bool, **shown: Any
 ) -> None:
     watch = _watch([*useds_percent, 3], "used 50%")
     watch.notes.append(Note(WHEN_S, "up", "réached " + "x" * 200))
-    lines = _lines(watch, width, height, keys=keys, ascii_only=ascii_only)
+    lines = _lines(watch, width, height, machine=_machine() if has_machine else None, **shown)
     assert [cell_len(line) for line in lines] == [width] * height
-    assert not ascii_only or "".join(lines).isascii()
+    assert not shown["ascii_only"] or "".join(lines).isascii()
 
 
 @given(st.floats(0, 100), st.floats(0.01, 100), st.integers(10, 40))
@@ -159,7 +172,8 @@ def test_no_label_is_on_an_axis_twice(used_percent: float, level_percent: float,
 
 def test_help() -> None:
     lines = _lines(_watch([40], "used 50%"), 80, 24, keys=True)
-    assert [line.split()[1:3] for line in lines[1:4]] == [["?", "show"], ["q", "quit;"], ["Ctrl-Z", "stop,"]]
+    told = [line.split()[1] for line in lines[1:6]]
+    assert told == ["?", "+", "g", "q", "Ctrl-Z"]
 
 
 @pytest.mark.parametrize(
@@ -218,10 +232,74 @@ def test_thresholds_follow_the_total() -> None:
     ],
 )
 def test_keys(keys: bytes, *, goes_on: bool) -> None:
-    terminal = Terminal()
+    terminal = Terminal("/dev/memnotify", "/nonexistent")
     read, write = os.pipe()
     os.write(write, keys)
     os.close(write)
     terminal._keys = read
     assert terminal.ready(read) is goes_on
     os.close(read)
+
+
+@pytest.mark.parametrize(("width", "beside"), [(80, False), (160, True)])
+def test_what_holds_memory(width: int, *, beside: bool) -> None:
+    """It is below the history, or beside it on a wide terminal."""
+    lines = _lines(_watch([40], "used 80%"), width, 30, machine=_machine())
+    (row,) = (line for line in lines if "postgres" in line)
+    assert re.search(r" 2\.0 GiB postgres 12 ", row)
+    assert ("│ │" in row.replace("││", "│ │")) == beside
+    assert "stalls 12 %, all 0.5 % · swap 3.0 GiB of 8.0 GiB · zram 2.0 GiB in 500.0 MiB" in "".join(lines)
+    # A cgroup's name ends with what it is.
+    assert any("…é" in line and "é 3456" in line for line in lines)
+
+
+def test_a_small_terminal_has_no_room_for_it() -> None:
+    picture = "\n".join(_lines(_watch([40]), 40, 10, machine=_machine()))
+    assert "stalls" not in picture
+    assert "resident" not in picture
+
+
+def test_other_observers_thresholds_are_ticks() -> None:
+    bars = _lines(_watch([40], "used 80%"), 80, 24, machine=_machine())[1:3]
+    assert [bar.count("╎") for bar in bars] == [1, 0]
+    assert bars[0].index("╎") < bars[0].index("┃")
+
+
+@pytest.mark.parametrize("taken", [1, 7, 12, 30, 2 * HISTORY])
+@pytest.mark.parametrize("zoom", ZOOMS)
+def test_a_zoomed_column_has_the_highest_of_its_samples(zoom: int, taken: int) -> None:
+    """The same samples in each picture, so a column does not change once it is complete."""
+    watch = _watch([1])
+    watch.history.clear()
+    watch.samples = taken
+    used = [number % 97 for number in range(taken)]
+    kept = [Figures((("total", 100), ("used", pages), ("active", 0))) for pages in used[-HISTORY:]]
+    watch.history.extend(kept)
+    wanted = [max(used[place : place + zoom]) for place in range(0, taken, zoom)][-5:]
+    assert watch.columns("used", 5, zoom) == wanted
+
+
+def test_a_zoomed_column_without_a_daemon() -> None:
+    watch = _watch([None, None, 40, None])
+    watch.samples = 4
+    assert [column is None for column in watch.columns("used", 9, 2)] == [True, False]
+
+
+def test_zooming_keys() -> None:
+    watch = _watch([10, 80] + [20] * 9)
+    watch.samples = 11
+    assert "in the last 11 min 20 s, the highest of each 10 s" in "\n".join(_lines(watch, 80, 24, zoom=10))
+
+
+def test_the_documented_pictures(tmp_path: Path) -> None:
+    """Each has the text that tools/pictures.py draws now."""
+    subprocess.run([sys.executable, str(REPOSITORY / "tools/pictures.py"), str(tmp_path)], check=True)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == sorted(path.name for path in PICTURES.glob("watch*.svg"))
+    for name in names:
+        drawn, documented = (
+            re.findall(r">([^<\s][^<]*)</text>", (directory / name).read_text())
+            for directory in (tmp_path, PICTURES)
+        )
+        assert drawn == documented
+        assert "http" not in re.sub(r"http://www\.w3\.org/|<!--.*?-->", "", (PICTURES / name).read_text())
