@@ -6,6 +6,7 @@ import os
 import random
 import select
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import ClassVar
 
 import pytest
@@ -156,7 +157,7 @@ def test_a_read_that_crosses_notifies_the_others() -> None:
 
 @pytest.mark.parametrize("seed", range(WALKS))
 def test_no_client_is_wrong_by_more_than_the_damping(seed: int) -> None:
-    """After any history of reads and totals, this holds at the next sample."""
+    """After any history of reads, writes, totals and bad samples, this holds at the next sample."""
     chance = random.Random(seed)  # noqa: S311 - no secret
     percent = chance.random() < 0.5
     text = b"used %d%%" % chance.randrange(1, 100) if percent else b"used %d" % chance.randrange(1, 1000)
@@ -173,8 +174,18 @@ def test_no_client_is_wrong_by_more_than_the_damping(seed: int) -> None:
                 total = chance.choice((100, 700, 1000, 1300))
                 used = min(one.reader.figures.used, total)
                 one.reader.figures = one.reader.figures._replace(total=total, used=used)
-            case 5 | 6:
+            case 5:
                 one.read()
+            case 6 if chance.random() < 0.2:
+                one.bench.device.write(one.fh, text)
+                one.read()
+            case 6:
+                # A bad sample, or a bad reading for a client, which then gets the last good figures.
+                one.reader.before = [fail]
+                with suppress(MemInfoError):
+                    chance.choice((one.sample, one.read))()
+                one.reader.before = []
+                one.bench.clock.tick(MIN_UPDATE_PERIOD_S * 2)
             case _:
                 event = one.sample()
                 if not event:
