@@ -45,6 +45,7 @@ _CLIENTS = {
     "GLib fd source": Client("glib.c", "libglib2.0-dev", "glib-2.0"),
     "Qt notifier": Client("qt.cpp", "qtbase5-dev", "Qt5Core"),
     "sd-event, sd_event_add_io": Client("sd_event.c", "libsystemd-dev", "libsystemd"),
+    "io_uring, IORING_OP_READ": Client("io_uring.c", "liburing-dev", "liburing"),
     "Go, RawConn.Read": Client("raw_conn.go", "golang-go"),
     "Rust, libc crate": Client("epoll.rs", "librust-libc-dev"),
     "Rust, tokio AsyncFd, READABLE": Client("async_fd.rs", "librust-tokio-dev"),
