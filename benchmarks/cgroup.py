@@ -381,7 +381,7 @@ def _in_guest() -> int:
     script = (
         "modprobe -a loop ext4 && truncate -s 600M /run/disk && mkfs.ext4 -q -E nodiscard /run/disk &&"
         " mkdir -p /run/mnt && mount -o loop /run/disk /run/mnt &&"
-        f" {sys.executable} -P {here} --directory /run/mnt {arguments}"
+        f" {sys.executable} {here} --directory /run/mnt {arguments}"
     )
     try:
         result = run_guest(script, timeout_s=_GUEST_S, memory="2G", cwd=Path("/"))
