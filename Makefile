@@ -47,6 +47,7 @@ install-data:
 	$(put) docs/memnotify.toml -t $(share)/doc/memnotify/docs
 	$(put) README.md -t $(share)/doc/memnotify
 	$(put) examples/*.* -t $(share)/doc/memnotify/examples
+	$(PYTHON) tools/completions.py $(share) $(if $(filter /usr,$(prefix)),vendor-completions,site-functions)
 	install -d -m 755 $(etc)/memnotify/memnotify.toml.d
 
 # The files are those that an installation into an empty directory makes. The user memnotify stays, as with the package.
