@@ -109,10 +109,10 @@ class Pressure:
     """The PSI trigger: memory stalls."""
 
     def __init__(self) -> None:
-        fd = open_trigger()
-        if fd is None:
+        trigger = open_trigger()
+        if trigger is None:
             raise BenchmarkError("there is no /proc/pressure/memory: boot with psi=1")
-        self._fd = fd
+        self._fd = trigger.fd
 
     def fileno(self) -> int:
         """Return the descriptor."""

@@ -92,12 +92,12 @@ def main(directory: str, zsh: str) -> int:
         for action in command._actions:  # noqa: SLF001 - the same
             if _is_file(action):
                 action.complete = _FILES  # type: ignore[attr-defined] # as shtab wants it
+    os.umask(0o022)  # readable by all, as what install(1) makes
     for shell, path in PATHS.items():
         file = os.path.join(directory, path.format(zsh=zsh))
         os.makedirs(os.path.dirname(file), exist_ok=True)
         with open(file, "w", encoding="utf-8") as written:
             written.write(shell_text(shell, parser))
-        os.chmod(file, 0o644)
     return 0
 
 

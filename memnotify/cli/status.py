@@ -76,7 +76,13 @@ def as_text(status: dict[str, Any]) -> Iterator[str]:
             value = f"{setting['value']} {setting['unit']}".rstrip()
             yield f"setting    {setting['name']} = {value} ({setting['origin']})"
     yield f"writes     {status['refused_writes']} refused"
-    yield f"observers  {status['observer_count']}, of which {len(status['observers'])} are shown"
+    yield f"readings   {status['failed_readings']} failed"
+    for each in status["thresholds"]:
+        if each["count"] or each["crossings"]:
+            side = "at or above" if each["above"] else "below"
+            yield f"thresholds {each['count']} {each['name']} {side}, {each['crossings']} crossings"
+    shown = len(status["observers"])
+    yield f"observers  {status['observer_count']}, of which {shown} are shown; {status['events']} events"
     for observer in status["observers"]:
         yield from _observer(observer, figures.get("total", 0))
 
@@ -90,18 +96,26 @@ def _sampler(sampler: dict[str, Any]) -> Iterator[str]:
     last = "none yet" if age_s is None else f"the last one {age_s:.3f} s ago"
     yield f"samples    {sampler['samples']}, {last}; {sampler['wakeups']} wake-ups"
     yield f"counters   page counters {sampler['page_counters']}"
-    yield f"pressure   PSI trigger {sampler['pressure_trigger']}"
+    window = f", window {sampler['pressure_window']:g} s" if sampler["pressure_window"] else ""
+    yield f"pressure   PSI trigger {sampler['pressure_trigger']}{window}"
+    wakes = sum(each["count"] for each in sampler["wake_latencies"]["classes"])
+    if wakes:
+        mean_ms = 1000 * sampler["wake_latencies"]["sum"] / wakes
+        yield f"wakes      {wakes}, on average {mean_ms:.3f} ms after the reading began"
 
 
 def _observer(observer: dict[str, Any], total: int) -> Iterator[str]:
     client = f"process {observer['pid']}" if observer["pid"] else "a process of another namespace"
-    pending = ", an event is pending" if observer["pending"] else ""
+    events = f", {observer['events']} events"
+    if observer["last_event_age"] is not None:
+        events += f", the last one {observer['last_event_age']:.3f} s ago"
+    events += " and pending since" if observer["pending"] else ""
     command = f" ({observer['command']})" if observer["command"] else ""
     where = f" in {observer['cgroup']}" if observer["cgroup"] else ""
-    yield f"  {observer['id']}: {client}{command} of {_user(observer['uid'])}{where}{pending}"
+    yield f"  {observer['id']}: {client}{command} of {_user(observer['uid'])}{where}{events}"
     for threshold in observer["thresholds"]:
         side = "at or above" if threshold["above"] else "below"
-        event = "reaches" if threshold["next"] == "up" else "falls below"
+        event = "falls below" if threshold["above"] else "reaches"
         pages = threshold["next_pages"]
         yield (
             f"     {threshold['name']} {_amount(threshold['pages'], total)}: {side},"

@@ -12,6 +12,7 @@ import os
 import select
 import socket
 import struct
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -20,6 +21,8 @@ from memnotify import __version__
 from memnotify.config.settings import SETTINGS
 from memnotify.daemon.injection import Injection
 from memnotify.daemon.running import Engine
+from memnotify.engine.latencies import BOUNDS_S
+from memnotify.engine.table import ObserverState, ThresholdState
 from memnotify.kernel.meminfo import MemInfoError
 from memnotify.logs import LIMITED
 from memnotify.transports import Removal
@@ -33,14 +36,14 @@ _REQUEST_MAX = 4096
 # A reply of 10,000 observers is 3 MB, which stays in memory until the client has read it.
 _CONNECTIONS_MAX = 64
 _CONNECTIONS_OF_USER_MAX = 8
-# As long as the interpreter's lock is held without a pause, a crossing waits for it. The pause must be a real
-# sleep: a thread that only gives the lock up takes it back before another one has woken.
-_OBSERVERS_AT_ONCE = 50
-_PAUSE_S = 0.00005
+# A crossing waits for the interpreter's lock (5 ms, unless the interpreter is told less: then a thread that
+# waits for the lock gets it so soon), and for the table's lock, which is held for so many observers.
+_SWITCH_S = 0.0001
+_OBSERVERS_AT_ONCE = 20
 _UNAVAILABLE = "not available: the log at the start says why"
 # Filled in here, as json takes three times as long. Names of figures need no escapes.
-_OBSERVER = '{"id":%d,"pid":%d,"uid":%d,%s,"pending":%s,"thresholds":[%s]}'
-_THRESHOLD = '{"name":"%s","pages":%d,"above":%s,"next":"%s","next_pages":%d}'
+_OBSERVER = '{"id":%d,"pid":%d,"uid":%d,%s,"pending":%s,"events":%d,"last_event_age":%s,"thresholds":[%s]}'
+_THRESHOLD = '{"name":"%s","pages":%d,"above":%s,"next_pages":%d}'
 _ERRORS = {
     "MethodNotFound": "method",
     "InvalidParameter": "parameter",
@@ -75,7 +78,10 @@ class StatusSource:
 
     def _call(self, method: object, parameters: Mapping[str, object], uid: int) -> bytes:
         if method == f"{INTERFACE}.GetStatus":
-            return self._status(uid)
+            observers = parameters.get("observers", True)
+            if not isinstance(observers, bool):
+                raise _RefusedError("InvalidParameter", "observers")
+            return self._status(uid, observers=observers)
         if method == f"{_SERVICE}.GetInfo":
             info: dict[str, object] = {
                 "vendor": "memnotify",
@@ -92,7 +98,8 @@ class StatusSource:
             return json.dumps({"description": self._description}).encode()
         raise _RefusedError("MethodNotFound", str(method))
 
-    def _status(self, uid: int) -> bytes:
+    def _status(self, uid: int, *, observers: bool) -> bytes:
+        table = self._engine.table
         status = json.dumps(
             {
                 "version": __version__,
@@ -104,12 +111,22 @@ class StatusSource:
                 "settings": self._settings(),
                 "sampler": self._sampler(),
                 "injection": self.injection.state,
-                "observer_count": len(self._engine.table),
-                "refused_writes": self._engine.table.refused,
+                "thresholds": self._threshold_counts(),
+                "observer_count": len(table),
+                "events": table.events,
+                "refused_writes": table.refused,
+                "failed_readings": self._engine.sampler.failures,
             }
         )
-        observers = b",".join(self._observers(uid))
-        return b'%b,"observers":[%b]}' % (status[:-1].encode(), observers)
+        shown = ""
+        if observers:
+            switch_s = sys.getswitchinterval()
+            sys.setswitchinterval(_SWITCH_S)
+            try:
+                shown = ",".join(self._observers(uid))
+            finally:
+                sys.setswitchinterval(switch_s)
+        return f'{status[:-1]},"observers":[{shown}]}}'.encode()
 
     def _figures(self) -> list[dict[str, object]]:
         sampler = self._engine.sampler
@@ -142,11 +159,36 @@ class StatusSource:
             "interval": round(interval.timer_s, 6) if table.watching else None,
             "reason": interval.reason if table.watching else "no observer has a threshold",
             "page_counters": self._page_counters(),
-            "pressure_trigger": "in use" if sampler.has_pressure_trigger else _UNAVAILABLE,
+            "pressure_trigger": _UNAVAILABLE if sampler.pressure_window_s is None else "in use",
+            "pressure_window": sampler.pressure_window_s,
             "last_sample_age": round(age_s, 6) if math.isfinite(age_s) else None,
             "samples": sampler.samples,
             "wakeups": sampler.wakeups,
+            "wake_latencies": self._wake_latencies(),
         }
+
+    def _wake_latencies(self) -> dict[str, object]:
+        latencies = self._engine.sampler.latencies
+        counts = latencies.counts.tolist()
+        classes = [
+            {"up_to": bound_s, "count": count} for bound_s, count in zip(BOUNDS_S, counts, strict=False)
+        ]
+        return {"sum": latencies.total_s, "classes": [*classes, {"up_to": None, "count": counts[-1]}]}
+
+    def _threshold_counts(self) -> list[dict[str, object]]:
+        return [
+            {
+                "name": self._name(each.figure),
+                "above": each.above,
+                "count": each.armed,
+                "crossings": each.crossings,
+            }
+            for each in self._engine.table.threshold_counts()
+        ]
+
+    def _name(self, figure: int) -> str:
+        names = self._engine.sampler.names
+        return names[figure] if figure < len(names) else "cgroup"
 
     def _page_counters(self) -> str:
         if self._engine.sampler.has_page_counters:
@@ -155,36 +197,45 @@ class StatusSource:
             return "off: count_pages is false"
         return _UNAVAILABLE
 
-    def _observers(self, uid: int) -> Iterator[bytes]:
+    def _observers(self, uid: int) -> Iterator[str]:
         """Yield an object for each observer that the user may see."""
-        table, names = self._engine.table, self._engine.sampler.names
+        table = self._engine.table
         processes: dict[int, str] = {}
-        for number, fh in enumerate(table.fhs()):
-            if number % _OBSERVERS_AT_ONCE == 0:
-                time.sleep(_PAUSE_S)
-            state = table.describe(fh)
-            if state is None:
-                continue
-            pid, owner = state.opener >> 32, state.opener & 0xFFFFFFFF
-            if uid not in (0, owner):
-                continue
-            if pid not in processes:
-                processes[pid] = json.dumps(_process(pid))[1:-1]
-            thresholds = ",".join(
-                [
-                    _THRESHOLD
-                    % (
-                        names[each.figure] if each.figure < len(names) else "cgroup",
-                        each.pages,
-                        "false" if each.rising else "true",
-                        "up" if each.rising else "down",
-                        each.level,
-                    )
-                    for each in state.thresholds
-                ]
-            )
-            pending = "true" if state.pending else "false"
-            yield (_OBSERVER % (fh, pid, owner, processes[pid], pending, thresholds)).encode()
+        thresholds: dict[ThresholdState, str] = {}
+        fhs = table.fhs()
+        for first in range(0, len(fhs), _OBSERVERS_AT_ONCE):
+            for state in table.describe(fhs[first : first + _OBSERVERS_AT_ONCE], uid):
+                yield self._observer(state, processes, thresholds)
+
+    def _observer(
+        self, state: ObserverState, processes: dict[int, str], thresholds: dict[ThresholdState, str]
+    ) -> str:
+        """Return the object of an observer; what is the same for several is in the dicts."""
+        pid = state.opener >> 32
+        if pid not in processes:
+            processes[pid] = json.dumps(_process(pid))[1:-1]
+        for each in state.thresholds:
+            if each not in thresholds:
+                thresholds[each] = self._threshold(each)
+        age_s = time.monotonic() - state.event_s
+        return _OBSERVER % (
+            state.fh,
+            pid,
+            state.opener & 0xFFFFFFFF,
+            processes[pid],
+            "true" if state.pending else "false",
+            state.events,
+            f"{age_s:.3f}" if age_s < math.inf else "null",
+            ",".join([thresholds[each] for each in state.thresholds]),
+        )
+
+    def _threshold(self, state: ThresholdState) -> str:
+        return _THRESHOLD % (
+            self._name(state.figure),
+            state.pages,
+            "false" if state.rising else "true",
+            state.level,
+        )
 
 
 def _as_text(value: object) -> str:

@@ -69,7 +69,7 @@ class GroupSampler:
             value_pages = source.read_exact()
             group.droppable_pages = max(0, source.read_current() - value_pages)
         except CgroupGoneError:
-            self._end(group, parameters)
+            self._end(group, parameters, now_s)
             return
         except OSError as error:
             log.warning("a cgroup cannot be read, trying again: %s", error.strerror, extra=LIMITED)
@@ -79,14 +79,14 @@ class GroupSampler:
         limit_pages = (
             total_pages if group.own_limit_pages is None else min(total_pages, group.own_limit_pages)
         )
-        distance_pages = self._count(group, value_pages, limit_pages, parameters)
+        distance_pages = self._count(group, value_pages, limit_pages, parameters, now_s)
         group.exact_s = now_s
         group.limit_written = False
         self._note(group, value_pages, distance_pages, now_s, sample)
 
-    def _end(self, group: Group, parameters: SamplingParameters) -> None:
+    def _end(self, group: Group, parameters: SamplingParameters, now_s: float) -> None:
         """Let a removed cgroup have the value 0 from now on."""
-        self._count(group, 0, group.limit_pages, parameters)
+        self._count(group, 0, group.limit_pages, parameters, now_s)
         # Never due, never stale, and covered for ever.
         group.read_s = group.exact_s = group.distance_pages = math.inf
         group.margin_pages = math.inf
@@ -136,11 +136,12 @@ class GroupSampler:
             self._watches.close()
 
     def _count(
-        self, group: Group, value_pages: int, limit_pages: int, parameters: SamplingParameters
+        self, group: Group, value_pages: int, limit_pages: int, parameters: SamplingParameters, now_s: float
     ) -> float:
         """Notify the observers that cross; return the distance of the nearest level then."""
         granularity_pages = parameters.granularity_pages(limit_pages)
-        self._notify(self._table.advance_group(group, value_pages, limit_pages, granularity_pages))
+        batches = self._table.advance_group(group, value_pages, limit_pages, granularity_pages, now_s)
+        self._notify(batches)
         return self._table.rearm_group(group)
 
     def due(self, now_s: float, parameters: SamplingParameters, rate_pages_s: float) -> Sequence[Group]:

@@ -13,6 +13,8 @@ NO_HANDLE = 0
 """No poll handle is stored: no client is waiting, or it was notified and has not polled again."""
 NOT_ARMED = 1 << 64
 """The key of a threshold that is armed nowhere; no level is as high."""
+NEVER_S = -math.inf
+"""The time of the last event where there was none."""
 NO_EVENT = -1
 """The value of a threshold that is not damped: no event has been, or its level is the threshold's own."""
 
@@ -36,17 +38,26 @@ class HandleBatch:
 
 
 class Observer:
-    """One open file: its thresholds, whether an event is pending, and the handle to notify it by."""
+    """One open file: its thresholds, whether an event is pending, and the handle to notify it by.
 
-    __slots__ = ("batch", "handle", "opener", "pending", "place", "thresholds")
+    ``event_s`` is when the sample of its last event was taken. ``acknowledged`` is how many events its client
+    has got: counted there, since the way to a notification allocates nothing, not even an int.
+    """
 
-    def __init__(self, batch: HandleBatch, place: int, opener: int = 0) -> None:
+    __slots__ = ("acknowledged", "event_s", "handle", "pending", "place", "thresholds")
+
+    batch: HandleBatch | None = None
+    """The batch of the serving thread, if that is not the table's own."""
+    opener: int | None = None
+    """The process that opened the file, unless it is saved."""
+
+    def __init__(self, place: int) -> None:
         """``place`` is where its state is saved."""
-        self.batch = batch
         self.place = place
-        self.opener = opener
         self.handle = NO_HANDLE
         self.pending = False
+        self.acknowledged = 0
+        self.event_s = NEVER_S
         self.thresholds: tuple[Threshold, ...] = ()
 
     @property
@@ -56,6 +67,17 @@ class Observer:
             if threshold.value != NO_EVENT:
                 return True
         return False
+
+
+class UnsavedObserver(Observer):
+    """An observer of another batch than the table's own. Apart: its slots cost the others 16 bytes."""
+
+    __slots__ = ("batch", "opener")
+
+    def __init__(self, place: int, batch: HandleBatch, opener: int) -> None:
+        super().__init__(place)
+        self.batch = batch
+        self.opener = opener
 
 
 class Threshold:
@@ -125,6 +147,8 @@ class ThresholdIndex:
         self._at: dict[int, set[Threshold]] = {}
         self._keys: list[int] = []
         self._vacant = 0
+        self.armed = 0
+        """How many thresholds are armed here. Any thread may read it."""
 
     def members(self) -> list[Threshold]:
         """Return the thresholds that are armed here."""
@@ -138,6 +162,7 @@ class ThresholdIndex:
         """Arm a threshold that is armed nowhere."""
         threshold.key = key
         threshold.index = self
+        self.armed += 1
         members = self._at.get(key)
         if members is not None:
             self._vacant -= not members
@@ -154,6 +179,7 @@ class ThresholdIndex:
         key, threshold.key = threshold.key, NOT_ARMED
         members = self._at[key]
         members.remove(threshold)
+        self.armed -= 1
         self._vacant += not members
 
     def sweep(self) -> None:
@@ -178,7 +204,9 @@ class ThresholdIndex:
     def pop_reached(self, value: int) -> Iterator[Threshold]:
         """Take out every threshold that fires at ``value`` pages; it is armed nowhere then."""
         while self.has_reached(value):
-            yield from self._at.pop(heapq.heappop(self._keys))
+            members = self._at.pop(heapq.heappop(self._keys))
+            self.armed -= len(members)
+            yield from members
 
 
 def index_pair(figure: int, group: "Group | None" = None) -> tuple[ThresholdIndex, ThresholdIndex]:

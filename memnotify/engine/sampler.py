@@ -12,11 +12,13 @@ from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from memnotify.abi.figures import NAMES, Figures
+from memnotify.engine.latencies import Latencies
 from memnotify.engine.observer import Group, HandleBatch
 from memnotify.engine.schedule import Interval, SamplingParameters, SamplingSchedule
 from memnotify.engine.table import Distances, ObserverTable, Sample
 from memnotify.kernel.meminfo import MemInfoError
 from memnotify.kernel.page_counters import PageCounter
+from memnotify.kernel.psi import PressureTrigger
 from memnotify.kernel.syscalls import set_timer_slack, trim_memory
 from memnotify.logs import LIMITED
 from memnotify.worker import Worker
@@ -65,8 +67,7 @@ class FigureReader(Protocol):
 class WakeSources(NamedTuple):
     """The sources that cause a sample, beside the timer. The sampler closes them."""
 
-    pressure_fd: int | None = None
-    """A PSI trigger."""
+    pressure: PressureTrigger | None = None
     page_counters: tuple[PageCounter, PageCounter] | None = None
     """The first counts allocated pages, the second freed pages."""
 
@@ -105,6 +106,10 @@ class Sampler:
     once. They change no observer, threshold or level, so no crossing is lost or invented.
     """
 
+    failures = 0
+    """How many readings of the machine's figures failed. Any thread may read it."""
+    _begun_s = -math.inf
+
     def __init__(
         self,
         table: ObserverTable,
@@ -123,7 +128,9 @@ class Sampler:
         self._schedule = SamplingSchedule(parameters)
         self._sampling_lock = Lock()
         self._clock, self._wait = timing
-        self._pressure_fd = sources.pressure_fd
+        self._pressure_fd = sources.pressure.fd if sources.pressure else None
+        self.pressure_window_s = sources.pressure.window_s if sources.pressure else None
+        """The window of the trigger by which memory stalls cause samples, if there is one."""
         self._page_counters = sources.page_counters or ()
         self._parked_poller, self._sampling_poller = self._pollers()
         self._interval = self._schedule.reset(parameters)
@@ -142,9 +149,11 @@ class Sampler:
         self._limits_fd: int | None = None
         self._limit_written = False
         self.samples = 0
-        """How many samples were taken. Any thread may read it, as the two below."""
+        """How many samples were taken. Any thread may read it, as those below."""
         self.wakeups = 0
         """How often the sampler thread woke."""
+        self.latencies = Latencies()
+        """From the beginning of the reading at which an observer crossed until all were notified."""
         table.on_thresholds_changed = self.thresholds_changed
 
     @property
@@ -175,11 +184,6 @@ class Sampler:
     def has_page_counters(self) -> bool:
         """Whether page counters cause samples."""
         return bool(self._page_counters)
-
-    @property
-    def has_pressure_trigger(self) -> bool:
-        """Whether memory stalls cause samples."""
-        return self._pressure_fd is not None
 
     def cached(self) -> Sample | None:
         """Return the newest sample if it is exact and at most ``update_period`` old, else None."""
@@ -233,7 +237,8 @@ class Sampler:
 
                 self._groups = GroupSampler(self._table, self._notify_all)
             events = group.events
-            self._groups.read(group, self._table.latest_exact, self._clock(), self._parameters)
+            self._begun_s = self._clock()
+            self._groups.read(group, self._table.latest_exact, self._begun_s, self._parameters)
             # The pages on the per-CPU lists may have changed since. So the page counters do not cover the
             # cgroup until the next sample.
             group.epoch = -1
@@ -314,9 +319,13 @@ class Sampler:
         return self._table.rearm(sample, self._reader.pcp_limit_pages)
 
     def _notify_all(self, batches: Sequence[HandleBatch]) -> None:
+        notified = False
         for batch in batches:
             if batch.count:
                 (batch.notify or self._notify)(batch.handles, batch.count)
+                notified = True
+        if notified:
+            self.latencies.add(self._clock() - self._begun_s)
 
     def _granularity_pages(self, sample: Sample) -> int:
         return self._parameters.granularity_pages(sample.figures.total)
@@ -390,10 +399,12 @@ class Sampler:
         now_s = self._clock()
         if now_s - self._failed_s < self._parameters.min_update_period_s:
             raise MemInfoError(self._failure)
+        self._begun_s = now_s
         return now_s
 
     def _note_failure(self, error: MemInfoError) -> None:
         self._failed_s, self._failure = self._clock(), str(error)
+        self.failures += 1
         log.warning("the memory figures cannot be read, trying again: %s", error, extra=LIMITED)
 
     def stop(self) -> None:

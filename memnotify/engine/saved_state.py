@@ -182,6 +182,10 @@ class SavedState:
         words[place + _FH] = fh
         return fh, place
 
+    def opener(self, place: int) -> int:
+        """Return the process that opened an observer."""
+        return self.words[place + _OPENER]
+
     def close(self, place: int) -> None:
         """Forget an observer."""
         words = self.words

@@ -12,7 +12,7 @@ or notification is sent. So no wake-up is lost or doubled:
 import errno
 import math
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from threading import Lock
 from typing import NamedTuple
 
@@ -28,6 +28,7 @@ from memnotify.engine.observer import (
     PercentageThreshold,
     Threshold,
     ThresholdIndex,
+    UnsavedObserver,
     index_pair,
 )
 from memnotify.engine.saved_state import KH, LOST, NO_PLACE, Armed, SavedState
@@ -86,11 +87,27 @@ class ThresholdState(NamedTuple):
 
 
 class ObserverState(NamedTuple):
-    """An observer as the status shows it."""
+    """An observer as the status shows it.
 
+    ``opener`` is its process and user, as in ``ObserverTable.open``; ``events`` how many there were, the
+    pending one included, since this process serves it; ``event_s`` when the last one was, or -inf.
+    """
+
+    fh: int
     opener: int
     pending: bool
-    thresholds: tuple[ThresholdState, ...]
+    events: int
+    event_s: float
+    thresholds: list[ThresholdState]
+
+
+class ThresholdCount(NamedTuple):
+    """The thresholds of one figure that are on one side, and how many have come to that side."""
+
+    figure: int
+    above: bool
+    armed: int
+    crossings: int
 
 
 class Limits(NamedTuple):
@@ -146,6 +163,10 @@ class ObserverTable:
         self._thresholds = 0
         self._fired: Threshold | None = None
         self._batches: tuple[HandleBatch, ...] = (HandleBatch(),)
+        # How many thresholds of each figure have fired, downwards and upwards.
+        self._crossings = array("Q", bytes(8 * 2 * (figures + 1)))
+        self.events = 0
+        """How many events observers had. Any thread may read it."""
 
     def __len__(self) -> int:
         """Return the number of observers."""
@@ -206,10 +227,14 @@ class ObserverTable:
             return fh
 
     def _add(self, fh: int, batch: HandleBatch, place: int, opener: int) -> Observer:
-        # One object for the many observers of one process: 320 KB less for 10,000.
-        if opener != self._opener:
-            self._opener = opener
-        observer = self._observers[fh] = Observer(batch, place, self._opener)
+        if batch is self._batches[0]:
+            observer = Observer(place)
+        else:
+            # One object for the many observers of one process: 320 KB less for 10,000.
+            if opener != self._opener:
+                self._opener = opener
+            observer = UnsavedObserver(place, batch, self._opener)
+        self._observers[fh] = observer
         uid = opener & _UID
         self._owned[uid] = self._owned.get(uid, 0) + 1
         batch.observers += 1
@@ -260,32 +285,56 @@ class ObserverTable:
         """Return the fhs of all observers now. Any thread."""
         return list(self._observers)
 
-    def describe(self, fh: int) -> ObserverState | None:
-        """Return the state of an observer for the status, or None if it is closed. Any thread."""
+    def describe(self, fhs: Sequence[int], uid: int = 0) -> list[ObserverState]:
+        """Return the states of the observers that are not closed and that a user may see. Any thread.
+
+        Root sees all. A threshold that has just fired is left out: it is armed at the end of the sample.
+        """
+        states = []
         with self._lock:
-            observer = self._observers.get(fh)
-            if observer is None:
-                return None
-            thresholds = tuple(
-                ThresholdState(
-                    threshold.index.figure,
-                    threshold.pages,
-                    rising := threshold.index.sign > 0,
-                    threshold.key if rising else 1 - threshold.key,
+            for fh in fhs:
+                observer = self._observers.get(fh)
+                if observer is None:
+                    continue
+                opener = self._opener_of(observer)
+                if uid and opener & _UID != uid:
+                    continue
+                thresholds = [
+                    ThresholdState(
+                        threshold.index.figure,
+                        threshold.pages,
+                        rising := threshold.index.sign > 0,
+                        threshold.key if rising else 1 - threshold.key,
+                    )
+                    for threshold in observer.thresholds
+                    if threshold.key != NOT_ARMED
+                ]
+                events = observer.acknowledged + observer.pending
+                states.append(
+                    ObserverState(fh, opener, observer.pending, events, observer.event_s, thresholds)
                 )
-                for threshold in observer.thresholds
-                # It has fired, and is armed the other way at the end of this sample.
-                if threshold.key != NOT_ARMED
-            )
-            return ObserverState(observer.opener, observer.pending, thresholds)
+        return states
+
+    def threshold_counts(self) -> list[ThresholdCount]:
+        """Return how many thresholds there are by figure and side. Any thread."""
+        with self._lock:
+            pairs = [*zip(self._up, self._down, strict=True)]
+            armed = [(up.armed, down.armed) for up, down in pairs]
+            groups = self.groups.values()
+            armed.append((sum(group.up.armed for group in groups), sum(group.down.armed for group in groups)))
+            return [
+                ThresholdCount(figure, above, counts[above], self._crossings[2 * figure + above])
+                for figure, counts in enumerate(armed)
+                for above in (False, True)
+            ]
 
     def close(self, fh: int) -> None:
         """Remove an observer. Raises KeyError for an unknown fh."""
         with self._lock:
             observer = self._observers.pop(fh)
-            observer.batch.observers -= 1
+            (observer.batch or self._batches[0]).observers -= 1
+            uid = self._opener_of(observer) & _UID
             self._saved.close(observer.place)
-            uid = observer.opener & _UID
             self._owned[uid] -= 1
             if not self._owned[uid]:
                 del self._owned[uid]
@@ -331,6 +380,7 @@ class ObserverTable:
         """
         with self._lock:
             observer = self._observers[fh]
+            observer.acknowledged -= not observer.pending
             observer.pending = True
             self._saved.words[observer.place] = 1
             handle, observer.handle = observer.handle, NO_HANDLE
@@ -371,6 +421,7 @@ class ObserverTable:
             observer = self._observers[fh]
             self._disarm(observer)
             self.group_of.pop(fh, None)
+            observer.acknowledged += observer.pending
             observer.pending = False
             self._saved.forget_thresholds(observer.place)
             if figures.total != self._total_pages:
@@ -445,20 +496,20 @@ class ObserverTable:
             self._empty_batches()
             for value, *both in zip(sample.figures, self._up, self._down, strict=True):
                 for index in both:
-                    if self._fire(index, value):
+                    if self._fire(index, value, sample.taken_s):
                         self.event_s = sample.taken_s
             return self._batches
 
     def advance_group(
-        self, group: Group, value_pages: int, limit_pages: int, granularity_pages: int
+        self, group: Group, value_pages: int, limit_pages: int, granularity_pages: int, taken_s: float
     ) -> tuple[HandleBatch, ...]:
-        """Do the same for a cgroup's value and limit; ``rearm_group`` must follow."""
+        """Do the same for a cgroup's value and limit, read then; ``rearm_group`` must follow."""
         with self._lock:
             group.value_pages = value_pages
             self._follow_limit(group, limit_pages, granularity_pages)
             self._empty_batches()
             for index in (group.up, group.down):
-                group.events += self._fire(index, value_pages)
+                group.events += self._fire(index, value_pages, taken_s)
             return self._batches
 
     def rearm_group(self, group: Group) -> float:
@@ -478,23 +529,28 @@ class ObserverTable:
         for batch in self._batches:
             batch.handles, batch.count = batch.space, 0
 
-    def _fire(self, index: ThresholdIndex, value: int) -> bool:
+    def _fire(self, index: ThresholdIndex, value: int, taken_s: float) -> bool:
         """Set the events of what fires at ``value``, and batch the handles; return True if any fires."""
-        fired = False
+        fired = events = 0
         for threshold in index.pop_reached(value):
-            fired = True
+            fired += 1
             threshold.key = NOT_ARMED
             threshold.fired_before, self._fired = self._fired, threshold
             observer = threshold.observer
             if not observer.pending:
+                events += 1
                 observer.pending = True
+                observer.event_s = taken_s
                 self._saved.words[observer.place] = 1
                 if observer.handle != NO_HANDLE:
-                    batch = observer.batch
+                    batch = observer.batch or self._batches[0]
                     batch.handles[batch.count] = observer.handle
                     batch.count += 1
                     observer.handle = NO_HANDLE
-        return fired
+        if fired:
+            self._crossings[2 * index.figure + (index.sign > 0)] += fired
+            self.events += events
+        return fired > 0
 
     def rearm(self, sample: Sample, pcp_limit_pages: int) -> Distances:
         """Arm each threshold that fired at ``sample`` for the other direction; return the distances then.
@@ -585,7 +641,11 @@ class ObserverTable:
         position = observer.thresholds.index(threshold)
         self._saved.arm(observer.place, position, threshold.index.sign, threshold.value)
 
+    def _opener_of(self, observer: Observer) -> int:
+        return self._saved.opener(observer.place) if observer.opener is None else observer.opener
+
     def _clear(self, observer: Observer) -> None:
+        observer.acknowledged += observer.pending
         observer.pending = False
         self._saved.words[observer.place] = 0
 

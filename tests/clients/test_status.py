@@ -81,15 +81,59 @@ def test_the_status(daemon: Daemon, memory: FakeMemory, place: str) -> None:
     assert (observer["pid"], observer["uid"]) == (os.getpid(), 0)
     assert observer["command"] == Path("/proc/self/comm").read_text().rstrip()
     level = round(total * 0.8)
-    used = {"name": "used", "pages": level, "above": False, "next": "up", "next_pages": level}
+    used = {"name": "used", "pages": level, "above": False, "next_pages": level}
     level = round(total * 0.05)
-    active = {"name": "active", "pages": level, "above": True, "next": "down", "next_pages": level}
+    active = {"name": "active", "pages": level, "above": True, "next_pages": level}
     assert observer["thresholds"] == [used, active]
+    assert (observer["events"], observer["last_event_age"]) == (0, None)
+    assert (after["observers"][0]["events"], after["events"]) == (1, 1)
+    assert 0 <= after["observers"][0]["last_event_age"] < DEADLINE_S
+    assert _counts(status) == {("used", False): (1, 0), ("active", True): (1, 0)}
+    assert _counts(after) == {("used", True): (1, 1), ("active", True): (1, 0)}
     used = after["observers"][0]["thresholds"][0]
-    assert (used["above"], used["next"]) == (True, "down")
+    assert used["above"]
     assert used["next_pages"] <= used["pages"]
     for name in ("samples", "wakeups"):
         assert after["sampler"][name] >= status["sampler"][name] > 0
+
+
+def _counts(status: dict[str, Any]) -> dict[tuple[str, bool], tuple[int, int]]:
+    """Return the count and crossings of each figure and side that has a threshold."""
+    return {
+        (each["name"], each["above"]): (each["count"], each["crossings"])
+        for each in status["thresholds"]
+        if each["count"]
+    }
+
+
+def test_what_a_client_was_told(daemon: Daemon, memory: FakeMemory, place: str) -> None:
+    """Each event counts once: pending, acknowledged, and after the client has written again."""
+
+    def events() -> tuple[bool, int]:
+        (observer,) = call(place, METHOD)["observers"]
+        return observer["pending"], observer["events"]
+
+    with Memnotify(daemon.path) as client:
+        client.subscribe(used="80%")
+        memory.use(90)
+        assert client.wait(timeout=DEADLINE_S)
+        assert events() == (False, 1)
+        memory.use(50)
+        eventually(lambda: events() == (True, 2), "the second event is pending")
+        client.subscribe(used="70%")
+        assert events() == (False, 2)
+        latencies = call(place, METHOD)["sampler"]["wake_latencies"]
+    assert sum(each["count"] for each in latencies["classes"]) >= 1
+    assert 0 < latencies["sum"] < DEADLINE_S
+
+
+def test_the_status_without_observers(daemon: Daemon, place: str) -> None:
+    with Memnotify(daemon.path) as client, _connected(place) as connection:
+        client.subscribe(used="80%")
+        reply = _ask(connection, {"method": METHOD, "parameters": {"observers": False}})
+        assert (reply["parameters"]["observers"], reply["parameters"]["observer_count"]) == ([], 1)
+        refused = _ask(connection, {"method": METHOD, "parameters": {"observers": 5}})
+        assert refused["error"] == "org.varlink.service.InvalidParameter"
 
 
 def _write(path: str, text: bytes) -> None:
@@ -166,10 +210,15 @@ def test_the_interface_has_what_the_reply_has(daemon: Daemon, place: str) -> Non
     with Memnotify(daemon.path) as client:
         client.subscribe(used="80%")
         status = call(place, METHOD)
-    types = dict(re.findall(r"(?ms)^(?:type|method) (\w+) ?\((?:\) -> \()?(.*?)\)$", DESCRIPTION))
+    types = dict(
+        re.findall(r"(?ms)^(?:type|method) (\w+) ?\((?:observers: \?bool\) -> \()?(.*?)\)$", DESCRIPTION)
+    )
     fields = {name: re.findall(r"(\w+):", text) for name, text in types.items()}
     assert sorted(fields["GetStatus"]) == sorted(status)
     assert sorted(fields["Sampler"]) == sorted(status["sampler"])
+    assert sorted(fields["Latencies"]) == sorted(status["sampler"]["wake_latencies"])
+    assert sorted(fields["Class"]) == sorted(status["sampler"]["wake_latencies"]["classes"][0])
+    assert sorted(fields["ThresholdCount"]) == sorted(status["thresholds"][0])
     assert sorted(fields["Setting"]) == sorted(status["settings"][0])
     assert sorted(fields["Figure"]) == sorted(status["figures"][0])
     assert sorted(fields["Observer"]) == sorted(status["observers"][0])

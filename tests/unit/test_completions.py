@@ -24,7 +24,7 @@ printf '%s\\n' "${COMPREPLY[@]}"
 ZSH = """\
 zmodload zsh/zpty
 zpty shell zsh -f -i
-zpty -w shell 'PS1=; autoload -Uz compinit; compinit -D -u; source '$1'; compdef _shtab_memnotify memnotify'
+zpty -w shell 'PS1=; fpath=('$1' $fpath); autoload -Uz compinit; compinit -D -u'
 zpty -w shell "zstyle ':completion:*' list-prompt ''; bindkey '^D' list-choices; print go''on"
 zpty -r shell line '*goon*'
 zpty -w -n shell "$2 $3"$'\\t'
@@ -48,7 +48,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _shell(name: str, *arguments: str | Path) -> str:
     if shutil.which(name) is None:
         unavailable(f"apt-get install {name}")
-    done = subprocess.run([name, *arguments], capture_output=True, text=True, check=True, timeout=60)
+    # zsh edits lines only on a terminal that it knows.
+    environment = {**os.environ, "TERM": "vt100"}
+    done = subprocess.run(
+        [name, *arguments], env=environment, capture_output=True, text=True, check=True, timeout=60
+    )
     return done.stdout
 
 
@@ -66,7 +70,7 @@ def _completed(shell: str, made: Path, line: str, word: str) -> list[str]:
 def test_a_word_is_completed(shell: str, made: Path) -> None:
     assert set(_completed(shell, made, "memnotify", "")) >= set(COMMANDS)
     assert _completed(shell, made, "memnotify", "sta") == ["status"]
-    assert _completed(shell, made, "memnotify status", "--so") == ["--socket"]
+    assert _completed(shell, made, "memnotify status", "--soc") == ["--socket"]
     assert _completed(shell, made, "memnotify serve --transport", "cu") == ["cuse"]
 
 
@@ -77,6 +81,6 @@ def test_a_file_is_completed(shell: str, made: Path, tmp_path: Path) -> None:
 
 
 def test_zsh_completes_a_subcommand_and_an_option(made: Path) -> None:
-    script = made / "zsh/vendor-completions/_memnotify"
+    directory = made / "zsh/vendor-completions"
     for line, word, whole in (("memnotify", "sta", "status"), ("memnotify status", "--so", "--socket")):
-        assert whole in _shell("zsh", "-f", "-c", ZSH, "zsh", script, line, word, whole)
+        assert whole in _shell("zsh", "-f", "-c", ZSH, "zsh", directory, line, word, whole)

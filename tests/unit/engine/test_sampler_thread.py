@@ -23,6 +23,7 @@ from memnotify.engine.sampler import Timing, WakeSources, poll
 from memnotify.engine.schedule import SamplingParameters
 from memnotify.engine.table import ObserverTable
 from memnotify.kernel.meminfo import MemInfoError
+from memnotify.kernel.psi import PressureTrigger
 
 USED = 1
 THRESHOLD = {USED: 500}
@@ -332,7 +333,7 @@ def test_pressure_causes_a_sample_at_once(make: Maker) -> None:
     """Memory pressure ends the longest sleep, and the interval begins again."""
     near, far = urgent()
     with near, far:
-        sources = WakeSources(pressure_fd=os.dup(far.fileno()))
+        sources = WakeSources(PressureTrigger(os.dup(far.fileno()), 2.0))
         bench = make(update_period_s=3600.0, sources=sources, begin=False, skips=3)
         woken = bench.notified
         bench.table.poll(bench.fh, 9)
@@ -361,7 +362,7 @@ def test_a_broken_pressure_fd_is_dropped(make: Maker, caplog: pytest.LogCaptureF
     read_end, write_end = os.pipe()
     os.close(read_end)  # the other end now polls POLLERR, whatever is asked for
     with caplog.at_level(logging.WARNING):
-        bench = make(sources=WakeSources(pressure_fd=write_end))
+        bench = make(sources=WakeSources(PressureTrigger(write_end, 2.0)))
         bench.write(THRESHOLD)
         eventually(lambda: bench.sleeps_long, "the sampler samples by the timer, and sleeps")
     assert [record.levelname for record in caplog.records] == ["WARNING"]
@@ -578,7 +579,7 @@ def test_stop_ends_every_sleep_and_closes_everything(make: Maker, thresholds: di
     before = sorted(os.listdir("/proc/self/fd"))
     bench = make(
         update_period_s=3600.0,
-        sources=WakeSources(os.eventfd(0), (FakePageCounter(), FakePageCounter())),
+        sources=WakeSources(PressureTrigger(os.eventfd(0), 2.0), (FakePageCounter(), FakePageCounter())),
     )
     bench.write(thresholds)
     eventually(lambda: bench.sleeps_long if thresholds else bench.parked, "the sampler sleeps")

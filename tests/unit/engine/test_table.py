@@ -388,7 +388,7 @@ def test_when_the_per_cpu_lists_matter(
 
 def a_threshold(pages: int) -> Threshold:
     """Return a threshold that is armed nowhere."""
-    return Threshold(Observer(HandleBatch(), NO_PLACE), levels({USED: pages})[USED], 0)
+    return Threshold(Observer(NO_PLACE), levels({USED: pages})[USED], 0)
 
 
 @pytest.mark.parametrize("sign", [1, -1])

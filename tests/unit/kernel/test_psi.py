@@ -67,16 +67,17 @@ def test_triggers(
     caplog.set_level(logging.INFO)
     kernel = Kernel(tmp_path / "memory", refusals)
     monkeypatch.setattr("memnotify.kernel.psi.os.write", kernel.write)
-    fd = open_trigger(str(kernel.path))
+    trigger = open_trigger(str(kernel.path))
     assert kernel.written == tried
     assert kernel.open_fds == opened
     assert len(caplog.records) == bool(logged)
     assert re.search(logged, caplog.text)
-    if fd is not None:
-        assert not os.get_inheritable(fd)
-        assert not os.get_blocking(fd)
-        os.close(fd)
-    assert (fd is not None) is opened
+    if trigger is not None:
+        assert not os.get_inheritable(trigger.fd)
+        assert not os.get_blocking(trigger.fd)
+        os.close(trigger.fd)
+        assert trigger.window_s == (0.5 if tried == [SHORT] else 2.0)
+    assert (trigger is not None) is opened
 
 
 @pytest.mark.parametrize("path", ["none", "", "directory"])
