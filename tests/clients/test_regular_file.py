@@ -94,11 +94,9 @@ def test_positions_have_no_effect(daemon: Daemon) -> None:
         os.close(fd)
 
 
-@pytest.mark.parametrize("command", [("grep", "-r", "nothing"), ("cp", "-r")], ids=lambda words: words[0])
-def test_what_reads_to_the_end_does_not_end(daemon: Daemon, tmp_path: Path, command: tuple[str, ...]) -> None:
+def test_what_copies_to_the_end_does_not_end(daemon: Daemon, tmp_path: Path) -> None:
     """The documented limit, of which ``serve --help`` warns."""
-    target = (str(tmp_path / "copy"),) if command[0] == "cp" else ()
-    with Program(*command, os.path.dirname(daemon.path), *target) as program:
+    with Program("cp", "-r", os.path.dirname(daemon.path), str(tmp_path / "copy")) as program:
 
         def read_bytes() -> int:
             return int(Path(f"/proc/{program.process.pid}/io").read_text().split()[1])
