@@ -127,7 +127,6 @@ def _serve_device(settings: Settings, configuration: "_Configuration") -> int:
     # Imported here so that the other commands neither load libfuse nor need it.
     from memnotify import daemon  # noqa: PLC0415
     from memnotify.daemon import takeover  # noqa: PLC0415
-    from memnotify.daemon.cleanup import CleanupProcess  # noqa: PLC0415
     from memnotify.daemon.privileges import PrivilegesError, find_user  # noqa: PLC0415
     from memnotify.kernel.meminfo import MemInfoError  # noqa: PLC0415
     from memnotify.transports import TransportError  # noqa: PLC0415
@@ -143,7 +142,7 @@ def _serve_device(settings: Settings, configuration: "_Configuration") -> int:
             kept = takeover.take_kept()
             listener = _open_listener(settings, undo)
             status_socket = _open_status_socket(settings, configuration, undo)
-            predecessor = takeover.take_over(kept, settings)
+            predecessor = takeover.take_over(kept.fds, settings)
             serving = daemon.serve(
                 predecessor.transport
                 if predecessor
@@ -152,7 +151,7 @@ def _serve_device(settings: Settings, configuration: "_Configuration") -> int:
                 listener,
                 user=user,
                 predecessor=predecessor,
-                cleaner=CleanupProcess.adopt(kept[takeover.CLEANUP]) if takeover.CLEANUP in kept else None,
+                kept=kept,
                 read=configuration.read,
                 status_socket=status_socket,
             )

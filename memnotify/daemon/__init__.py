@@ -24,7 +24,9 @@ from memnotify.daemon.running import Engine
 from memnotify.daemon.systemd import DescriptorStore, SystemdNotifier
 from memnotify.daemon.takeover import (
     CLEANUP,
+    NOTHING_KEPT,
     Handover,
+    Kept,
     Predecessor,
     figure_names,
     replace_process,
@@ -52,6 +54,7 @@ from memnotify.worker import Worker
 if TYPE_CHECKING:
     from memnotify.daemon.status import StatusServer, StatusSocket
     from memnotify.transports.unix_listener import Listener
+    from memnotify.transports.unix_server import SocketServer
 
 log = logging.getLogger(__name__)
 
@@ -76,16 +79,16 @@ def serve(
     *,
     user: User | None = None,
     predecessor: Predecessor | None = None,
-    cleaner: CleanupProcess | None = None,
+    kept: Kept = NOTHING_KEPT,
     read: Callable[[], Settings],
     status_socket: "StatusSocket | None" = None,
 ) -> bool:
     """Serve until a signal asks to stop (True), or until the device is lost (False).
 
-    If there is a ``predecessor``, go on with its clients; ``cleaner`` is its cleanup process. On SIGHUP, what
-    ``read`` returns takes effect as far as ConfigReloader can. On SIGUSR2, the program replaces itself.
-    Closes ``transport``. Threads: the main thread, once in a process. Raises TransportError if the device
-    cannot be registered, PrivilegesError if root cannot become ``user``, MemInfoError or OSError.
+    If there is a ``predecessor``, go on with its clients, and with those of the socket that are ``kept``. On
+    SIGHUP, what ``read`` returns takes effect as far as ConfigReloader can. On SIGUSR2, the program replaces
+    itself. Closes ``transport``. Threads: the main thread, once in a process. Raises TransportError if the
+    device cannot be registered, PrivilegesError if root cannot become ``user``, MemInfoError or OSError.
     """
     _prepare_process()
     # In reverse order everything ends: the threads, the session, then the cleanup process.
@@ -94,26 +97,25 @@ def serve(
         saved = predecessor.saved if predecessor else SavedState.create(len(figure_names(settings)))
         table, sampler, device, session = _connect(transport, settings, saved, cleanup)
         notifier = SystemdNotifier()
-        handover = Handover(session, saved, transport, DescriptorStore(notifier))
+        server = _socket_server(table, sampler, listener, cleanup)
+        store = DescriptorStore(notifier)
+        handover = Handover(session, saved, transport, store, settings=settings, server=server)
         service = Service(session, transport, handover)
-        workers = [*_engine_workers(table, sampler, listener, cleanup), service.worker]
+        workers = [sampler.worker, *([server.worker] if server else []), service.worker]
         cleanup.callback(service.worker.stop)
         status = ServiceStatus(notifier, service.what, table.__len__, transport.settled, workers)
-        handover.begin(predecessor, settings, table, sampler)
-        cleaner = _end_preparation(user, cleaner, transport, listener, status_socket)
+        handover.begin(predecessor, kept, table, sampler)
+        cleaner = _end_preparation(user, kept, transport, listener, status_socket)
         if cleaner is not None:
             after_all.callback(cleaner.close)
         cleanup.callback(status.end)
         reloader = ConfigReloader(settings, read, sampler, device)
         if status_socket is not None:
-            server = status_socket.serve(Engine(transport, table, sampler, reloader))
-            service.attend(cleanup.enter_context(closing(server)))
+            shows = status_socket.serve(Engine(transport, table, sampler, reloader))
+            service.attend(cleanup.enter_context(closing(shows)))
         for worker in workers:
             worker.start(service.fail)
-        end = service.run(status, reloader)
-        if end is End.REPLACED:
-            _replace_process(workers, handover, listener, cleaner)
-        return end is End.ASKED
+        return _end(service.run(status, reloader), handover, workers, listener, cleaner)
 
 
 def _prepare_process() -> None:
@@ -136,22 +138,25 @@ def _survive_memory_pressure() -> None:
         )
 
 
-def _replace_process(
-    workers: Sequence[Worker],
+def _end(
+    end: "End",
     handover: Handover,
+    workers: Sequence[Worker],
     listener: "Listener | None",
     cleaner: CleanupProcess | None,
-) -> NoReturn:
-    """Run the program anew, with everything that this one has open. Raises OSError."""
-    for worker in workers:
-        worker.stop()
+) -> bool:
+    """Return True if the daemon was asked to end, or replace the program by a new one. Raises OSError."""
+    if end is End.LOST:
+        return False
+    fds = handover.leave(workers)
+    if end is End.ASKED:
+        return True
     log.info("the program replaces itself")
-    fds = handover.fds()
-    if cleaner is not None:
-        fds[CLEANUP] = cleaner.end
     if listener is not None and not listener.removes:
         # As a socket unit's: first.
-        fds = {"memnotify.socket": listener.socket.fileno(), **fds}
+        fds.insert(0, ("memnotify.socket", listener.socket.fileno()))
+    if cleaner is not None:
+        fds.append((CLEANUP, cleaner.end))
     replace_process(fds)
 
 
@@ -178,13 +183,13 @@ def _connect(
     return table, sampler, device, session
 
 
-def _engine_workers(
+def _socket_server(
     table: ObserverTable, sampler: Sampler, listener: "Listener | None", cleanup: ExitStack
-) -> list[Worker]:
-    """Return the sampler's thread and, if there is a ``listener``, the one that serves its clients."""
+) -> "SocketServer | None":
+    """Return what serves the clients of a ``listener``; ``cleanup`` stops it and the sampler."""
     if listener is None:
         cleanup.callback(sampler.stop)
-        return [sampler.worker]
+        return None
     # Here, as the daemon keeps in memory what it imports, and most have no socket.
     from memnotify.transports.unix_server import SocketServer  # noqa: PLC0415
 
@@ -193,12 +198,12 @@ def _engine_workers(
     cleanup.callback(server.close)
     cleanup.callback(sampler.stop)
     cleanup.callback(server.stop)
-    return [sampler.worker, server.worker]
+    return server
 
 
 def _end_preparation(
     user: User | None,
-    cleaner: CleanupProcess | None,
+    kept: Kept,
     transport: Transport,
     *sockets: "Listener | StatusSocket | None",
 ) -> CleanupProcess | None:
@@ -206,6 +211,7 @@ def _end_preparation(
 
     All that needs root is done, the notifier's socket included, and there is no other thread yet.
     """
+    cleaner = CleanupProcess.adopt(kept.fds[CLEANUP]) if CLEANUP in kept.fds else None
     if not lock_memory(stays_root=user is None):
         log.info("memory is not locked: that needs an unlimited RLIMIT_MEMLOCK")
     gc.collect()

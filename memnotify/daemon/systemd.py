@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _UNSENT_MAX = 16
+# In one message (net/core/scm.c:SCM_MAX_FD).
+_FDS_MAX = 253
 _SYSTEMCTL_S = 10.0
+_STORED_MAX_S = 5.0
 # Of socket(7) and unix(7), so that a daemon without a service manager does not import socket.
 _SOL_SOCKET, _SCM_RIGHTS = 1, 1
 _FULL = (errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM)
@@ -84,6 +87,11 @@ class SystemdNotifier:
         """Let the service manager store a descriptor, for the next process of the service."""
         self._send("FDSTORE=1", f"FDNAME={name}", fds=[fd])
 
+    def send_store_all(self, name: str, fds: Sequence[int]) -> None:
+        """Do the same for many descriptors of one name."""
+        for start in range(0, len(fds), _FDS_MAX):
+            self._send("FDSTORE=1", f"FDNAME={name}", fds=fds[start : start + _FDS_MAX])
+
     def send_remove(self, name: str) -> None:
         """Let the service manager close the stored descriptors of a name."""
         self._send("FDSTOREREMOVE=1", f"FDNAME={name}")
@@ -143,6 +151,12 @@ class DescriptorStore:
         if self.offered:
             for name, fd in fds.items():
                 self._notifier.send_store(name, fd)
+
+    def store_all(self, name: str, fds: Sequence[int]) -> None:
+        """Store many descriptors of one name, at the end of the process."""
+        if self.offered:
+            self._notifier.send_store_all(name, fds)
+            self._notifier.barrier(_STORED_MAX_S)
 
     def forget(self, names: Iterable[str]) -> None:
         """Remove the descriptors of these names from the store."""

@@ -8,17 +8,19 @@ sd_listen_fds(3) says.
 
 import fcntl
 import logging
+import math
 import os
 import select
 import struct
 import sys
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from memnotify.abi.figures import NAMES, select_extra_figures
 from memnotify.config.settings import Settings
 from memnotify.daemon.systemd import DescriptorStore, SystemdNotifier
+from memnotify.engine.observer import Group
 from memnotify.engine.sampler import Sampler
 from memnotify.engine.saved_state import SavedState, SavedStateError
 from memnotify.engine.table import ObserverTable, Sample
@@ -27,11 +29,17 @@ from memnotify.transports import Transport, TransportError
 from memnotify.transports.cuse import CuseTransport
 from memnotify.transports.fuse import FuseTransport
 from memnotify.transports.session import Session
+from memnotify.worker import Worker
+
+if TYPE_CHECKING:
+    from memnotify.transports.kept_connections import KeptConnection
+    from memnotify.transports.unix_server import SocketServer
 
 log = logging.getLogger(__name__)
 
 SESSION, STATE, CLEANUP = "memnotify-session", "memnotify-state", "memnotify-cleanup"
-_OURS = {SESSION, STATE, CLEANUP}
+CONNECTIONS, CLIENT = "memnotify-connections", "memnotify-client"
+_OURS = {SESSION, STATE, CLEANUP, CONNECTIONS}
 _PASSED_FD = 3
 _CLOSED_MAX_S = 5.0
 # linux/fuse.h: FUSE_NOTIFY_RESEND, in the header of a frame without a body.
@@ -47,20 +55,46 @@ class Predecessor(NamedTuple):
     kept: dict[str, int]
     """Its descriptors by name; ``transport`` and ``saved`` have them as well."""
 
-    def resume(self, session: Session, table: ObserverTable, sampler: Sampler) -> None:
-        """Serve its clients from now on, and tell them what was crossed meanwhile.
-
-        Raises OSError, TransportError or MemInfoError.
-        """
+    def resume(self, session: Session) -> None:
+        """Take over its connection. Raises OSError or TransportError."""
         session.resume(self.first_request)
         self.transport.verify()
 
-        def restore(sample: Sample) -> None:
-            pending = table.restore(sample)
-            session.notify(pending, len(pending))
 
-        sampler.refresh(restore)
-        log.info("took over %d clients of the daemon before", len(table))
+class Kept(NamedTuple):
+    """The descriptors of an earlier daemon that were passed to this process."""
+
+    fds: dict[str, int]
+    """By name."""
+    clients: list[int]
+    """The connections of the socket."""
+
+
+NOTHING_KEPT = Kept({}, [])
+
+
+@contextmanager
+def watched_groups(
+    numbers: Collection[int], table: ObserverTable, sampler: Sampler
+) -> Iterator[Mapping[int, Group]]:
+    """Give the cgroups with these numbers, for the block that restores their observers."""
+    if not numbers:
+        yield {}
+        return
+    # Here, because a daemon without a threshold on a cgroup saves 100 KB.
+    from memnotify.kernel.cgroups import find_by_number  # noqa: PLC0415
+
+    # A limit is at most total.
+    sampler.refresh()
+    groups = [table.hold(Group(source, table.cgroup)) for source in find_by_number(numbers)]
+    for group in groups:
+        sampler.refresh_group(group)
+    yield {group.key: group for group in groups}
+    for group in groups:
+        # What was crossed meanwhile fires now.
+        group.exact_s = -math.inf
+        sampler.refresh_group(group)
+        table.release(group)
 
 
 def figure_names(settings: Settings) -> list[str]:
@@ -68,19 +102,23 @@ def figure_names(settings: Settings) -> list[str]:
     return [*NAMES, *select_extra_figures(settings.figures)]
 
 
-def take_kept(environment: MutableMapping[str, str] = os.environ) -> dict[str, int]:
-    """Return the descriptors of an earlier daemon that were passed to this process, by name.
+def take_kept(environment: MutableMapping[str, str] = os.environ) -> Kept:
+    """Return what was passed to this process.
 
-    They follow those of a socket unit, which are left to be taken.
+    Its descriptors follow those of a socket unit, which are left to be taken.
     """
     names = environment.get("LISTEN_FDNAMES", "").split(":")
     if environment.get("LISTEN_PID") != str(os.getpid()):
-        return {}
-    kept = {name: fd for fd, name in enumerate(names, start=_PASSED_FD) if name in _OURS}
-    for fd in kept.values():
+        return Kept({}, [])
+    passed = list(enumerate(names, start=_PASSED_FD))
+    kept = Kept(
+        {name: fd for fd, name in passed if name in _OURS}, [fd for fd, name in passed if name == CLIENT]
+    )
+    ours = [*kept.fds.values(), *kept.clients]
+    for fd in ours:
         os.set_inheritable(fd, False)  # noqa: FBT003 - it takes no name
-    if kept:
-        others = len(names) - len(kept)
+    if ours:
+        others = len(names) - len(ours)
         environment["LISTEN_FDS"] = str(others)
         if not others:
             for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
@@ -103,8 +141,9 @@ def take_over(kept: dict[str, int], settings: Settings) -> Predecessor | None:
 def forget(kept: Mapping[str, int]) -> None:
     """Close what an earlier daemon left behind, here and in the service manager's store."""
     notifier = SystemdNotifier()
-    DescriptorStore(notifier).forget(kept)
-    for name in kept.keys() - {CLEANUP}:
+    lost = kept.keys() - {CLEANUP, CONNECTIONS}
+    DescriptorStore(notifier).forget(lost)
+    for name in lost:
         os.close(kept[name])
     notifier.barrier(_CLOSED_MAX_S)
     notifier.close()
@@ -193,12 +232,22 @@ class Handover:
     """What the next daemon gets: while this one runs it is in the store, if there is one."""
 
     def __init__(
-        self, session: Session, saved: SavedState, transport: Transport, store: DescriptorStore
+        self,
+        session: Session,
+        saved: SavedState,
+        transport: Transport,
+        store: DescriptorStore,
+        *,
+        settings: Settings,
+        server: "SocketServer | None" = None,
     ) -> None:
+        """``server`` is the socket's, if there is one."""
         self._session = session
         self._saved = saved
         self._transport = transport
         self._store = store
+        self._settings = settings
+        self._server = server
 
     def fds(self) -> dict[str, int]:
         """Return the descriptors by name; none if the state could not be saved."""
@@ -207,18 +256,21 @@ class Handover:
         return {SESSION: self._session.fileno(), STATE: self._saved.fd}
 
     def begin(
-        self, predecessor: Predecessor | None, settings: Settings, table: ObserverTable, sampler: Sampler
+        self, predecessor: Predecessor | None, kept: Kept, table: ObserverTable, sampler: Sampler
     ) -> None:
         """Take over from a predecessor, or register the device; then let the store have everything.
 
-        Raises TransportError, OSError or MemInfoError.
+        The clients of the socket that are ``kept`` are taken over too. Raises TransportError, OSError or
+        MemInfoError.
         """
         if predecessor is None:
             _register(self._session, self._transport)
-            _describe(self._saved, self._transport, self._session, settings)
+            _describe(self._saved, self._transport, self._session, self._settings)
         else:
             with self._cancelled_on_error():
-                predecessor.resume(self._session, table, sampler)
+                predecessor.resume(self._session)
+        with self._cancelled_on_error():
+            self._restore(predecessor, kept, table, sampler)
         if predecessor is not None and predecessor.kept[STATE] != self._saved.fd:
             self._store.forget([STATE])
         if self._store.offered and self.fds():
@@ -226,6 +278,69 @@ class Handover:
             self._transport.store = self._store
             # What is mounted stays, unless the transport removes it.
             self._session.unmounts = False
+
+    def _restore(
+        self, predecessor: Predecessor | None, kept: Kept, table: ObserverTable, sampler: Sampler
+    ) -> None:
+        """Restore all observers, and tell them what was crossed meanwhile."""
+        connections = self._kept_connections(kept)
+        if predecessor is None and not connections:
+            return
+        records = [] if predecessor is None else predecessor.saved.records()
+        numbers = {record.group for record in (*records, *(each.record for each in connections.values()))}
+
+        def restore(sample: Sample) -> None:
+            if predecessor is not None:
+                pending = table.restore(sample, groups)
+                self._session.notify(pending, len(pending))
+            for fd, connection in connections.items():
+                self._server.adopt(fd, connection, sample, groups)  # type: ignore[union-attr]  # it has some
+
+        with watched_groups(numbers - {0}, table, sampler) as groups:
+            sampler.refresh(restore)
+        log.info("took over %d clients of the daemon before", len(table))
+
+    def _kept_connections(self, kept: Kept) -> "dict[int, KeptConnection]":
+        """Return the socket's connections by descriptor; close those of which no observer is known."""
+        if CONNECTIONS not in kept.fds and not kept.clients:
+            return {}
+        self._store.forget([CONNECTIONS, CLIENT])
+        # Here, as most daemons have no socket.
+        from memnotify.transports.kept_connections import KeptConnectionsError, read  # noqa: PLC0415
+
+        found = {}
+        try:
+            if self._server is not None:
+                connections = read(kept.fds[CONNECTIONS], figure_names(self._settings))
+                by_inode = {connection.inode: connection for connection in connections}
+                # A client that has ended since is no more in the store.
+                found = {
+                    fd: by_inode[inode] for fd in kept.clients if (inode := os.fstat(fd).st_ino) in by_inode
+                }
+        except (KeyError, KeptConnectionsError) as error:
+            log.warning("the clients of the socket are lost: %s", error)
+        for fd in {*kept.clients, kept.fds.get(CONNECTIONS, -1)} - found.keys() - {-1}:
+            os.close(fd)
+        return found
+
+    def leave(self, workers: Iterable[Worker]) -> list[tuple[str, int]]:
+        """Return what the next daemon gets, by name, and store the socket's connections.
+
+        First stop the ``workers``, which are all. Raises OSError.
+        """
+        for worker in workers:
+            worker.stop()
+        left = {} if self._server is None else self._server.left()
+        kept = list(self.fds().items())
+        if left:
+            # Here, as it is used only at the end of the process.
+            from memnotify.transports.kept_connections import write  # noqa: PLC0415
+
+            state = write(left.values(), figure_names(self._settings))
+            self._store.store({CONNECTIONS: state})
+            self._store.store_all(CLIENT, list(left))
+            kept += [(CONNECTIONS, state), *((CLIENT, fd) for fd in left)]
+        return kept
 
     @contextmanager
     def _cancelled_on_error(self) -> Iterator[None]:
@@ -257,15 +372,15 @@ def works() -> bool:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
-def replace_process(fds: Mapping[str, int]) -> NoReturn:
+def replace_process(fds: Sequence[tuple[str, int]]) -> NoReturn:
     """Run the program anew in this process, which keeps ``fds``. No other thread may run. Raises OSError."""
     least = _PASSED_FD + len(fds)
-    copies = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, least) for fd in fds.values()]
+    copies = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, least) for _, fd in fds]
     for fd, copy in enumerate(copies, start=_PASSED_FD):
         os.dup2(copy, fd)
     environment = os.environ | {
         "LISTEN_PID": str(os.getpid()),
         "LISTEN_FDS": str(len(fds)),
-        "LISTEN_FDNAMES": ":".join(fds),
+        "LISTEN_FDNAMES": ":".join(name for name, _ in fds),
     }
     os.execve(sys.executable, sys.orig_argv, environment)  # noqa: S606 - no shell is wanted

@@ -34,8 +34,7 @@ class Device:
     """The operations of one device on its table of observers.
 
     ``batch`` is that of the thread in which the device runs; without one it is the table's own.
-    Raises OSError: EINVAL for a write that is not understood, EBADF for a fh that is not open,
-    ENOTCONN for one that an earlier daemon opened and this one could not take over.
+    Raises OSError: EINVAL for a write that is not understood, EBADF for a fh that is not open.
     """
 
     def __init__(
@@ -83,7 +82,7 @@ class Device:
             if sample is None or not self._acknowledge(fh, sample):
                 sample = self._sampler.refresh(partial(self._acknowledge, fh))
         except KeyError:
-            raise self._not_open(fh) from None
+            raise OSError(errno.EBADF, "not open") from None
         if sample is not self._sample:
             self._sample = sample
             self._line = sample.figures.line
@@ -123,7 +122,7 @@ class Device:
             if sample is None or not acknowledge(sample):
                 sample = self._sampler.refresh(acknowledge)
         except KeyError:
-            raise self._not_open(fh) from None
+            raise OSError(errno.EBADF, "not open") from None
         return b"%s cgroup %d cgroup_limit %d\n" % (sample.figures.line[:-1], *told)
 
     def write(self, fh: int, text: bytes, pid: int = 0) -> int:
@@ -144,7 +143,7 @@ class Device:
             log.debug("EINVAL: %s", error, extra=LIMITED)
             raise OSError(errno.EINVAL, str(error)) from None
         except KeyError:
-            raise self._not_open(fh) from None
+            raise OSError(errno.EBADF, "not open") from None
         return len(text)
 
     def _subscribe_with_group(self, fh: int, levels: Mapping[int, Level], sample: Sample, pid: int) -> None:
@@ -173,7 +172,7 @@ class Device:
         try:
             pending = self._table.poll(fh, handle)
         except KeyError:
-            raise self._not_open(fh) from None
+            raise OSError(errno.EBADF, "not open") from None
         revents = _WRITABLE
         self._acknowledged = NO_NEWS
         if pending:
@@ -193,10 +192,6 @@ class Device:
         with suppress(KeyError):
             self._table.close(fh)
         return 0
-
-    def _not_open(self, fh: int) -> OSError:
-        """Return the error for an unknown fh; that of a ``lost`` observer is as if its daemon had ended."""
-        return OSError(errno.ENOTCONN if fh in self._table.lost else errno.EBADF, "not open")
 
 
 def find_group(pid: int) -> GroupSource | None:

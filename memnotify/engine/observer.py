@@ -4,7 +4,7 @@
 import heapq
 import math
 from array import array
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from memnotify.abi.thresholds import Level
@@ -220,8 +220,8 @@ class GroupSource(Protocol):
     """Reads one cgroup; kernel.cgroups.Cgroup is one. Values are pages. Raises CgroupGoneError or OSError."""
 
     @property
-    def key(self) -> Hashable:
-        """Its identity: every other cgroup, even of the same name, has another key."""
+    def key(self) -> int:
+        """Its number, above 0: every other cgroup, even of the same name, has another one."""
 
     def read_current(self) -> int:
         """Return an upper bound of what ``read_exact`` returns, by one read."""
@@ -269,7 +269,7 @@ class Group:
     def __init__(self, source: GroupSource, figure: int) -> None:
         """``figure`` is the table's index of thresholds on a cgroup."""
         self.source: GroupSource | None = source
-        self.key: Hashable = source.key
+        self.key = source.key
         self.up, self.down = index_pair(figure, self)
         self.uses = 0
         self.events = 0

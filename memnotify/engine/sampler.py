@@ -136,8 +136,9 @@ class Sampler:
         self._interval = self._schedule.reset(parameters)
         self._sampled_s = self._exact_s = -math.inf
         self._exact_total_pages = 0
-        # When a reading failed last, and why.
+        # When a reading failed last, and why; when the first one failed since the last good one.
         self._failed_s, self._failure = -math.inf, ""
+        self._failing_s = math.inf
         self._slack_s = 0.0
         # When the next sample is due, and what serving threads see of it: infinite while parked.
         self._due_s = self._published_due_s = math.inf
@@ -195,8 +196,9 @@ class Sampler:
     def refresh(self, use: Callable[[Sample], object] | None = None) -> Sample:
         """Take an exact sample in the calling thread and return it; pass it to ``use`` before it counts.
 
-        While the figures cannot be read, return the last good ones for ``max_update_period``. After that
-        raise MemInfoError without a call of ``use``. Crossings are notified after ``use``.
+        While the figures cannot be read, return the last good ones for ``max_update_period`` after the first
+        failure. After that raise MemInfoError without a call of ``use``. Crossings are notified after
+        ``use``.
         """
         # A reading that hangs counts as failed: a request must not wait for it.
         if not self._sampling_lock.acquire(timeout=max(_HANGS_S, self._parameters.update_period_s)):
@@ -249,7 +251,13 @@ class Sampler:
 
     def _reuse(self, use: Callable[[Sample], object] | None) -> Sample:
         """Return the last good figures, after calling ``use`` with them. Raises MemInfoError."""
-        sample = self._last_good()
+        now_s = self._clock()
+        # From the first failure, not from the last good reading, which is as old as the interval: with that,
+        # one failed reading was EIO (seen in a guest under load).
+        self._failing_s = min(self._failing_s, now_s)
+        if now_s - self._failing_s > self._parameters.max_update_period_s:
+            raise MemInfoError(self._failure or "the memory figures cannot be read: a reading hangs")
+        sample = self._last_good(now_s)
         if use is not None:
             use(sample)
         return sample
@@ -330,12 +338,17 @@ class Sampler:
     def _granularity_pages(self, sample: Sample) -> int:
         return self._parameters.granularity_pages(sample.figures.total)
 
-    def _last_good(self) -> Sample:
-        """Return the last good figures that are not older than any event's. Raises MemInfoError."""
+    def _last_good(self, now_s: float) -> Sample:
+        """Return the last good figures that are not older than any event's; exact ones if they are recent.
+
+        Raises MemInfoError if they may be of any age, because the sampler is parked. An observer with a
+        threshold has had a sample.
+        """
         good = self._table.latest_exact
-        if good.taken_s < self._table.event_s:
+        recent_s = now_s - self._parameters.max_update_period_s
+        if good.taken_s < max(self._table.event_s, recent_s):
             good = self._table.latest
-        if self._clock() - good.taken_s > self._parameters.max_update_period_s:
+        if good.taken_s < recent_s and not self._table.watching:
             raise MemInfoError(self._failure or "the memory figures cannot be read: a reading hangs")
         return good
 
@@ -376,10 +389,12 @@ class Sampler:
     def _read_plain(self) -> Sample:
         taken_s = self._begin_reading()
         try:
-            return Sample(taken_s, self._reader.read_plain(), exact=not self._reader.pcp_is_free)
+            figures = self._reader.read_plain()
         except MemInfoError as error:
             self._note_failure(error)
             raise
+        self._failing_s = math.inf
+        return Sample(taken_s, figures, exact=not self._reader.pcp_is_free)
 
     def _read_exact(self) -> Sample:
         taken_s = self._begin_reading()
@@ -388,6 +403,7 @@ class Sampler:
         except MemInfoError as error:
             self._note_failure(error)
             raise
+        self._failing_s = math.inf
         if figures.total != self._exact_total_pages:
             for counter in self._page_counters:
                 counter.memory_changed()
@@ -405,6 +421,7 @@ class Sampler:
     def _note_failure(self, error: MemInfoError) -> None:
         self._failed_s, self._failure = self._clock(), str(error)
         self.failures += 1
+        self._failing_s = min(self._failing_s, self._failed_s)
         log.warning("the memory figures cannot be read, trying again: %s", error, extra=LIMITED)
 
     def stop(self) -> None:

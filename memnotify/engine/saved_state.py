@@ -4,7 +4,7 @@
 The memory is a file without a name (memfd_create(2)). Its first page says what is served. After it come slots
 of 64-bit words, one for each observer:
 
-    fh | kh | pending | number of thresholds | opener | for each threshold: figure, value, armed
+    fh | kh | pending | number of thresholds | opener | cgroup | for each threshold: figure, value, armed
 
 Each word is stored at once: if the process is killed, a word is either the old or the new one. The armed
 direction and the value at the last event are one word. A client's write needs several words; the number of
@@ -27,14 +27,11 @@ KH, PENDING = -1, 0
 NO_PLACE = 2
 """The place of an observer that is not saved; nothing reads what is stored there."""
 
-LOST = 0xFF
-"""The figure of a threshold that another process cannot restore."""
-
-_FH, _COUNT, _OPENER, _THRESHOLDS = -2, 1, 2, 3
+_FH, _COUNT, _OPENER, _GROUP, _THRESHOLDS = -2, 1, 2, 3, 4
 _THRESHOLD_WORDS = 3
 _HEADER = mmap.PAGESIZE
 _GROWTH = 16 * mmap.PAGESIZE
-_MAGIC = int.from_bytes(b"memntfy\x01", "little")
+_MAGIC = int.from_bytes(b"memntfy\x02", "little")
 # Words of the header: the magic number, those that the shim keeps (shim.h), the length of the description.
 _KEPT, _LENGTH = 1, 7
 _DESCRIPTION = 64
@@ -70,6 +67,8 @@ class Record(NamedTuple):
     kh: int
     pending: bool
     opener: int
+    group: int
+    """The number of the cgroup of its threshold on one; 0 is the root, or that there is none."""
     thresholds: list[Armed]
 
 
@@ -82,7 +81,8 @@ class SavedState:
     def __init__(self, figures: int, fd: int = -1) -> None:
         """Save for so many ``figures`` in the file ``fd``, and continue what is there; -1 is plain memory."""
         # One more: on the writer's cgroup.
-        self._stride = 5 + _THRESHOLD_WORDS * (figures + 1)
+        self._stride = 6 + _THRESHOLD_WORDS * (figures + 1)
+        self._figures = figures
         self._slots = 0
         self._next_free = 0
         self.fd = fd
@@ -140,6 +140,8 @@ class SavedState:
         The thresholds of figures that are no more are left out.
         """
         other = type(self).create(len(figures))
+        # The last one is the writer's cgroup.
+        figures = [*figures, self._figures]
         fhs = [self.words[self._place(slot) + _FH] for slot in range(1, self._slots + 1)]
         other.reserve(fhs)
         for record in self.records():
@@ -162,7 +164,7 @@ class SavedState:
         place = self._place(record.fh & _SLOT)
         self.words[place + KH], self.words[place + PENDING] = record.kh, record.pending
         self.words[place + _OPENER] = record.opener
-        self.set_thresholds(place, record.thresholds)
+        self.set_thresholds(place, record.thresholds, record.group)
 
     def open(self, opener: int = 0) -> tuple[int, int]:
         """Return the fh and the place of a new observer of the process ``opener``."""
@@ -201,8 +203,8 @@ class SavedState:
         words[place + _COUNT] = 0
         words[place + PENDING] = 0
 
-    def set_thresholds(self, place: int, thresholds: Sequence[Armed]) -> None:
-        """Save an observer's thresholds after ``forget_thresholds``."""
+    def set_thresholds(self, place: int, thresholds: Sequence[Armed], group: int = 0) -> None:
+        """Save an observer's thresholds, and the number of their cgroup, after ``forget_thresholds``."""
         if place == NO_PLACE:
             return
         words = self.words
@@ -210,6 +212,7 @@ class SavedState:
             at = place + _THRESHOLDS + _THRESHOLD_WORDS * position
             words[at], words[at + 1] = _pack(figure, level)
             words[at + 2] = _armed(sign, value)
+        words[place + _GROUP] = group
         words[place + _COUNT] = len(thresholds)
 
     def arm(self, place: int, position: int, sign: int, value: int) -> None:
@@ -229,7 +232,7 @@ class SavedState:
             ats = range(first, first + _THRESHOLD_WORDS * words[place + _COUNT], _THRESHOLD_WORDS)
             thresholds = [_unpack(words[at], words[at + 1], words[at + 2]) for at in ats]
             kh, pending = words[place + KH], bool(words[place + PENDING])
-            yield Record(fh, place, kh, pending, words[place + _OPENER], thresholds)
+            yield Record(fh, place, kh, pending, words[place + _OPENER], words[place + _GROUP], thresholds)
 
     def _place(self, slot: int) -> int:
         return slot * self._stride + NO_PLACE

@@ -31,7 +31,7 @@ from memnotify.engine.observer import (
     UnsavedObserver,
     index_pair,
 )
-from memnotify.engine.saved_state import KH, LOST, NO_PLACE, Armed, SavedState
+from memnotify.engine.saved_state import KH, NO_PLACE, Armed, Record, SavedState
 
 # Above every fh of an observer that is saved.
 _NOT_SAVED = 1 << 59
@@ -42,6 +42,7 @@ STALE, NO_NEWS, EVENT = range(3)
 
 # A smaller table is not worth a second look: 1,000 observers with three thresholds take about 1 MB.
 _SPARSE_FROM = 1000
+_NO_GROUPS: Mapping[int, "Group"] = {}
 # The user in an observer's opener.
 _UID = (1 << 32) - 1
 
@@ -139,15 +140,13 @@ class ObserverTable:
         """How many writes were not understood. Two threads may count one of two at the same moment."""
         self._opened = _NOT_SAVED
         self._saved = SavedState(figures) if saved is None else saved
-        self.lost: frozenset[int] = frozenset()
-        """The observers of an earlier process that could not be restored. Any thread."""
         # The most observers that there were since compact().
         self._most = 0
         self._up = tuple(index_pair(figure)[0] for figure in range(figures))
         self._down = tuple(up.opposite for up in self._up)
         self.cgroup = figures
         """The index of a threshold on the writer's cgroup, after those of the figures."""
-        self.groups: dict[object, Group] = {}
+        self.groups: dict[int, Group] = {}
         """The cgroups that are watched, by key. It may change at any time, except under the lock."""
         self.group_of: dict[int, Group | None] = {}
         """The cgroup of each observer with a threshold on one, by fh; None is the root. Any thread."""
@@ -244,42 +243,77 @@ class ObserverTable:
             batch.space = array("Q", bytes(8 * (batch.observers * 5 // 4 + 8)))
         return observer
 
-    def restore(self, sample: Sample) -> "array[int]":
-        """Add the saved observers of an earlier process; return the handles that must be notified.
+    def restore(self, sample: Sample, groups: Mapping[int, Group] = _NO_GROUPS) -> "array[int]":
+        """Add the saved observers of an earlier process; return the handles of those with a pending event.
 
-        These are those with a pending event, and those that are ``lost``, since their cgroup is not known.
         ``sample`` must be counted next: what has been crossed since the state was saved then fires. No client
-        is served yet.
+        is served yet. ``groups`` has the cgroups of the observers by number, held and read; they must be read
+        again.
         """
         notified = array("Q")
         with self._lock:
-            for fh, place, kh, is_pending, opener, saved in list(self._saved.records()):
-                if any(armed.figure == LOST for armed in saved):
-                    self._saved.close(place)
-                    self.lost |= {fh}
-                    notified.append(kh)
-                    continue
-                observer = self._add(fh, self._batches[0], place, opener)
-                observer.pending = is_pending
-                if not is_pending:
+            for record in list(self._saved.records()):
+                observer = self._add(record.fh, self._batches[0], record.place, record.opener)
+                if not record.pending:
                     # Whether a client waits is not known. Where none does, a notification has no effect.
-                    observer.handle = kh
-                elif kh != NO_HANDLE:
-                    notified.append(kh)
-                self._restore_thresholds(fh, observer, saved, sample.figures.total)
+                    observer.handle = record.kh
+                elif record.kh != NO_HANDLE:
+                    notified.append(record.kh)
+                self._restore(record.fh, observer, record, sample.figures.total, groups)
         self.on_thresholds_changed()
         return notified
 
-    def _restore_thresholds(self, fh: int, observer: Observer, saved: list[Armed], total_pages: int) -> None:
-        observer.thresholds = tuple([_threshold(observer, armed.level, total_pages) for armed in saved])
-        for threshold, armed in zip(observer.thresholds, saved, strict=True):
+    def restore_other(
+        self, record: Record, batch: HandleBatch, sample: Sample, groups: Mapping[int, Group]
+    ) -> int:
+        """Do the same for an observer of another batch, and return its new fh."""
+        with self._lock:
+            self._opened += 1
+            observer = self._add(self._opened, batch, NO_PLACE, record.opener)
+            self._restore(self._opened, observer, record, sample.figures.total, groups)
+            return self._opened
+
+    def _restore(
+        self, fh: int, observer: Observer, record: Record, total_pages: int, groups: Mapping[int, Group]
+    ) -> None:
+        observer.pending = record.pending
+        thresholds = []
+        for armed in record.thresholds:
+            group, both = None, (self._up, self._down)
             figure = armed.figure
             if figure == self.cgroup:
-                self.group_of[fh] = None
+                group = self.group_of[fh] = groups[record.group] if record.group else None
                 figure = USED
+            if group is None:
+                threshold = _threshold(observer, armed.level, total_pages)
+                index = both[armed.sign < 0][figure]
+            else:
+                threshold = _threshold(observer, armed.level, group.limit_pages)
+                index = group.up if armed.sign > 0 else group.down
+                group.uses += 1
             threshold.value = armed.value
-            self._arm(threshold, (self._up if armed.sign > 0 else self._down)[figure])
-        self._thresholds += len(saved)
+            self._arm(threshold, index)
+            thresholds.append(threshold)
+        observer.thresholds = tuple(thresholds)
+        self._thresholds += len(thresholds)
+
+    def record(self, fh: int) -> Record:
+        """Return what another process needs to restore an observer. No sample is taken any more."""
+        with self._lock:
+            observer = self._observers[fh]
+            group = self.group_of.get(fh)
+            # A threshold on the root's cgroup is one on `used`. With two of those, either may be it.
+            root = fh in self.group_of and group is None
+            saved = []
+            for threshold in observer.thresholds:
+                index = threshold.index
+                figure = index.figure
+                if root and figure == USED:
+                    root, figure = False, self.cgroup
+                level = threshold.percentage or Level(threshold.pages, 1, of_total=False)
+                saved.append(Armed(figure, level, index.sign, threshold.value))
+            number = 0 if group is None else group.key
+            return Record(fh, NO_PLACE, NO_HANDLE, observer.pending, observer.opener, number, saved)
 
     def fhs(self) -> list[int]:
         """Return the fhs of all observers now. Any thread."""
@@ -432,7 +466,7 @@ class ObserverTable:
             if self.cgroup in levels:
                 self.group_of[fh] = group
             self._thresholds += len(observer.thresholds)
-            self._save_all(observer, levels)
+            self._save_all(observer, levels, 0 if group is None else group.key)
         self.on_thresholds_changed()
 
     def hold(self, group: Group) -> Group:
@@ -628,13 +662,10 @@ class ObserverTable:
             up.arm(threshold, threshold.pages)
         return threshold
 
-    def _save_all(self, observer: Observer, levels: Mapping[int, Level]) -> None:
+    def _save_all(self, observer: Observer, levels: Mapping[int, Level], group: int) -> None:
         pairs = zip(observer.thresholds, levels.items(), strict=True)
-        saved = [
-            Armed(figure if threshold.index.group is None else LOST, level, threshold.index.sign, NO_EVENT)
-            for threshold, (figure, level) in pairs
-        ]
-        self._saved.set_thresholds(observer.place, saved)
+        saved = [Armed(figure, level, threshold.index.sign, NO_EVENT) for threshold, (figure, level) in pairs]
+        self._saved.set_thresholds(observer.place, saved, group)
 
     def _save(self, threshold: Threshold) -> None:
         observer = threshold.observer

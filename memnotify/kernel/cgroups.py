@@ -4,7 +4,8 @@
 import errno
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 
 from memnotify.abi.figures import PAGE_SIZE
 from memnotify.kernel.mounts import mount_points
@@ -42,9 +43,8 @@ class Cgroup:
         self._current = -1
         self._value_pages = 0
         self._current = self._open("memory.current")
-        found = os.fstat(directory)
         # A new directory has a new number (fs/kernfs/dir.c:__kernfs_new_node, 64 bits).
-        self.key = (found.st_dev, found.st_ino)
+        self.key = os.fstat(directory).st_ino
 
     def __del__(self) -> None:
         """Close the descriptors."""
@@ -104,6 +104,43 @@ class Cgroup:
             return os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._directory)
         except OSError as error:
             raise _gone_or(error) from error
+
+
+class RemovedCgroup:
+    """A cgroup that was removed, of which only its number is known."""
+
+    def __init__(self, key: int) -> None:
+        self.key = key
+
+    def read_current(self) -> int:
+        """Raise CgroupGoneError."""
+        raise CgroupGoneError(errno.ENODEV, "removed")
+
+    def read_limit(self) -> int | None:
+        """Raise CgroupGoneError."""
+        raise CgroupGoneError(errno.ENODEV, "removed")
+
+    read_exact = read_current
+
+    def limit_files(self) -> Sequence[str]:
+        """Return none."""
+        return ()
+
+
+def find_by_number(numbers: Collection[int], proc: str = "/proc") -> list[Cgroup | RemovedCgroup]:
+    """Return the cgroups with these numbers (their ``key``)."""
+    wanted = set(numbers)
+    found: list[Cgroup | RemovedCgroup] = []
+    directories = list(mount_points("cgroup2", os.path.join(proc, "self/mountinfo")))[:1]
+    while directories and wanted:
+        directory = directories.pop()
+        with suppress(OSError), os.scandir(directory) as entries:
+            directories += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+            group = _open_group(directory) if os.stat(directory).st_ino in wanted else None
+            if group is not None:
+                wanted.discard(group.key)
+                found.append(group)
+    return found + [RemovedCgroup(number) for number in wanted]
 
 
 def find_cgroup(pid: int, proc: str = "/proc") -> Cgroup | None:

@@ -28,15 +28,17 @@ import struct
 import termios
 import time
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from threading import Lock
 
 from memnotify.abi.thresholds import WRITE_MAX
 from memnotify.engine.device import Device
+from memnotify.engine.observer import Group
 from memnotify.engine.sampler import Sampler
-from memnotify.engine.table import ObserverTable
+from memnotify.engine.table import ObserverTable, Sample
 from memnotify.logs import LIMITED
+from memnotify.transports.kept_connections import KeptConnection
 from memnotify.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -102,7 +104,9 @@ class SocketServer:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.worker = Worker("sockets", self.turn)
-        self.device = Device(table, sampler, batch=table.add_batch(self.wake))
+        self._table = table
+        self._batch = table.add_batch(self.wake)
+        self.device = Device(table, sampler, batch=self._batch)
         """What the clients of the socket use; belongs to the worker's thread once that runs."""
         self._listener = listener
         self._clock = clock
@@ -148,6 +152,42 @@ class SocketServer:
         self.worker.stop()
         for connection in list(self._connections.values()):
             self._drop(connection)
+
+    def left(self) -> dict[int, KeptConnection]:
+        """Return what the next daemon needs to serve each connection, by its descriptor.
+
+        The thread and the sampler have stopped. ``stop`` closes the descriptors.
+        """
+        return {
+            fd: KeptConnection(
+                os.fstat(fd).st_ino,
+                self._table.record(connection.fh),
+                connection.text,
+                connection.overlong,
+                connection.refusal,
+                connection.reads,
+                connection.event,
+            )
+            for fd, connection in self._connections.items()
+        }
+
+    def adopt(self, fd: int, kept: KeptConnection, sample: Sample, groups: Mapping[int, Group]) -> None:
+        """Serve a connection of the daemon before, as ObserverTable.restore_other says.
+
+        The thread is not started yet. Raises OSError if ``fd`` is no socket.
+        """
+        connected = socket.socket(fileno=fd)
+        connected.settimeout(0)
+        connection = _Connection(connected, 0)
+        connection.text, connection.overlong = kept.text, kept.overlong
+        connection.refusal, connection.reads, connection.event = kept.refusal, kept.reads, kept.event
+        connection.fh = self._table.restore_other(kept.record, self._batch, sample, groups)
+        self._connections[fd] = self._by_fh[connection.fh] = connection
+        self._epoll.register(connected, _EVENTS)
+        if _END.search(kept.text):
+            self._busy[connection] = self._clock()
+        elif kept.text or kept.overlong:
+            self._unended[connection] = self._clock() + SILENCE_S
 
     def close(self) -> None:
         """Close the descriptors, once the sampler does not call ``wake`` any more."""

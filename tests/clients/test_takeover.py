@@ -4,10 +4,11 @@
 import os
 import select
 import signal
+import socket
 import subprocess
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -107,10 +108,15 @@ class Service:
     def start(self, *arguments: str) -> Daemon:
         """Start a process of the service; it has what is stored."""
         program, environment = self.manager.passing(self._program)
-        fds = list(self.manager.stored.values())
-        self.daemon = Daemon(
-            *self._arguments, *arguments, name=NAME, program=program, environment=environment, fds=fds
-        )
+        fds = [*self.manager.stored.values(), *self.manager.clients]
+        try:
+            self.daemon = Daemon(
+                *self._arguments, *arguments, name=NAME, program=program, environment=environment, fds=fds
+            )
+        except AssertionError:
+            # Nothing serves what is stored: a client's close() would wait for it.
+            self.manager.drop()
+            raise
         return self.daemon
 
     def restart(self, number: int = signal.SIGTERM, *arguments: str) -> None:
@@ -133,13 +139,22 @@ class Service:
 
 
 @pytest.fixture
-def service(memory: FakeMemory, tmp_path: Path) -> Iterator[Service]:
+def serving(memory: FakeMemory, tmp_path: Path) -> Iterator[Callable[..., Service]]:
+    """Give what starts a service, with options."""
+    with ExitStack() as closed:
+
+        def start(*arguments: str) -> Service:
+            service = Service(memory, tmp_path, *arguments)
+            closed.callback(service.close)
+            return service
+
+        yield start
+
+
+@pytest.fixture
+def service(serving: Callable[..., Service]) -> Service:
     """Give a service that runs."""
-    service = Service(memory, tmp_path)
-    try:
-        yield service
-    finally:
-        service.close()
+    return serving()
 
 
 def test_restart(service: Service, memory: FakeMemory) -> None:
@@ -170,6 +185,43 @@ def test_a_bind_mount_outlives_a_restart(service: Service, memory: FakeMemory, t
         os.close(fd)
     finally:
         subprocess.run(["umount", str(inside)], check=True)
+
+
+def _replace(service: Service) -> None:
+    """Let the process replace itself."""
+    times = service.daemon.log.count("ready: ")
+    service.daemon.process.send_signal(signal.SIGUSR2)
+    eventually(lambda: service.daemon.log.count("ready: ") > times, "it serves again")
+
+
+@pytest.mark.parametrize("replace", [Service.restart, _replace])
+def test_the_socket(
+    memory: FakeMemory, tmp_path: Path, replace: Callable[[Service], None], serving: Callable[..., Service]
+) -> None:
+    """Connections stay, with their thresholds."""
+    path = tmp_path / "socket"
+    service = serving("--socket", str(path))
+    with ExitStack() as clients:
+        told, refused, asked, gone = (clients.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(4))
+        for client in (told, refused, asked, gone):
+            client.settimeout(DEADLINE_S)
+            client.connect(str(path))
+            client.sendall(b"used 60%\nread\n")
+            assert client.recv(256).startswith(b"read total ")
+        refused.sendall(b"usd\n")
+        gone.close()
+        replace(service)
+        assert "took over 3 clients" in service.daemon.log
+        asked.sendall(b"read\n")
+        assert refused.recv(256).startswith(b"error ")
+        assert asked.recv(256).startswith(b"read total ")
+        memory.use(70)
+        assert all(client.recv(256).startswith(b"total ") for client in (told, refused, asked))
+        memory.use(50)
+        replace(service)
+        assert all(client.recv(256).startswith(b"total ") for client in (told, refused, asked))
+        told.sendall(b"read\n")
+        assert told.recv(256).startswith(b"read total ")
 
 
 def test_stop_leaves_nothing(service: Service, memory: FakeMemory) -> None:

@@ -2,20 +2,19 @@
 """Cgroups that a test moves by hand: as the sampler reads them, and as files."""
 
 import itertools
-from collections.abc import Hashable
 from pathlib import Path
 
 from memnotify.abi.figures import PAGE_SIZE
 from memnotify.kernel.cgroups import CgroupGoneError
 
-_KEYS = itertools.count()
+_KEYS = itertools.count(1)
 
 
 class FakeCgroup:
     """A cgroup as the sampler reads it, in pages."""
 
     def __init__(self, value: int = 0, *, limit: int | None = None, droppable: int = 0) -> None:
-        self.key: Hashable = next(_KEYS)
+        self.key = next(_KEYS)
         self.value = value
         self.limit = limit
         self.droppable = droppable

@@ -17,15 +17,17 @@ from support.waiting import eventually
 
 _numbers = itertools.count()
 UNIT = "memnotify-test.service"
-# Runs the program that follows with the descriptors of argument 1, as systemd passes them.
+CLIENT = "memnotify-client"
+# Runs the program that follows with the descriptors of argument 1, as systemd passes them. No number is fixed: a guest
+# has the limit 1024, and the dup2 to 2000 that stood here failed with EBADF.
 _PASSING = """
-import os, sys
-fds = [os.dup(int(fd)) for fd in sys.argv[1].split(",") if fd]
-high = [os.dup2(fd, 2000 + at) for at, fd in enumerate(fds)]
-os.closerange(3, 2000)
+import fcntl, os, sys
+fds = [int(fd) for fd in sys.argv[1].split(",") if fd]
+end = 3 + len(fds)
+high = [fcntl.fcntl(fd, fcntl.F_DUPFD, end) for fd in fds]
 for at, fd in enumerate(high, start=3):
     os.dup2(fd, at)
-    os.close(fd)
+os.closerange(end, os.sysconf("SC_OPEN_MAX"))
 if fds:
     os.environ["LISTEN_PID"] = str(os.getpid())
 os.execvp(sys.argv[2], sys.argv[2:])
@@ -49,6 +51,8 @@ class FakeManager:
         self._end = os.eventfd(0)
         self.stored: dict[str, int] = {}
         """The descriptors of its store by name."""
+        self.clients: list[int] = []
+        """Those of the name that many have, a client's."""
 
     def offer_store(self, directory: Path) -> None:
         """Offer a store of descriptors from now on. ``systemctl list-jobs`` prints ``directory``/jobs."""
@@ -63,9 +67,10 @@ class FakeManager:
     def passing(self, program: Sequence[str]) -> tuple[tuple[str, ...], dict[str, str]]:
         """Return what starts ``program`` with all that is stored, and its environment."""
         self._receive()
-        fds = ",".join(map(str, self.stored.values()))
-        passed = {"LISTEN_FDS": str(len(self.stored)), "LISTEN_FDNAMES": ":".join(self.stored)}
-        environment = self.environment | (passed if self.stored else {})
+        names = [*self.stored, *(CLIENT for _ in self.clients)]
+        fds = ",".join(map(str, (*self.stored.values(), *self.clients)))
+        passed = {"LISTEN_FDS": str(len(names)), "LISTEN_FDNAMES": ":".join(names)}
+        environment = self.environment | (passed if names else {})
         return (sys.executable, "-c", _PASSING, fds, *program), environment
 
     def drop(self) -> None:
@@ -73,6 +78,8 @@ class FakeManager:
         self._receive()
         while self.stored:
             os.close(self.stored.popitem()[1])
+        while self.clients:
+            os.close(self.clients.pop())
 
     def hear(self, beginning: str) -> str:
         """Return the next message with this beginning; drop those before it."""
@@ -128,7 +135,7 @@ class FakeManager:
     def _receive(self) -> None:
         with self._lock, suppress(BlockingIOError):
             while True:
-                text, fds, _, _ = socket.recv_fds(self._socket, 4096, 8)
+                text, fds, _, _ = socket.recv_fds(self._socket, 4096, 253)
                 self._messages.append(text.decode())
                 self._store(dict(line.partition("=")[::2] for line in text.decode().splitlines()), fds)
 
@@ -136,8 +143,13 @@ class FakeManager:
         name = said.get("FDNAME", "")
         if "FDSTOREREMOVE" in said and name in self.stored:
             os.close(self.stored.pop(name))
+        if "FDSTOREREMOVE" in said and name == CLIENT:
+            while self.clients:
+                os.close(self.clients.pop())
         for fd in fds:
-            if "FDSTORE" in said and name not in self.stored:
+            if "FDSTORE" in said and name == CLIENT:
+                self.clients.append(fd)
+            elif "FDSTORE" in said and name not in self.stored:
                 self.stored[name] = fd
             else:
                 os.close(fd)

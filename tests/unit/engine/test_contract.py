@@ -246,11 +246,13 @@ def test_a_reading_that_fails_is_no_news(client: Callable[..., Client]) -> None:
 
 
 def test_reads_go_on_with_the_last_good_figures(client: Callable[..., Client]) -> None:
-    """For max_update_period; then EIO, which costs the client no event; then all is well again."""
+    """For max_update_period after the first failure; then EIO, which costs the client no event."""
     one = client(b"used 5000")
     assert one.sample(6000)
-    started_s = one.bench.clock()
+    # The interval may be as long as that, so the last good reading is no measure.
+    one.bench.clock.tick(MAX_UPDATE_PERIOD_S + 1)
     one.reader.use(7000)
+    started_s = one.bench.clock()
     while one.bench.clock() - started_s <= MAX_UPDATE_PERIOD_S:
         one.reader.before = [fail]
         assert one.read() == 6000
@@ -262,13 +264,45 @@ def test_reads_go_on_with_the_last_good_figures(client: Callable[..., Client]) -
     assert caught.value.errno == errno.EIO
     one.bench.clock.tick(1)
     assert one.read() == 7000
+    # The next failure is a first one again.
+    one.bench.clock.tick(1)
+    one.reader.before = [fail]
+    assert one.read() == 7000
+
+
+def test_figures_of_any_age_are_not_good(client: Callable[..., Client]) -> None:
+    """If no observer has a threshold, no sample is taken, and the last one may be of yesterday."""
+    one = client(b"used 5000")
+    one.bench.device.write(one.fh, b"")
+    one.bench.clock.tick(MAX_UPDATE_PERIOD_S + 1)
+    one.reader.before = [fail]
+    with pytest.raises(OSError, match="broken"):
+        one.read()
+
+
+def test_the_last_good_figures_may_be_of_a_plain_sample(client: Callable[..., Client]) -> None:
+    """An exact reading is taken rarely, and is older than max_update_period in most daemons."""
+    one = client(b"used 5000")
+    one.bench.clock.tick(MAX_UPDATE_PERIOD_S)
+    assert not one.sample(4000)
+    one.bench.clock.tick(MAX_UPDATE_PERIOD_S / 2)
+    one.reader.before = [fail]
+    assert one.read() == 4000
+
+
+def _break_for_good(one: Client) -> None:
+    """Let reading fail for longer than the last good figures are used."""
+    one.reader.before = [fail]
+    with pytest.raises(MemInfoError):
+        one.bench.sampler.sample()
+    one.bench.clock.tick(MAX_UPDATE_PERIOD_S + 1)
+    one.reader.before = [fail]
 
 
 def test_a_read_that_fails_gives_the_event_back(client: Callable[..., Client]) -> None:
     one = client(b"used 5000")
     assert one.sample(6000)
-    one.bench.clock.tick(MAX_UPDATE_PERIOD_S + 1)
-    one.reader.before = [fail]
+    _break_for_good(one)
     with pytest.raises(OSError, match="broken"):
         one.read()
     assert one.pending
@@ -276,8 +310,7 @@ def test_a_read_that_fails_gives_the_event_back(client: Callable[..., Client]) -
 
 def test_a_write_that_fails_keeps_the_thresholds(client: Callable[..., Client]) -> None:
     one = client(b"used 5000")
-    one.bench.clock.tick(MAX_UPDATE_PERIOD_S + 1)
-    one.reader.before = [fail]
+    _break_for_good(one)
     with pytest.raises(OSError, match="broken"):
         one.bench.device.write(one.fh, b"used 7000")
     one.bench.clock.tick(1)

@@ -31,8 +31,11 @@ from support.model import Group, ModelObserver, understood
 from support.strategies import granularities
 
 from memnotify.abi.figures import NAMES, PAGE_SIZE
+from memnotify.daemon.takeover import watched_groups
 from memnotify.engine.observer import GroupSource
 from memnotify.engine.sampler import WakeSources
+from memnotify.engine.table import ObserverTable
+from memnotify.kernel import cgroups
 from memnotify.kernel.cgroups import CgroupUnavailableError
 from memnotify.kernel.syscalls import FileWatches
 
@@ -47,12 +50,19 @@ WALKS = int(os.environ.get("MEMNOTIFY_WALKS", "10"))
 class GroupBench(Bench[FakeReader]):
     """A device whose writer is in ``group``; None is the root."""
 
-    def __init__(self, group: FakeCgroup | None, *, counters: bool = False, least_pages: int = 10) -> None:
+    def __init__(
+        self,
+        group: FakeCgroup | None,
+        *,
+        counters: bool = False,
+        least_pages: int = 10,
+        table: ObserverTable | None = None,
+    ) -> None:
         self.counters = FakePageCounter(least_pages), FakePageCounter(least_pages)
         # The far distances of these tests take seconds, as on a machine.
         parameters = sampling(fill_rate_pages_s=10_000)
         sources = WakeSources(page_counters=self.counters) if counters else None
-        super().__init__(FakeReader(total=TOTAL), parameters, sources=sources)
+        super().__init__(FakeReader(total=TOTAL), parameters, sources=sources, table=table)
         self.reader.pcp_limit_pages = 0
         self.group = group
         self.device.find_group = self._find
@@ -96,6 +106,35 @@ def counting(group: FakeCgroup) -> Iterator[GroupBench]:
     bench = GroupBench(group, counters=True)
     yield bench
     bench.sampler.stop()
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_restored(
+    bench: GroupBench, group: FakeCgroup, monkeypatch: pytest.MonkeyPatch, *, gone: bool
+) -> None:
+    """Another process finds the cgroup by its number, or takes it as removed; what is crossed fires."""
+    below = bench.subscribe(b"cgroup 80% used 90%")
+    bench.clock.tick(1)
+    group.value = 900
+    above = bench.subscribe(b"cgroup 80%")
+    saved = bench.table._saved
+    monkeypatch.setattr(
+        cgroups, "find_by_number", lambda keys: [cgroups.RemovedCgroup(*keys) if gone else group]
+    )
+    anew = GroupBench(group, table=ObserverTable(len(NAMES), saved))
+    with watched_groups({group.key}, anew.table, anew.sampler) as groups:
+        anew.sampler.refresh(lambda sample: anew.table.restore(sample, groups))
+    # The first one has an event since the group was read for the other, before the restart.
+    assert anew.event(below)
+    assert anew.event(above) == gone
+    assert b" cgroup " in anew.device.read(below)
+    group.value, group.gone = 100, gone
+    anew.sample()
+    assert anew.event(above)
+    anew.device.release(below)
+    anew.device.release(above)
+    assert anew.table.groups == {}
+    anew.sampler.stop()
 
 
 def test_both_directions(bench: GroupBench, group: FakeCgroup) -> None:

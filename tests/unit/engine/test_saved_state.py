@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The saved state: a kill at any moment leaves what another process can go on with."""
 
+import errno
 import os
 import resource
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from memnotify.abi.figures import Figures
 from memnotify.abi.thresholds import Level, parse
 from memnotify.engine.observer import NO_HANDLE
 from memnotify.engine.saved_state import Armed, SavedState, SavedStateError
-from memnotify.engine.table import ObserverTable, Sample
+from memnotify.engine.table import Limits, ObserverTable, Sample
 
 FIGURES = len(WIDE._fields)
 DESCRIPTION = {"figures": WIDE._fields}
@@ -125,6 +126,32 @@ def test_killed_before_any_store(
             for each in (after, whole):
                 count(each, sample, granularity)
             assert pending(after, fhs) == pending(whole, fhs)
+        # What the table says of an observer is what it has saved.
+        for record in after._saved.records():
+            told = after.record(record.fh)
+            assert (told.pending, told.opener, told.group) == record[3:6]
+            assert _whole(told.thresholds, after) == _whole(record.thresholds, after)
+
+
+def _whole(thresholds: list[Armed], table: ObserverTable) -> list[tuple[int, int, int, int]]:
+    """Return the thresholds with their levels in pages: a level may be saved to 47 bits only."""
+    total = table.latest.figures.total
+    return [(figure, level.pages(total), sign, value) for figure, level, sign, value in thresholds]
+
+
+def test_restored_observers_count_for_their_user() -> None:
+    """A restart gives a user no more open files than before."""
+    sample = Sample(1.0, WIDE(*(0 for _ in WIDE._fields)), exact=True)
+    with saved_table() as (table, saved):
+        fhs = [table.open(opener=7 << 32 | 1000) for _ in range(3)]
+        after = restored(saved.fd, sample, 0)
+        after.limits = Limits(observers=5, observers_per_user=3)
+        with pytest.raises(OSError, match="max_observers_per_user") as caught:
+            after.open(opener=8 << 32 | 1000)
+        assert caught.value.errno == errno.EMFILE
+        after.open(opener=9 << 32 | 1001)
+        after.close(fhs[0])
+        after.open(opener=8 << 32 | 1000)
 
 
 def test_the_next_process_reuses_no_fh() -> None:
@@ -158,7 +185,7 @@ def test_growth_keeps_what_was_saved() -> None:
         saved.fd = duplicate
 
 
-@pytest.mark.parametrize("content", [b"", b"x", bytes(8192), b"memntfy\x02" + bytes(8184)])
+@pytest.mark.parametrize("content", [b"", b"x", bytes(8192), b"memntfy\x03" + bytes(8184)])
 def test_a_file_of_another_kind_is_refused(content: bytes) -> None:
     """An empty one, a cut one, and another version's."""
     fd = os.memfd_create("test")

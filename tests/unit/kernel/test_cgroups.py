@@ -10,7 +10,13 @@ import pytest
 from support.fake_cgroups import CgroupTree, stat
 
 from memnotify.abi.figures import PAGE_SIZE
-from memnotify.kernel.cgroups import Cgroup, CgroupGoneError, CgroupUnavailableError, find_cgroup
+from memnotify.kernel.cgroups import (
+    Cgroup,
+    CgroupGoneError,
+    CgroupUnavailableError,
+    find_by_number,
+    find_cgroup,
+)
 
 PID = 42
 
@@ -134,6 +140,17 @@ def test_removed_and_made_again(tree: CgroupTree) -> None:
         group.read_limit()
     with pytest.raises(CgroupGoneError):
         group.read_exact()
+
+
+def test_by_number(tree: CgroupTree) -> None:
+    """A process that takes over knows only the number; a number that is gone is that of a removed group."""
+    key = found(tree).key
+    same, gone = sorted(find_by_number([key, 1 << 62], str(tree.proc)), key=lambda group: group.key)
+    assert same.key == key
+    assert same.read_limit() == found(tree).read_limit()
+    for read in (gone.read_current, gone.read_exact, gone.read_limit):
+        with pytest.raises(CgroupGoneError):
+            read()
 
 
 def test_the_same_group_twice(tree: CgroupTree) -> None:

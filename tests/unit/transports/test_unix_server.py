@@ -18,6 +18,7 @@ import time
 import tracemalloc
 from array import array
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -25,10 +26,12 @@ from support.bench import Bench, sampling
 from support.fakes import FakeClock, FakeReader
 from support.waiting import DEADLINE_S, eventually
 
+from memnotify.abi.figures import NAMES
 from memnotify.engine.sampler import Timing
-from memnotify.engine.table import Limits
+from memnotify.engine.table import Limits, Sample
 from memnotify.kernel.meminfo import MemInfoError
 from memnotify.transports import unix_server
+from memnotify.transports.kept_connections import KeptConnectionsError, read, write
 from memnotify.transports.unix_server import SILENCE_S, SocketServer
 
 LINE = re.compile(rb"total 10000 used ([0-9]+) active 50\n")
@@ -673,3 +676,51 @@ def _has_passrights() -> bool:
         except OSError:
             return False
     return True
+
+
+# The next daemon
+
+
+def test_what_the_next_daemon_goes_on_with(tmp_path: Path) -> None:
+    """Half a write is completed, and an event told; thresholds of figures that are gone are left out."""
+    with ExitStack() as closed:
+        benches = [ServerBench(tmp_path / name, start=name == "first") for name in ("first", "next")]
+        for bench in benches:
+            closed.callback(bench.close)
+        first, anew = benches
+        told, half = first.client(b"used 500 active 5"), first.client(b"used 700\n")
+        first.server.worker.stop()
+        half.socket.sendall(b"used 6")
+        first.memory(600)
+        # The clock of a write without an end begins again.
+        for connection in first.server._connections.values():
+            first.server._receive(connection)
+        fd = write(first.server.left().values(), NAMES)
+        kept = {connection.inode: connection for connection in read(fd, ["total", "used"])}
+        os.close(fd)
+        anew.reader.use(600)
+        passed = {os.dup(old): kept[os.fstat(old).st_ino] for old in first.server.left()}
+
+        def adopt(sample: Sample) -> None:
+            for fd, connection in passed.items():
+                anew.server.adopt(fd, connection, sample, {})
+
+        anew.sampler.refresh(adopt)
+        half.socket.sendall(b"00\n")
+        anew.server.worker.start(lambda: anew.failures.append("failed"))
+        assert told.used() == 600
+        eventually(lambda: sorted(pages(anew)) == [[500], [600]], "the write is understood")
+        anew.clients = first.clients
+        first.clients = []
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "[[], [[1]]]", '[["total"], [[1, [1], "", 0, "", 0, 0]]]', "\\0", "[[], [[]]]", "7"]
+)
+def test_what_is_no_connection(text: str) -> None:
+    """A file that another version wrote is refused."""
+    fd = os.memfd_create("test")
+    os.write(fd, text.encode())
+    with pytest.raises(KeptConnectionsError):
+        read(fd, NAMES)
+    os.close(fd)
