@@ -12,7 +12,7 @@ from array import array
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from enum import Enum, auto
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from memnotify.abi.figures import NAMES, select_extra_figures
 from memnotify.config.settings import Settings
@@ -149,15 +149,15 @@ def _end(
     if end is End.LOST:
         return False
     fds = handover.leave(workers)
-    if end is End.ASKED:
-        return True
-    log.info("the program replaces itself")
-    if listener is not None and not listener.removes:
-        # As a socket unit's: first.
-        fds.insert(0, ("memnotify.socket", listener.socket.fileno()))
-    if cleaner is not None:
-        fds.append((CLEANUP, cleaner.end))
-    replace_process(fds)
+    if end is End.REPLACED:
+        log.info("the program replaces itself")
+        if listener is not None and not listener.removes:
+            # As a socket unit's: first.
+            fds.insert(0, ("memnotify.socket", listener.socket.fileno()))
+        if cleaner is not None:
+            fds.append((CLEANUP, cleaner.end))
+        replace_process(fds)
+    return True
 
 
 def _connect(
