@@ -28,6 +28,7 @@ COMMANDS = (
     "simulate",
     "inject",
     "status",
+    "upgrade",
     "doctor",
 )
 """The names of the commands, in the order of --help."""
@@ -48,6 +49,7 @@ A memory meter that programs can poll: /dev/memnotify in userspace.
   memnotify simulate SCRIPT -- COMMAND    run a command on figures that are made up
   memnotify inject FIGURES --for S    report figures that are made up to every program
   memnotify status             show what the running daemon does
+  memnotify upgrade            replace the running daemon, with its clients
   memnotify doctor             check everything that the device depends on
 """
 

@@ -8,6 +8,7 @@ import os
 import select
 import signal
 import threading
+import time
 from array import array
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
@@ -66,6 +67,8 @@ def _not_ignored(*numbers: int) -> frozenset[int]:
 
 # Not -1000: if the daemon itself takes the memory, it must be killable.
 _OOM_SCORE = -900
+# The daemon asks for a restart of its own at most that often, far below the unit's limit of starts.
+_RESTART_AFTER_S = 600.0
 _STOP = _not_ignored(signal.SIGTERM, signal.SIGINT)
 # Sent by a thread to the main thread; any other signal may be ignored.
 _FAILED = signal.SIGRTMIN
@@ -100,7 +103,7 @@ def serve(
         server = _socket_server(table, sampler, listener, cleanup)
         store = DescriptorStore(notifier)
         handover = Handover(session, saved, transport, store, settings=settings, server=server)
-        service = Service(session, transport, handover)
+        service = Service(session, transport, handover, sampler)
         workers = [sampler.worker, *([server.worker] if server else []), service.worker]
         cleanup.callback(service.worker.stop)
         status = ServiceStatus(notifier, service.what, table.__len__, transport.settled, workers)
@@ -243,8 +246,10 @@ class End(Enum):
 class Service:
     """The running daemon: a thread that serves the session, and the main thread, which waits for signals."""
 
-    def __init__(self, session: Session, transport: Transport, handover: Handover) -> None:
+    def __init__(self, session: Session, transport: Transport, handover: Handover, sampler: Sampler) -> None:
+        self._begun_s = time.monotonic()
         self._handover = handover
+        self._sampler = sampler
         self.worker = Worker("session", self._turn, session.interrupt)
         self.what = f"{transport.path}, a {transport.kind}"
         self._session = session
@@ -305,6 +310,17 @@ class Service:
             if caught == signal.SIGUSR2 and self._may_be_replaced():
                 return End.REPLACED
             status.do_due()
+            if self._needs_restart():
+                log.warning("ending, since only root can count pages: the service manager starts anew")
+                return End.ASKED
+
+    def _needs_restart(self) -> bool:
+        """Return True if a new process would do better, and clients are kept. The watchdog's time asks."""
+        return (
+            self._sampler.counters_refused
+            and self._handover.stored
+            and time.monotonic() - self._begun_s >= _RESTART_AFTER_S
+        )
 
     def _may_be_replaced(self) -> bool:
         if not self._handover.fds():

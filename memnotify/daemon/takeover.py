@@ -255,6 +255,11 @@ class Handover:
             return {}
         return {SESSION: self._session.fileno(), STATE: self._saved.fd}
 
+    @property
+    def stored(self) -> bool:
+        """Whether the service manager keeps the clients of a process that ends."""
+        return self._transport.store is not None
+
     def begin(
         self, predecessor: Predecessor | None, kept: Kept, table: ObserverTable, sampler: Sampler
     ) -> None:
@@ -382,5 +387,7 @@ def replace_process(fds: Sequence[tuple[str, int]]) -> NoReturn:
         "LISTEN_PID": str(os.getpid()),
         "LISTEN_FDS": str(len(fds)),
         "LISTEN_FDNAMES": ":".join(name for name, _ in fds),
+        # For `memnotify upgrade`, which waits until this changes.
+        "MEMNOTIFY_REPLACED": str(int(os.environ.get("MEMNOTIFY_REPLACED", "0")) + 1),
     }
     os.execve(sys.executable, sys.orig_argv, environment)  # noqa: S606 - no shell is wanted

@@ -186,6 +186,11 @@ class Sampler:
         """Whether page counters cause samples."""
         return bool(self._page_counters)
 
+    @property
+    def counters_refused(self) -> bool:
+        """Whether only a process of root can have page counters again."""
+        return any(counter.refused for counter in self._page_counters)
+
     def cached(self) -> Sample | None:
         """Return the newest sample if it is exact and at most ``update_period`` old, else None."""
         latest = self._table.latest

@@ -76,6 +76,8 @@ class PageCounter:
         self._largest_pages = _read_largest_pages()
         self._online = os.open(ONLINE_FILE, os.O_RDONLY | os.O_CLOEXEC)
         self._epoll = select.epoll()
+        self.refused = False
+        """Whether only root can count any more. Any thread."""
         self._cpus = b""
         self._memory_changed = False
         self._suspended_s = 0.0
@@ -130,6 +132,7 @@ class PageCounter:
             if isinstance(error, PermissionError):
                 # Root was given up since, permanently: do not try again, and do not log again.
                 self._kinds = []
+                self.refused = True
             return 0
 
     def memory_changed(self) -> None:

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from support.daemon import QUICK, Daemon, ready
+from support.daemon import PROGRAM, QUICK, Daemon, ready
 from support.fake_manager import UNIT, FakeManager
 from support.fake_memory import FakeMemory
 from support.waiting import DEADLINE_S, eventually
@@ -92,6 +92,46 @@ def test_the_program_replaces_itself(memory: FakeMemory) -> None:
             assert clients.told()
             memory.use(50)
             assert clients.told()
+
+
+def upgrade(*arguments: str, path: str = f"/dev/{NAME}") -> "subprocess.CompletedProcess[str]":
+    """Run ``memnotify upgrade``."""
+    return subprocess.run(
+        [*PROGRAM, "upgrade", "--path", path, *arguments], capture_output=True, text=True, check=False
+    )
+
+
+def test_upgrade(memory: FakeMemory, tmp_path: Path) -> None:
+    """It ends once the new program serves, and its exit code says why that does not."""
+    config = tmp_path / "memnotify.toml"
+    config.touch()
+    with (
+        Daemon(*ARGUMENTS, name=NAME, program=memory.program, config=str(config)) as daemon,
+        clients_of(daemon, 2) as clients,
+    ):
+        for times in (1, 2):
+            done = upgrade()
+            assert (done.returncode, done.stderr) == (0, "")
+            assert "replaced, and serves after " in done.stdout
+            assert daemon.log.count("took over 2 clients") == times
+        config.write_text("update_period = 'soon'")
+        assert upgrade().returncode == 3
+        assert daemon.log.count("ready: ") == 3
+        config.write_text("")
+        # The signal of a program that hangs does nothing.
+        daemon.process.send_signal(signal.SIGSTOP)
+        try:
+            done = upgrade("--timeout", "0.5")
+        finally:
+            daemon.process.send_signal(signal.SIGCONT)
+        assert done.returncode == 1
+        assert "has not replaced itself" in done.stderr
+        eventually(lambda: daemon.log.count("ready: ") == 4, "the signal is acted on")
+        memory.use(70)
+        assert clients.told()
+    done = upgrade()
+    assert (done.returncode, "no daemon serves" in done.stderr) == (4, True)
+    assert upgrade("--quiet").stderr == ""
 
 
 class Service:

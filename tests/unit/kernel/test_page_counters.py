@@ -329,6 +329,7 @@ def test_a_refusal_after_root_was_given_up_is_said_once(
     """After that, changes of the CPUs cause no attempt and no message."""
     counter = PageCounter(FREED)
     assert counter.arm(1 << 30)
+    assert not counter.refused
     tried = []
 
     def refuse(*arguments: object) -> FakeCounter:
@@ -343,6 +344,7 @@ def test_a_refusal_after_root_was_given_up_is_said_once(
         assert not counter.arm(1 << 30)
     assert len(tried) == len(caplog.records) == 1
     assert "a suspend does that" in caplog.text
+    assert counter.refused
     counter.close()
 
 

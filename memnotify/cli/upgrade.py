@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: MIT
+"""``memnotify upgrade``: let the running daemon go on as the installed program, with its clients."""
+
+import argparse
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+from memnotify.cli import add_command
+from memnotify.cli.common import report, seconds
+from memnotify.cli.doctor.machine import Machine, Server
+from memnotify.client import default_path
+
+DONE, NOT_SERVING, REFUSED, NO_DAEMON = 0, 1, 3, 4
+"""The exit codes beside argparse's 2."""
+
+_DESCRIPTION = """\
+Let the daemon that serves the device go on as the program that is installed now. Its clients
+keep their open files, thresholds and events, and the socket's clients their connections. A
+daemon that is a service with a store of descriptors is restarted by systemd, so it is root
+again while it starts; any other one gets SIGUSR2. First its configuration is checked: if the
+new program refuses it, the daemon stays as it is. The command ends once the device answers.
+"""
+_EPILOG = """\
+exit codes: 0 the new program serves; 1 it does not, or the daemon may not be signalled;
+            2 wrong arguments; 3 the new program refuses the configuration, and the daemon
+            stays as it was; 4 no daemon serves the device
+"""
+_PAUSE_S = 0.02
+
+
+def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the subcommand to the parser."""
+    parser = add_command(
+        commands, "upgrade", "replace the running daemon, with its clients", _DESCRIPTION, _EPILOG
+    )
+    parser.add_argument("--path", metavar="PATH", help="the device (default: as the other commands)")
+    parser.add_argument(
+        "--timeout",
+        type=seconds,
+        metavar="S",
+        default=30.0,
+        help="give up if it does not serve within S seconds (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--no-service", action="store_true", help="leave a daemon that systemd can restart as it is"
+    )
+    parser.add_argument(
+        "--quiet", action="store_true", help="print nothing if no daemon serves the device, or it is replaced"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Replace the daemon; return the exit code."""
+    machine = Machine("memnotify", options.path or default_path(), options.timeout)
+    server = next(iter(machine.servers), None)
+    if server is None:
+        if not options.quiet:
+            seen = " that this user may see" if machine.unseen else ""
+            report("upgrade", f"no daemon{seen} serves {machine.path}")
+        return NO_DAEMON
+    if not _accepts(server.words):
+        report("upgrade", f"process {server.pid} stays as it is: the program refuses its configuration")
+        return REFUSED
+    begun_s = time.monotonic()
+    try:
+        unit = _environment(server.pid).get("MEMNOTIFY_UNIT", "")
+        if unit and options.no_service:
+            return DONE
+        if unit:
+            subprocess.run(["systemctl", "restart", unit], check=True, timeout=options.timeout)  # noqa: S603, S607 - as an administrator would
+        else:
+            _replace(server, begun_s + options.timeout)
+        _read(machine.path, begun_s + options.timeout)
+    except (OSError, subprocess.SubprocessError) as error:
+        report("upgrade", f"{machine.path}: {error}; see the log of the daemon")
+        return NOT_SERVING
+    if not options.quiet:
+        print(f"{machine.path}: replaced, and serves after {time.monotonic() - begun_s:.1f} s")
+    return DONE
+
+
+def _accepts(words: Sequence[str]) -> bool:
+    """Return True if the installed program accepts the configuration of a daemon with this command line."""
+    words = [word for word in words if word]
+    at = words.index("serve") if "serve" in words else len(words)
+    arguments = [sys.executable, "-m", "memnotify", "check-config", *words[at + 1 :]]
+    return subprocess.run(arguments, stdout=subprocess.DEVNULL, check=False).returncode == 0  # noqa: S603 - the daemon's own
+
+
+def _environment(pid: int) -> dict[str, str]:
+    """Return the variables with which the program of a process began. Raises OSError."""
+    with open(f"/proc/{pid}/environ", encoding="utf-8", errors="replace") as file:
+        return dict(each.split("=", 1) for each in file.read().split("\0") if "=" in each)
+
+
+def _replace(server: Server, until_s: float) -> None:
+    """Let the process run its program anew, and wait until it does. Raises OSError."""
+    before = _environment(server.pid).get("MEMNOTIFY_REPLACED", "")
+    os.kill(server.pid, signal.SIGUSR2)
+    while True:
+        # While it executes the program it has no variables.
+        if _environment(server.pid).get("MEMNOTIFY_REPLACED", before) != before:
+            return
+        if time.monotonic() > until_s:
+            raise TimeoutError(f"process {server.pid} has not replaced itself")
+        time.sleep(_PAUSE_S)
+
+
+def _read(path: str, until_s: float) -> None:
+    """Read the device once the daemon answers. Raises OSError or SubprocessError."""
+    # In a process, since a request that nothing answers can only be killed.
+    command = [sys.executable, "-m", "memnotify", "read", "--path", path]
+    with contextlib.suppress(subprocess.CalledProcessError):
+        subprocess.run(  # noqa: S603 - no argument comes from another user
+            command, stdout=subprocess.DEVNULL, check=True, timeout=max(1.0, until_s - time.monotonic())
+        )
+        return
+    raise ConnectionError("the device cannot be read")
