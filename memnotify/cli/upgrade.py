@@ -38,7 +38,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     parser = add_command(
         commands, "upgrade", "replace the running daemon, with its clients", _DESCRIPTION, _EPILOG
     )
-    parser.add_argument("--path", metavar="PATH", help="the device (default: as the other commands)")
+    parser.add_argument("--path", metavar="PATH", help="the device")
     parser.add_argument(
         "--timeout",
         type=seconds,
