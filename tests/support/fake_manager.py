@@ -18,8 +18,8 @@ from support.waiting import eventually
 _numbers = itertools.count()
 UNIT = "memnotify-test.service"
 CLIENT = "memnotify-client"
-# Runs the program that follows with the descriptors of argument 1, as systemd passes them. No number is fixed:
-# a guest has the limit 1024, and a dup2 to 2000 failed there with EBADF.
+# Runs the program that follows with the descriptors of argument 1, as systemd passes them. No number is
+# fixed, since a guest has the limit 1024: a dup2 to 2000 failed there with EBADF.
 _PASSING = """
 import fcntl, os, sys
 fds = [int(fd) for fd in sys.argv[1].split(",") if fd]

@@ -301,7 +301,8 @@ class Machine:
     def _names_device(self, words: Sequence[str]) -> bool:
         """Return True if a command line serves this device."""
         before = words[: words.index("serve")] if "serve" in words else ()
-        if "memnotify" not in map(os.path.basename, before):
+        # As a program, or in Python.
+        if not any("memnotify" in word for word in before):
             return False
         path, name = option(words, "--path"), option(words, "--name")
         if not path and not name and option(words, "--config"):
