@@ -2,7 +2,7 @@
 """A memory that is made up, and the engine that samples it."""
 
 from array import array
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 
 from memnotify.abi.figures import NAMES, PAGE_SIZE, Figures
 from memnotify.engine.device import Device
@@ -43,7 +43,7 @@ class _Reader:
 class _Cgroup:
     """The cgroup of every client."""
 
-    key: Hashable = "simulated"
+    key = 1
 
     def __init__(self, reader: _Reader) -> None:
         self._reader = reader

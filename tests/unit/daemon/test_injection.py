@@ -5,10 +5,12 @@ import json
 import select
 from typing import Any
 
+import pytest
 from support.bench import Bench
 from support.fakes import FakeReader
 
 from memnotify.daemon.injection import END, INJECT, Injection
+from memnotify.kernel.meminfo import MemInfoError
 
 OWNER = "a connection"
 
@@ -97,8 +99,10 @@ def test_a_jump_is_no_rate() -> None:
 
 def test_without_real_figures_there_is_none() -> None:
     rehearsal = _Rehearsal(used=5000)
-    rehearsal.bench.clock.tick(100)
     rehearsal.bench.reader.fails = True
+    with pytest.raises(MemInfoError):
+        rehearsal.bench.sampler.sample()
+    rehearsal.bench.clock.tick(100)
     reply = rehearsal.ask(INJECT, figures="used 95%", seconds=5)
     assert reply["error"] == "org.memnotify.Daemon.InjectionRefused"
     assert rehearsal.injection.state is None
