@@ -81,6 +81,9 @@ class FakeDaemon:
     def fail(self) -> None:
         """Let no reading succeed, for long enough that a client's read fails with EIO."""
         self._reader.fails = True
+        # The time counts from the first failure.
+        with contextlib.suppress(MemInfoError):
+            self.bench.sampler.sample()
         self.bench.clock.tick(_PARAMETERS.max_update_period_s + 1)
 
     def mend(self) -> None:
