@@ -111,10 +111,14 @@ class DeviceMachine(RuleBasedStateMachine):
             return latest
         if not self.bench.reader.fails:
             return self.bench.table.latest._replace(taken_s=self.bench.clock(), figures=self.figures())
-        # The last good figures, none from before an event.
+        # The last good figures, none from before an event, for a time from the first failure.
+        now_s = self.bench.clock()
+        if now_s - self.bench.sampler._failing_s > MAX_S:
+            return None
         good = self.bench.table.latest_exact
-        good = good if good.taken_s >= self.bench.table.event_s else latest
-        return good if self.bench.clock() - good.taken_s <= MAX_S else None
+        good = good if good.taken_s >= max(self.bench.table.event_s, now_s - MAX_S) else latest
+        # Without thresholds no sample is taken, and they may be of any age.
+        return good if self.bench.table.watching or now_s - good.taken_s <= MAX_S else None
 
     def used(self, figures: Figures) -> None:
         """Count the figures of the last read in the model, if they were read for it."""
