@@ -137,8 +137,7 @@ class Sampler:
         self._sampled_s = self._exact_s = -math.inf
         self._exact_total_pages = 0
         # When a reading failed last, and why; when the first one failed since the last good one.
-        self._failed_s, self._failure = -math.inf, ""
-        self._failing_s = math.inf
+        self._failed_s, self._failing_s, self._failure = -math.inf, math.inf, ""
         self._slack_s = 0.0
         # When the next sample is due, and what serving threads see of it: infinite while parked.
         self._due_s = self._published_due_s = math.inf

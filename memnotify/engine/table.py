@@ -313,7 +313,7 @@ class ObserverTable:
                 level = threshold.percentage or Level(threshold.pages, 1, of_total=False)
                 saved.append(Armed(figure, level, index.sign, threshold.value))
             number = 0 if group is None else group.key
-            return Record(fh, NO_PLACE, NO_HANDLE, observer.pending, observer.opener, number, saved)
+            return Record(fh, NO_PLACE, NO_HANDLE, observer.pending, self._opener_of(observer), number, saved)
 
     def fhs(self) -> list[int]:
         """Return the fhs of all observers now. Any thread."""
