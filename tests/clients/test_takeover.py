@@ -197,6 +197,7 @@ def service(serving: Callable[..., Service]) -> Service:
     return serving()
 
 
+@pytest.mark.representative
 def test_restart(service: Service, memory: FakeMemory) -> None:
     """What was crossed between two processes is an event, and what was pending stays pending."""
     with clients_of(service.daemon) as clients:
