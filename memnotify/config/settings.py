@@ -159,7 +159,7 @@ _ROWS = (
     Setting(
         "path",
         "where to mount the FUSE file; outside /dev, programs that read whole directory trees, such as"
-        " 'grep -r', do not end when they reach it",
+        " 'cp -r', do not end when they reach it",
         "PATH",
         default_means="/dev/NAME",
     ),

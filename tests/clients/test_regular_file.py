@@ -109,4 +109,4 @@ def test_what_copies_to_the_end_does_not_end(daemon: Daemon, tmp_path: Path) -> 
 def test_the_help_warns_of_a_path_outside_dev() -> None:
     shown = subprocess.run([*PROGRAM, "serve", "--help"], capture_output=True, text=True, check=True).stdout
     text = " ".join(shown.split())
-    assert "outside /dev, programs that read whole directory trees, such as 'grep -r', do not end" in text
+    assert "outside /dev, programs that read whole directory trees, such as 'cp -r', do not end" in text

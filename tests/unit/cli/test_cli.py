@@ -131,7 +131,7 @@ def test_settings_out_of_bounds(arguments: list[str], message: str, caplog: pyte
                 "0 asked",
                 "1 the",
                 "2 invalid",
-                "grep -r",
+                "cp -r",
             ],
         ),
         (
