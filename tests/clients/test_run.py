@@ -3,6 +3,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -115,7 +116,9 @@ def test_a_threshold_exceeded_at_the_start_is_no_event(
 ) -> None:
     run = start(daemon.path, "--when", "used 40%", "--when-below", "used 60%", "--", *SAY)
     assert run.silent()
-    assert run.end(signal.SIGTERM) == (-signal.SIGTERM, "", "")
+    status, out, err = run.end(signal.SIGTERM)
+    assert (status, out) == (-signal.SIGTERM, "")
+    assert re.fullmatch(r"memnotify run: used 40\.0 % \(.*\) is exceeded already: .*\n", err)
 
 
 def test_what_holds_at_the_start_counts_if_asked_for(
