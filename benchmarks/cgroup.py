@@ -379,7 +379,7 @@ def _in_guest() -> int:
     # The guest's own files lie in tmpfs, whose page cache counts as shared memory.
     arguments = " ".join(word for word in sys.argv[1:] if word != "--guest")
     script = (
-        "modprobe -a loop ext4 && truncate -s 600M /run/disk && mkfs.ext4 -q -E nodiscard /run/disk &&"
+        "modprobe -a fuse loop ext4 && truncate -s 600M /run/disk && mkfs.ext4 -q -E nodiscard /run/disk &&"
         " mkdir -p /run/mnt && mount -o loop /run/disk /run/mnt &&"
         f" {sys.executable} {here} --directory /run/mnt {arguments}"
     )
