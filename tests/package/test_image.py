@@ -7,7 +7,7 @@ import shlex
 import shutil
 from pathlib import Path
 
-from support.package import REPOSITORY, in_chroot
+from support.package import REPOSITORY, in_chroot, of_python
 
 CONTAINERFILE = REPOSITORY / "deploy/kubernetes/Containerfile"
 # /mnt of in_chroot is the context. A privileged container has /dev/fuse.
@@ -43,7 +43,8 @@ def script() -> str:
             case "ARG" | "FROM":
                 assert re.fullmatch(r"BASE=docker\.io/library/debian:bookworm-slim|\$\{BASE\}", rest)
             case "COPY":
-                steps.append(f"cp /mnt/{rest}")
+                *sources, target = rest.split()
+                steps.append(f"cp {' '.join(f'/mnt/{source}' for source in sources)} {target}")
             case "RUN":
                 steps.append(f"sh -c {shlex.quote(rest)}")
             case "ENTRYPOINT" | "CMD":
@@ -55,7 +56,8 @@ def script() -> str:
 
 def test_the_image_serves(package: Path, system: Path, tmp_path: Path) -> None:
     """Its daemon is process 1, serves another user by the socket, and ends when it is asked to."""
-    shutil.copy(package, tmp_path)
+    for file in (package, of_python(package)):
+        shutil.copy(file, tmp_path)
     shutil.copy("/etc/resolv.conf", tmp_path)
     shutil.copytree("/etc/apt/apt.conf.d", tmp_path / "apt.conf.d")
     said = in_chroot(system, tmp_path, script())
