@@ -2,6 +2,7 @@
 """Clients keep their open files and events while one daemon takes over from another."""
 
 import os
+import re
 import select
 import signal
 import socket
@@ -130,7 +131,9 @@ def test_upgrade(memory: FakeMemory, tmp_path: Path) -> None:
         memory.use(70)
         assert clients.told()
     done = upgrade()
-    assert (done.returncode, "no daemon serves" in done.stderr) == (4, True)
+    assert done.returncode == 4
+    # Where a process of this machine cannot be seen, it says so.
+    assert re.search("no daemon .*serves", done.stderr)
     assert upgrade("--quiet").stderr == ""
 
 
