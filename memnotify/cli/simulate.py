@@ -130,10 +130,14 @@ def _start_device(path: str, course: Course, cleanup: contextlib.ExitStack) -> s
 
 def _run(command: list[str], environment: dict[str, str], control: socket.socket) -> int:
     process: subprocess.Popen[bytes] | None = None
+    early: list[int] = []
 
     def forward(number: int, _frame: FrameType | None) -> None:
         if process is not None:
             process.send_signal(number)
+        else:
+            # The command may run already: Popen returns once it knows that.
+            early.append(number)
 
     # A handler, not SIG_IGN, which the command would inherit. The terminal sends these to the command too.
     for number in (signal.SIGINT, signal.SIGQUIT):
@@ -146,5 +150,7 @@ def _run(command: list[str], environment: dict[str, str], control: socket.socket
     except OSError as error:
         report("simulate", f"{command[0]}: {error.strerror}")
         return 2
+    for early_number in early:
+        process.send_signal(early_number)
     code = process.wait()
     return code if code >= 0 else 128 - code
