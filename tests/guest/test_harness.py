@@ -162,7 +162,7 @@ def test_old_package_lists_are_updated(root: None, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(kernel, "output", output)
     kernel._kernel.cache_clear()
     try:
-        assert kernel._kernel().modules.name == "1"
+        assert kernel._kernel("").modules.name == "1"
     finally:
         kernel._kernel.cache_clear()
     assert commands == ["depends", "update", "depends"]
