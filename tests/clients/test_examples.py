@@ -113,6 +113,7 @@ def test_output_at_each_crossing(device: SimulatedDevice, commands: dict[str, li
             assert sorted(program.line() for _ in low) == low
 
 
+@pytest.mark.representative
 @pytest.mark.parametrize(
     "name", ["epoll.c", "drop_cache.py", "with_asyncio.py", "with_trio.py", "with_glib.py"]
 )

@@ -41,6 +41,7 @@ def _command(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.representative
 def test_the_line(memory: FakeMemory, opened: Callable[..., int]) -> None:
     """Extra figures come last in the line. A write may name them, but no others."""
     del memory

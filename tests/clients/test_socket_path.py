@@ -118,6 +118,7 @@ def test_env(path: str) -> None:
     assert f"export MEMORY_PRESSURE_WATCH={path}\n" in done.stdout
 
 
+@pytest.mark.representative
 def test_run_survives_a_restart_in_a_container(
     path: str, serve: Serve, memory: FakeMemory, tmp_path: Path
 ) -> None:

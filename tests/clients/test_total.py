@@ -51,6 +51,7 @@ def device(daemon: Daemon) -> Iterator[Memnotify]:
         yield device
 
 
+@pytest.mark.representative
 def test_a_percentage_follows_total_in_the_device(
     daemon: Daemon, swapped: FakeMemory, opened: Callable[..., int]
 ) -> None:
@@ -122,6 +123,7 @@ def test_what_cannot_be_read_for_a_while(daemon: Daemon, memory: FakeMemory, dev
     assert device.read().used.percent == 90
 
 
+@pytest.mark.representative
 @pytest.mark.parametrize("on_socket", [False, True])
 def test_an_event_that_cannot_be_read_for_a_while(
     daemon: Daemon,

@@ -15,4 +15,4 @@ def test_in_system(debian: Path, tmp_path: Path, subtests: pytest.Subtests) -> N
     client = tmp_path / "usr/local/bin/mn_test"
     client.parent.mkdir(parents=True)
     build_client(client)
-    report(run_pytest(["tests/guest/system"], {}, system=[tmp_path, debian], timeout_s=600), subtests)
+    report(run_pytest(["tests/guest/system"], {}, system=[tmp_path, debian], timeout_s=900), subtests)
