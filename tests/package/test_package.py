@@ -259,8 +259,8 @@ for command in serve check-config read wait run watch env lowmem-bus doctor; do
 done
 export MEMNOTIFY_PATH=/mnt/socket
 memnotify read
-memnotify wait --up --now --timeout=0 'used 1%'
-memnotify run --now --count=1 --when 'used 1%' -- sh -c 'echo "run for $MEMNOTIFY_EVENT"'
+memnotify wait --up --now --timeout=0 'used 1M'
+memnotify run --now --count=1 --when 'used 1M' -- sh -c 'echo "run for $MEMNOTIFY_EVENT"'
 python3 -c 'from memnotify import Memnotify; print(Memnotify().subscribe("used 99%"))'
 memnotify serve || echo "serve ended with $?"
 memnotify simulate 'hold 1s' -- true || echo "simulate ended with $?"
