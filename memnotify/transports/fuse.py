@@ -91,14 +91,18 @@ class FuseTransport:
             self.ours = _prepare_file(self.path)
             session.attach(self.path)
             return
-        _prepare_socket(self.path)
-        self.ours = True
+        # First, as a unit may not allow this device: nothing is left behind then.
         fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
         try:
+            _prepare_socket(self.path)
+            self.ours = True
             # For all users. libfuse would mount a file of the mount point's type.
             options = f"fd={fd},rootmode={stat.S_IFREG:o},user_id=0,group_id=0"
             options += ",default_permissions,allow_other"
             mount("memnotify", self.path, FUSE_FILE, MS_NOSUID | MS_NODEV, options)
+        except TransportError:
+            os.close(fd)
+            raise
         except OSError:
             os.close(fd)
             _unlink_mount_point(self.path)
