@@ -62,6 +62,7 @@ def parse(text: bytes, names: Sequence[str]) -> dict[int, Level]:
     text = text.rstrip(b"\0").strip()
     levels: dict[int, Level] = {}
     position = pairs = 0
+    zeros = False
     while position < len(text):
         pair = _PAIR.match(text, position)
         if pair is None:
@@ -74,8 +75,9 @@ def parse(text: bytes, names: Sequence[str]) -> dict[int, Level]:
         level = _level(name, value)
         if levels.setdefault(index, level) != level:
             raise _refused(pair[0].strip(), f"{_show(name)} has another threshold already")
+        zeros = zeros or not level.numerator
         position = pair.end()
-    return {index: level for index, level in levels.items() if level.numerator}
+    return {index: level for index, level in levels.items() if level.numerator} if zeros else levels
 
 
 def _index(name: bytes, names: Sequence[str]) -> int:

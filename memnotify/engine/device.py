@@ -10,7 +10,6 @@ import logging
 import math
 import select
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from functools import partial
 
 from memnotify.abi.figures import threshold_names
@@ -74,13 +73,16 @@ class Device:
 
         Raises OSError with EIO, and leaves the event pending, if the figures cannot be read.
         """
-        if fh in self._table.group_of:
-            return self._read_with_group(fh)
+        # Figures first: a failure must not cost the client its event.
+        sample = self._sampler.cached()
         try:
-            sample = self._sampler.cached()
-            # Figures first: a failure must not cost the client its event.
-            if sample is None or not self._acknowledge(fh, sample):
-                sample = self._sampler.refresh(partial(self._acknowledge, fh))
+            if self._table.has_news(fh) or sample is None:
+                if fh in self._table.group_of:
+                    return self._read_with_group(fh)
+                if sample is None or not self._acknowledge(fh, sample):
+                    sample = self._sampler.refresh(partial(self._acknowledge, fh))
+            else:
+                self._acknowledged = NO_NEWS
         except KeyError:
             raise OSError(errno.EBADF, "not open") from None
         if sample is not self._sample:
@@ -189,8 +191,10 @@ class Device:
 
     def release(self, fh: int) -> int:
         """End the observer."""
-        with suppress(KeyError):
+        try:  # noqa: SIM105 - suppress() would allocate, which nothing that ends a client may
             self._table.close(fh)
+        except KeyError:
+            pass
         return 0
 
 

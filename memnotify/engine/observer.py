@@ -41,10 +41,12 @@ class Observer:
     """One open file: its thresholds, whether an event is pending, and the handle to notify it by.
 
     ``event_s`` is when the sample of its last event was taken. ``acknowledged`` is how many events its client
-    has got: counted there, since the way to a notification allocates nothing, not even an int.
+    has got: counted there, since the way to a notification allocates nothing, not even an int. ``news`` is
+    False if a read needs nothing but the figures: no event is pending, no threshold may be damped, since none
+    has had an event, and none is on a cgroup.
     """
 
-    __slots__ = ("acknowledged", "event_s", "handle", "pending", "place", "thresholds")
+    __slots__ = ("acknowledged", "event_s", "handle", "news", "pending", "place", "thresholds")
 
     batch: HandleBatch | None = None
     """The batch of the serving thread, if that is not the table's own."""
@@ -55,18 +57,10 @@ class Observer:
         """``place`` is where its state is saved."""
         self.place = place
         self.handle = NO_HANDLE
-        self.pending = False
+        self.pending = self.news = False
         self.acknowledged = 0
         self.event_s = NEVER_S
         self.thresholds: tuple[Threshold, ...] = ()
-
-    @property
-    def may_bind(self) -> bool:
-        """Whether a read may bind: a threshold may be armed at a level other than its own."""
-        for threshold in self.thresholds:  # noqa: SIM110 - a read allocates no generator
-            if threshold.value != NO_EVENT:
-                return True
-        return False
 
 
 class UnsavedObserver(Observer):
@@ -106,12 +100,13 @@ class Threshold:
         Damped by d = min(g, T / 8) from the last event, so that a small threshold fires in both directions;
         not damped if the threshold has moved to the other side of that event, with total.
         """
-        if self.value == NO_EVENT or (self.value >= self.pages) == (sign > 0):
-            return self.pages
-        damping_pages = min(granularity_pages, self.pages // 8)
+        pages, value = self.pages, self.value
+        if value == NO_EVENT or (value >= pages) == (sign > 0):
+            return pages
+        damping_pages = min(granularity_pages, pages // 8)
         if sign > 0:
-            return max(self.pages, self.value + damping_pages)
-        return min(self.pages, self.value + 1 - damping_pages)
+            return max(pages, value + damping_pages)
+        return min(pages, value + 1 - damping_pages)
 
 
 class PercentageThreshold(Threshold):
@@ -153,10 +148,6 @@ class ThresholdIndex:
     def members(self) -> list[Threshold]:
         """Return the thresholds that are armed here."""
         return [threshold for members in self._at.values() for threshold in members]
-
-    def key_of(self, level: int) -> int:
-        """Return the key of a level."""
-        return level if self.sign > 0 else 1 - level
 
     def arm(self, threshold: Threshold, key: int) -> None:
         """Arm a threshold that is armed nowhere."""

@@ -169,17 +169,22 @@ class SavedState:
     def open(self, opener: int = 0) -> tuple[int, int]:
         """Return the fh and the place of a new observer of the process ``opener``."""
         slot = self._next_free or self._slots + 1
-        place = self._place(slot)
-        if place + self._stride > len(self.words):
-            self._grow()
+        place = slot * self._stride + NO_PLACE
         words = self.words
+        if place + self._stride > len(words):
+            self._grow()
+            words = self.words
         last = words[place + _FH]
         if self._next_free:
             self._next_free = words[place + KH]
         else:
             self._slots = slot
-        fh = (last & ~_FREE) + _USE if last else slot
-        words[place + KH] = words[place + PENDING] = words[place + _COUNT] = 0
+        if last:
+            fh = (last & ~_FREE) + _USE
+            words[place + KH] = words[place + PENDING] = words[place + _COUNT] = 0
+        else:
+            # Memory that was never used is zero.
+            fh = slot
         words[place + _OPENER] = opener
         words[place + _FH] = fh
         return fh, place
@@ -203,22 +208,25 @@ class SavedState:
         words[place + _COUNT] = 0
         words[place + PENDING] = 0
 
-    def set_thresholds(self, place: int, thresholds: Sequence[Armed], group: int = 0) -> None:
+    def set_thresholds(
+        self, place: int, thresholds: Sequence[Armed | tuple[int, Level, int, int]], group: int = 0
+    ) -> None:
         """Save an observer's thresholds, and the number of their cgroup, after ``forget_thresholds``."""
         if place == NO_PLACE:
             return
         words = self.words
-        for position, (figure, level, sign, value) in enumerate(thresholds):
-            at = place + _THRESHOLDS + _THRESHOLD_WORDS * position
-            words[at], words[at + 1] = _pack(figure, level)
-            words[at + 2] = _armed(sign, value)
+        at = place + _THRESHOLDS
+        for figure, level, sign, value in thresholds:
+            words[at], words[at + 1] = _pack(figure, level) if level.of_total else (figure, level.pages(0))
+            words[at + 2] = value + 1 << 1 | (sign > 0)
+            at += _THRESHOLD_WORDS
         words[place + _GROUP] = group
         words[place + _COUNT] = len(thresholds)
 
     def arm(self, place: int, position: int, sign: int, value: int) -> None:
         """Save the direction in which the threshold at ``position`` is armed, and its value."""
         if place != NO_PLACE:
-            self.words[place + _THRESHOLDS + _THRESHOLD_WORDS * position + 2] = _armed(sign, value)
+            self.words[place + _THRESHOLDS + _THRESHOLD_WORDS * position + 2] = value + 1 << 1 | (sign > 0)
 
     def records(self) -> Iterator[Record]:
         """Return the saved observers."""
@@ -285,15 +293,8 @@ class SavedState:
         self.fd = -1
 
 
-def _armed(sign: int, value: int) -> int:
-    """Return both in one word. A value of -1 is none."""
-    return value + 1 << 1 | (sign > 0)
-
-
 def _pack(figure: int, level: Level) -> tuple[int, int]:
-    """Return a figure's level in two words: pages, or a fraction of total, to 47 bits at least."""
-    if not level.of_total:
-        return figure, level.pages(0)
+    """Return a figure's level in percent in two words: a fraction of total, to 47 bits at least."""
     numerator, denominator, _ = level
     if denominator > _DENOMINATOR_MAX:
         # Here, as hardly a client writes so many digits: it saves 0.5 MB.

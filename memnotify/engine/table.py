@@ -133,7 +133,7 @@ class ObserverTable:
         self._lock = Lock()
         self._observers: dict[int, Observer] = {}
         self.limits = Limits()
-        # How many observers each user has.
+        # How many observers each user has, except root.
         self._owned: dict[int, int] = {}
         self._opener = 0
         self.refused = 0
@@ -223,7 +223,7 @@ class ObserverTable:
                 self._opened += 1
                 fh, place = self._opened, NO_PLACE
             self._add(fh, batch, place, opener)
-            return fh
+        return fh
 
     def _add(self, fh: int, batch: HandleBatch, place: int, opener: int) -> Observer:
         if batch is self._batches[0]:
@@ -235,7 +235,8 @@ class ObserverTable:
             observer = UnsavedObserver(place, batch, self._opener)
         self._observers[fh] = observer
         uid = opener & _UID
-        self._owned[uid] = self._owned.get(uid, 0) + 1
+        if uid:
+            self._owned[uid] = self._owned.get(uid, 0) + 1
         batch.observers += 1
         self._most = max(self._most, len(self._observers))
         if batch.observers > len(batch.space):
@@ -277,6 +278,8 @@ class ObserverTable:
         self, fh: int, observer: Observer, record: Record, total_pages: int, groups: Mapping[int, Group]
     ) -> None:
         observer.pending = record.pending
+        # Its thresholds may be damped.
+        observer.news = True
         thresholds = []
         for armed in record.thresholds:
             group, both = None, (self._up, self._down)
@@ -369,13 +372,15 @@ class ObserverTable:
             (observer.batch or self._batches[0]).observers -= 1
             uid = self._opener_of(observer) & _UID
             self._saved.close(observer.place)
-            self._owned[uid] -= 1
-            if not self._owned[uid]:
-                del self._owned[uid]
-            watching = self._thresholds > 0
-            self.group_of.pop(fh, None)
-            self._disarm(observer)
-            parks = watching and not self._thresholds
+            if uid:
+                self._owned[uid] -= 1
+                if not self._owned[uid]:
+                    del self._owned[uid]
+            parks = False
+            if observer.thresholds:
+                self.group_of.pop(fh, None)
+                self._disarm(observer)
+                parks = not self._thresholds
         if parks or self.sparse:
             self.on_thresholds_changed()
 
@@ -383,6 +388,13 @@ class ObserverTable:
         """Clear an observer's pending event. Raises KeyError for an unknown fh."""
         with self._lock:
             self._clear(self._observers[fh])
+
+    def has_news(self, fh: int) -> bool:
+        """Return whether a read must do more than to return figures: acknowledge, bind, or add a cgroup's.
+
+        A crossing after this stays pending, as if the read had come first. Raises KeyError for an unknown fh.
+        """
+        return self._observers[fh].news
 
     def acknowledge_read(self, fh: int, sample: Sample) -> int:
         """Clear an observer's pending event, because a read returns the figures of ``sample``.
@@ -393,15 +405,15 @@ class ObserverTable:
         Raises KeyError for an unknown fh.
         """
         observer = self._observers[fh]
-        if not (observer.pending or observer.may_bind):
-            # A crossing from now on stays pending, as if the read had come first.
-            return NO_NEWS
-        bound = False
         with self._lock:
             if sample.taken_s < self.event_s:
                 return STALE
-            acknowledged = EVENT if observer.pending else NO_NEWS
-            self._clear(observer)
+            acknowledged = NO_NEWS
+            if observer.pending:
+                acknowledged = EVENT
+                observer.acknowledged += 1
+                observer.pending = False
+                self._saved.words[observer.place] = 0
             bound = self._bind_all(observer, sample)
         if bound:
             self.on_thresholds_changed()
@@ -453,20 +465,25 @@ class ObserverTable:
         figures = sample.figures
         with self._lock:
             observer = self._observers[fh]
-            self._disarm(observer)
-            self.group_of.pop(fh, None)
-            observer.acknowledged += observer.pending
-            observer.pending = False
-            self._saved.forget_thresholds(observer.place)
+            if observer.thresholds:
+                self._disarm(observer)
+                self.group_of.pop(fh, None)
+                observer.acknowledged += observer.pending
+                observer.pending = observer.news = False
+                self._saved.forget_thresholds(observer.place)
             if figures.total != self._total_pages:
                 self._total_pages = 0
-            observer.thresholds = tuple(
-                [self._arm_new(observer, figure, level, group, figures) for figure, level in levels.items()]
-            )
+            thresholds, saved = [], []
+            for figure, level in levels.items():
+                threshold = self._arm_new(observer, figure, level, group, figures)
+                thresholds.append(threshold)
+                saved.append((figure, level, threshold.index.sign, NO_EVENT))
+            observer.thresholds = tuple(thresholds)
+            self._thresholds += len(thresholds)
             if self.cgroup in levels:
                 self.group_of[fh] = group
-            self._thresholds += len(observer.thresholds)
-            self._save_all(observer, levels, 0 if group is None else group.key)
+                observer.news = True
+            self._saved.set_thresholds(observer.place, saved, 0 if group is None else group.key)
         self.on_thresholds_changed()
 
     def hold(self, group: Group) -> Group:
@@ -566,6 +583,7 @@ class ObserverTable:
     def _fire(self, index: ThresholdIndex, value: int, taken_s: float) -> bool:
         """Set the events of what fires at ``value``, and batch the handles; return True if any fires."""
         fired = events = 0
+        words, own = self._saved.words, self._batches[0]
         for threshold in index.pop_reached(value):
             fired += 1
             threshold.key = NOT_ARMED
@@ -573,11 +591,11 @@ class ObserverTable:
             observer = threshold.observer
             if not observer.pending:
                 events += 1
-                observer.pending = True
+                observer.pending = observer.news = True
                 observer.event_s = taken_s
-                self._saved.words[observer.place] = 1
+                words[observer.place] = 1
                 if observer.handle != NO_HANDLE:
-                    batch = observer.batch or self._batches[0]
+                    batch = observer.batch or own
                     batch.handles[batch.count] = observer.handle
                     batch.count += 1
                     observer.handle = NO_HANDLE
@@ -598,11 +616,13 @@ class ObserverTable:
 
     def _rearm_fired(self, sample: Sample) -> None:
         threshold, self._fired = self._fired, None
+        figures = sample.figures
         while threshold is not None:
             if threshold in threshold.observer.thresholds:
                 # It cannot fire again at once: the level down is at most the value, the level up is above it.
-                threshold.value = _value(threshold.index, sample)
-                self._arm(threshold, threshold.index.opposite)
+                index = threshold.index
+                threshold.value = figures[index.figure] if index.group is None else index.group.value_pages
+                self._arm(threshold, index.opposite)
                 self._save(threshold)
             # Otherwise each threshold would keep those that fired before it in memory.
             threshold.fired_before, threshold = None, threshold.fired_before
@@ -614,25 +634,27 @@ class ObserverTable:
 
     def _arm(self, threshold: Threshold, index: ThresholdIndex) -> None:
         """Arm a threshold that is armed nowhere at its level in this direction."""
-        group = index.group
+        group, sign = index.group, index.sign
         granularity_pages = self._granularity_pages if group is None else group.granularity_pages
-        index.arm(threshold, index.key_of(threshold.level(index.sign, granularity_pages)))
+        level = threshold.level(sign, granularity_pages)
+        index.arm(threshold, level if sign > 0 else 1 - level)
 
     def _bind_all(self, observer: Observer, sample: Sample) -> bool:
         """Bind each threshold by the line that a read returns; return True if any armed level changes."""
         bound = False
+        figures = sample.figures
         for threshold in observer.thresholds:
-            bound = self._bind(threshold, _value(threshold.index, sample)) or bound
+            index = threshold.index
+            value = figures[index.figure] if index.group is None else index.group.value_pages
+            if (value >= threshold.pages) is (index.sign > 0):
+                bound = self._bind(threshold, value) or bound
         return bound
 
     def _bind(self, threshold: Threshold, value: int) -> bool:
         """Arm a threshold for the way back if a read returned a value between it and its damped level."""
         index = threshold.index
-        if threshold.key == NOT_ARMED:
-            # It has just fired at these figures.
-            return False
-        above = value >= threshold.pages
-        if above != (index.sign > 0) or index.sign * value >= threshold.key:
+        # If it is not armed, it has just fired at these figures.
+        if threshold.key == NOT_ARMED or index.sign * value >= threshold.key:
             return False
         index.disarm(threshold)
         threshold.value = value
@@ -661,11 +683,6 @@ class ObserverTable:
         else:
             up.arm(threshold, threshold.pages)
         return threshold
-
-    def _save_all(self, observer: Observer, levels: Mapping[int, Level], group: int) -> None:
-        pairs = zip(observer.thresholds, levels.items(), strict=True)
-        saved = [Armed(figure, level, threshold.index.sign, NO_EVENT) for threshold, (figure, level) in pairs]
-        self._saved.set_thresholds(observer.place, saved, group)
 
     def _save(self, threshold: Threshold) -> None:
         observer = threshold.observer
@@ -740,11 +757,6 @@ class ObserverTable:
         self._thresholds -= len(observer.thresholds)
         # A threshold refers to its observer; without this only the cycle collector would free the pair.
         observer.thresholds = ()
-
-
-def _value(index: ThresholdIndex, sample: Sample) -> int:
-    """Return the figure of an index: the machine's, or a cgroup's."""
-    return sample.figures[index.figure] if index.group is None else index.group.value_pages
 
 
 def _threshold(observer: Observer, level: Level, whole_pages: int) -> Threshold:
