@@ -115,19 +115,25 @@ while True:
 
 
 class Group:
-    """A cgroup, removed at the end of the block."""
+    """A cgroup with limits of memory, in bytes, and without swap; removed at the end of the block."""
 
-    def __init__(self, name: str, limit: int | None) -> None:
-        self.path = ROOT / f"memnotify-bench-{name}"
+    def __init__(self, name: str, *, above: Path = ROOT, **limits: int) -> None:
+        (above / "cgroup.subtree_control").write_text("+memory")
+        self.path = above / name
         self.path.mkdir()
-        if limit is not None:
-            (self.path / "memory.max").write_text(str(limit))
+        for limit, size in limits.items():
+            self.limit(limit, size)
         with suppress(FileNotFoundError):
-            (self.path / "memory.swap.max").write_text("0")
+            self.limit("swap.max", 0)
 
-    def number(self, name: str) -> int:
-        """Return the number in one of its files."""
-        return int((self.path / name).read_text())
+    def limit(self, name: str, size: int) -> None:
+        """Set ``high`` or ``max``."""
+        (self.path / f"memory.{name}").write_text(str(size))
+
+    @property
+    def current(self) -> int:
+        """The bytes that are charged to it."""
+        return int((self.path / "memory.current").read_text())
 
     @contextmanager
     def entered(self) -> Iterator[None]:
@@ -138,12 +144,8 @@ class Group:
         finally:
             (ROOT / "cgroup.procs").write_text(str(os.getpid()))
 
-    def __enter__(self) -> Self:
-        """Return the group itself."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Remove it, once its last process is gone."""
+    def remove(self) -> None:
+        """Remove it, once its last process is gone. Raises BenchmarkError if it does not go."""
 
         def removed() -> bool:
             with suppress(OSError):
@@ -151,6 +153,14 @@ class Group:
             return not self.path.exists()
 
         await_that(removed, f"removing {self.path}")
+
+    def __enter__(self) -> Self:
+        """Return the group itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Remove it, if it is still there."""
+        self.remove()
 
 
 def program(text: str, group: Group, *arguments: str) -> Driven:
@@ -177,7 +187,7 @@ def floor(_: argparse.Namespace, __: Path) -> None:
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     rows = [["floor", "us, median (min to max)"], ["eventfd ping-pong of two processes", spread(times_us, 1)]]
-    with Group("floor", LIMIT) as group:
+    with Group("memnotify-bench-floor", max=LIMIT) as group:
         files = ("memory.current", "memory.stat")
         rows += [[f"open and read {name}", spread(_read_us(group.path / name), 1)] for name in files]
         (group.path / "cgroup.subtree_control").write_text("+memory")
@@ -232,10 +242,10 @@ def latency(options: argparse.Namespace, directory: Path) -> None:
 
 def _noticed(options: argparse.Namespace, way: str, rate: int, server: Server) -> tuple[float | None, float]:
     """Return the ms that a way took to notice, None if it did not, and the MiB/s that the group grew by."""
-    with Group("latency", LIMIT) as group, program(_FILL, group) as filler:
-        level = str(group.number("memory.current") + DISTANCE)
+    with Group("memnotify-bench-latency", max=LIMIT) as group, program(_FILL, group) as filler:
+        level = str(group.current + DISTANCE)
         with program(_WATCH, group, way, str(server.path), level) as watcher:
-            level_now = int(level) - group.number("memory.current")
+            level_now = int(level) - group.current
             if watcher.line(options.quiet) is not None:
                 raise BenchmarkError(f"{way} noticed something before any memory was taken")
             filler.send(f"{DISTANCE + 32 * MIB} {rate} {level_now}")
@@ -250,7 +260,7 @@ def kill(options: argparse.Namespace, directory: Path) -> None:
     delivered = dict.fromkeys(percents, 0)
     with Server("device", memnotify(options.python), directory) as server:
         for number in range(options.kills):
-            with Group("kill", 256 * MIB) as group, program(_FILL, group) as filler:
+            with Group("memnotify-bench-kill", max=256 * MIB) as group, program(_FILL, group) as filler:
                 fds = {_subscribe(server, group, f"cgroup {percent}%"): percent for percent in percents}
                 end = os.pidfd_open(filler.pid)
                 poller = select.poll()
@@ -288,14 +298,17 @@ def idle(options: argparse.Namespace, directory: Path) -> None:
         rows.append(["memnotify, used 99 %", *_cost(server.pid)])
         fds = [fd]
         for number in range(options.groups):
-            group = groups.enter_context(Group(f"idle{number}", LIMIT))
+            group = groups.enter_context(Group(f"memnotify-bench-idle{number}", max=LIMIT))
             fds.append(_subscribe(server, group, "cgroup 90%"))
             if number + 1 in (1, options.groups):
                 rows.append([f"memnotify, and {number + 1} groups", *_cost(server.pid)])
         for fd in fds:
             os.close(fd)
     for way in WAYS[1:]:
-        with Group("idle", LIMIT) as group, program(_WATCH, group, way, "", str(LIMIT // 2)) as watcher:
+        with (
+            Group("memnotify-bench-idle", max=LIMIT) as group,
+            program(_WATCH, group, way, "", str(LIMIT // 2)) as watcher,
+        ):
             rows.append([f"{way}, 1 group", *_cost(watcher.pid, 1.0)])
     print(f"\n{table(rows)}\n{_WINDOW_S:g} s each, the daemon's after {_REST_S:g} s of rest\n", flush=True)
 
@@ -322,13 +335,13 @@ def cache(options: argparse.Namespace, directory: Path) -> None:
                 made.truncate(400 * MIB)
             try:
                 with (
-                    Group("cache", limit) as group,
+                    Group("memnotify-bench-cache", max=limit) as group,
                     program(_WATCH, group, way, str(server.path), str(limit * 8 // 10)) as watcher,
                 ):
                     enter = f'echo $$ >{group.path}/cgroup.procs; exec cat "$0"'
                     for _ in range(2):
                         subprocess.run(["sh", "-c", enter, str(file)], check=True, stdout=subprocess.DEVNULL)
-                    events, current = 0, group.number("memory.current")
+                    events, current = 0, group.current
                     while watcher.line(0.6) is not None and events < 1000:
                         events += 1
                     rows.append([way, str(events), f"{current / MIB:.0f}"])
@@ -359,7 +372,6 @@ def main() -> int:
     def work(directory: Path) -> None:
         if not (ROOT / "cgroup.controllers").exists():
             raise BenchmarkError("there is no cgroup v2 at /sys/fs/cgroup: --guest measures in a guest")
-        (ROOT / "cgroup.subtree_control").write_text("+memory")
         measures: dict[str, Callable[[argparse.Namespace, Path], None]] = {
             "floor": floor, "latency": latency, "kill": kill, "idle": idle, "cache": cache,
         }  # fmt: skip

@@ -6,18 +6,18 @@ import select
 
 from memnotify.cli import add_command
 from memnotify.cli.common import report, seconds
-from memnotify.cli.varlink import STATUS_SOCKET, CallError, Connection
+from memnotify.cli.varlink import CallError, Connection, add_socket_option
 
 _DESCRIPTION = """\
-Let the running daemon report figures that are NOT REAL, to rehearse what a whole machine does.
+Let the running daemon report figures that are NOT REAL, to rehearse how a whole machine reacts.
 
   memnotify inject 'used 95%' --for 5s
 
-Every client of the device is notified, and reads the injected figures. Programs will act on them:
-kill, drop caches, refuse work. At the end the real figures return, and clients are notified again.
-The end comes after --for, by Ctrl-C, and when this command dies in any way. 'memnotify status' and
-the daemon's log show an injection. Only root may inject. Figures that are not given stay real. To
-test one command alone, use 'memnotify simulate'.
+Each client whose threshold is crossed is notified, and reads the injected figures. Programs will
+act on them: kill, drop caches, refuse work. The injection ends after --for, on Ctrl-C, and when this
+command ends for any reason, SIGKILL included. The real figures then return, and clients are notified
+again. 'memnotify status' and the daemon's log show an injection. Only root may inject. Figures that
+are not given stay real. To test one command alone, use 'memnotify simulate'.
 """
 _EPILOG = """\
 exit codes: 0 injected, and the figures are real again; 1 the daemon ended the injection early;
@@ -30,14 +30,14 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     parser = add_command(commands, "inject", "report made-up figures to every program", _DESCRIPTION, _EPILOG)
     parser.add_argument("figures", metavar="FIGURES", help="such as 'used 95%%' or 'used 15G active 2G'")
     parser.add_argument(
-        "--for", dest="for_s", type=seconds, metavar="S", required=True, help="for S seconds, at most an hour"
+        "--for",
+        dest="for_s",
+        type=seconds,
+        metavar="S",
+        required=True,
+        help="inject for S seconds, at most an hour",
     )
-    parser.add_argument(
-        "--socket",
-        metavar="PATH",
-        default=STATUS_SOCKET,
-        help="the daemon's status socket (default: %(default)s)",
-    )
+    add_socket_option(parser)
     parser.set_defaults(run=run)
 
 
@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _hold(connection: Connection, for_s: float) -> int:
-    """Wait, and end the injection; return the exit code. Raises CallError."""
+    """Wait for the end of the injection, or end it; return the exit code. Raises CallError."""
     poller = select.poll()
     poller.register(connection, select.POLLIN)
     code = 0

@@ -10,7 +10,7 @@ from typing import Any
 
 from memnotify.cli import add_command
 from memnotify.cli.common import human, report, seconds
-from memnotify.cli.varlink import STATUS_SOCKET, CallError, call
+from memnotify.cli.varlink import CallError, add_socket_option, call
 from memnotify.client import PAGE_SIZE
 
 METHOD = "org.memnotify.Daemon.GetStatus"
@@ -29,12 +29,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     parser = add_command(commands, "status", "show what the running daemon does", _DESCRIPTION, _EPILOG)
     parser.add_argument("--json", action="store_true", help="print one JSON object, in pages")
     parser.add_argument("--watch", type=seconds, metavar="S", help="show it again every S seconds")
-    parser.add_argument(
-        "--socket",
-        metavar="PATH",
-        default=STATUS_SOCKET,
-        help="the daemon's status socket (default: %(default)s)",
-    )
+    add_socket_option(parser)
     parser.set_defaults(run=run)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""``memnotify upgrade``: let the running daemon go on as the installed program, with its clients."""
+"""``memnotify upgrade``: replace the program of the running daemon, without loss of its clients."""
 
 import argparse
 import contextlib
@@ -19,14 +19,15 @@ DONE, NOT_SERVING, REFUSED, NO_DAEMON = 0, 1, 3, 4
 """The exit codes beside argparse's 2."""
 
 _DESCRIPTION = """\
-Let the daemon that serves the device go on as the program that is installed now. Its clients
-keep their open files, thresholds and events, and the socket's clients their connections. A
-daemon that is a service with a store of descriptors is restarted by systemd, so it is root
-again while it starts; any other one gets SIGUSR2. First its configuration is checked: if the
-new program refuses it, the daemon stays as it is. The command ends once the device answers.
+Replace the program of the daemon that serves the device by the installed one. Its clients keep
+their open files, thresholds and events, and the socket's clients their connections. The command
+first checks the daemon's configuration: if the new program refuses it, the daemon stays as it
+is. systemd restarts a daemon that is a service with a store of descriptors, so this daemon is
+root again while it starts. Any other daemon gets SIGUSR2. The command ends once the device
+answers.
 """
 _EPILOG = """\
-exit codes: 0 the new program serves; 1 it does not, or the daemon may not be signalled;
+exit codes: 0 the new program serves; 1 it does not, or this user may not signal the daemon;
             2 wrong arguments; 3 the new program refuses the configuration, and the daemon
             stays as it was; 4 no daemon serves the device
 """
@@ -47,10 +48,10 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         help="give up if it does not serve within S seconds (default: %(default)g)",
     )
     parser.add_argument(
-        "--no-service", action="store_true", help="leave a daemon that systemd can restart as it is"
+        "--no-service", action="store_true", help="do nothing to a daemon that systemd can restart"
     )
     parser.add_argument(
-        "--quiet", action="store_true", help="print nothing if no daemon serves the device, or it is replaced"
+        "--quiet", action="store_true", help="print nothing on success, nor if no daemon serves the device"
     )
     parser.set_defaults(run=run)
 
@@ -94,17 +95,17 @@ def _accepts(words: Sequence[str]) -> bool:
 
 
 def _environment(pid: int) -> dict[str, str]:
-    """Return the variables with which the program of a process began. Raises OSError."""
+    """Return the environment with which the program of a process started. Raises OSError."""
     with open(f"/proc/{pid}/environ", encoding="utf-8", errors="replace") as file:
         return dict(each.split("=", 1) for each in file.read().split("\0") if "=" in each)
 
 
 def _replace(server: Server, until_s: float) -> None:
-    """Let the process run its program anew, and wait until it does. Raises OSError."""
+    """Signal the process, and wait until it has replaced its program. Raises OSError."""
     before = _environment(server.pid).get("MEMNOTIFY_REPLACED", "")
     os.kill(server.pid, signal.SIGUSR2)
     while True:
-        # While it executes the program it has no variables.
+        # During execve(2) a process has no environment.
         if _environment(server.pid).get("MEMNOTIFY_REPLACED", before) != before:
             return
         if time.monotonic() > until_s:
@@ -113,8 +114,8 @@ def _replace(server: Server, until_s: float) -> None:
 
 
 def _read(path: str, until_s: float) -> None:
-    """Read the device once the daemon answers. Raises OSError or SubprocessError."""
-    # In a process, since a request that nothing answers can only be killed.
+    """Read the device; wait until the daemon answers. Raises OSError or SubprocessError."""
+    # In a child: a thread in a request that no daemon answers can only be killed.
     command = [sys.executable, "-m", "memnotify", "read", "--path", path]
     with contextlib.suppress(subprocess.CalledProcessError):
         subprocess.run(  # noqa: S603 - no argument comes from another user

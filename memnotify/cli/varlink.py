@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """A call of a method of the status socket, by the Varlink protocol."""
 
+import argparse
 import json
 import socket
 from typing import Any, Self
@@ -8,6 +9,16 @@ from typing import Any, Self
 STATUS_SOCKET = "/run/memnotify/status"
 """Where the status socket is by default."""
 _TIMEOUT_S = 10.0
+
+
+def add_socket_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--socket``, which names the status socket."""
+    parser.add_argument(
+        "--socket",
+        metavar="PATH",
+        default=STATUS_SOCKET,
+        help="the daemon's status socket (default: %(default)s)",
+    )
 
 
 class CallError(Exception):

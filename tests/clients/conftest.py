@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -45,6 +46,14 @@ def daemon(_can_serve: None) -> Iterator[Daemon]:
     """Return a daemon that samples often, shared by a module's tests."""
     with Daemon(*QUICK) as daemon:
         yield daemon
+
+
+@pytest.fixture
+def place() -> Iterator[str]:
+    """Return the path of the status socket, in a directory that every user may read."""
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o755)
+        yield f"{directory}/status"
 
 
 @pytest.fixture

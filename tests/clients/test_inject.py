@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 
 import pytest
@@ -20,14 +19,6 @@ from memnotify.client import Crossed, Memnotify
 
 STATUS = "org.memnotify.Daemon.GetStatus"
 INJECT = "org.memnotify.Daemon.Inject"
-
-
-@pytest.fixture
-def place() -> Iterator[str]:
-    """Return the path of the status socket, in a directory of which every user may read."""
-    with tempfile.TemporaryDirectory() as directory:
-        os.chmod(directory, 0o755)
-        yield f"{directory}/status"
 
 
 @pytest.fixture

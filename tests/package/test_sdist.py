@@ -2,6 +2,7 @@
 """The source archive and the wheels that Python's own tools make of this tree."""
 
 import os
+import re
 import sys
 import tarfile
 import venv
@@ -50,12 +51,14 @@ def test_an_sdist_becomes_a_wheel_that_installs_and_runs(tmp_path: Path) -> None
     assert run(python, "-c", code, cwd=tmp_path).startswith(str(tmp_path))
 
 
-def test_the_pure_wheel_needs_no_compiler(tmp_path: Path) -> None:
-    """It has no compiled module, even though this tree has one."""
-    wheel = (sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path))
-    environment = {**os.environ, "MEMNOTIFY_PURE": "1", "CC": "no-such-compiler"}
-    run(*wheel, str(REPOSITORY), cwd=REPOSITORY, **environment)
-    (made,) = tmp_path.iterdir()
-    assert made.name.endswith("-py3-none-any.whl")
-    with zipfile.ZipFile(made) as archived:
-        assert [name for name in archived.namelist() if name.endswith(".so")] == []
+def test_a_clone_installs_without_a_compiler(tmp_path: Path) -> None:
+    """The command of docs/clients/python.md, in a venv. It installs nothing that this tree has compiled."""
+    page = (REPOSITORY / "docs/clients/python.md").read_text()
+    (command,) = re.findall(r"`(MEMNOTIFY_PURE=1 pip install .*?)` in a venv", page)
+    venv.create(tmp_path, with_pip=True)
+    path = f"{tmp_path}/bin:{os.environ['PATH']}"
+    run("sh", "-euc", command, cwd=REPOSITORY, **{**os.environ, "PATH": path, "CC": "no-such-compiler"})
+    (package,) = tmp_path.glob("lib/python3*/site-packages/memnotify")
+    assert [path.name for path in package.rglob("*.so")] == []
+    code = "import memnotify.client; print(memnotify.client.__file__)"
+    assert run(f"{tmp_path}/bin/python", "-c", code, cwd=tmp_path).startswith(str(package))

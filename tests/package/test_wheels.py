@@ -113,7 +113,7 @@ timeout 120 /full/bin/memnotify serve --transport=fuse --path=/run/memnotify 2>/
 until grep 'ready: /run/memnotify' /run/log; do kill -0 $! || { cat /run/log; exit 1; }; sleep 0.1; done
 
 python3 -m venv /pure
-/pure/bin/pip install --no-index /mnt/memnotify-*-py3-none-any.whl
+(cd /mnt && PATH="/pure/bin:$PATH" PIP_NO_INDEX=1 && export PATH PIP_NO_INDEX && INSTALL)
 for command in serve check-config read wait run watch env lowmem-bus doctor; do
     /pure/bin/memnotify $command --help >/dev/null
 done
@@ -130,14 +130,19 @@ wait $!
 
 @pytest.mark.parametrize("suite", PYTHONS)
 def test_without_compiler_and_libfuse(dist: Path, suite: str) -> None:
-    """Pip takes the platform's wheel, which serves; all commands but serve work with the pure one."""
+    """Pip takes the platform's wheel, which serves.
+
+    All commands but serve work with the pure one, which docs/clients/python.md installs.
+    """
     if not Path("/dev/fuse").exists():
         unavailable("this kernel has no FUSE: modprobe fuse")
     try:
         system = minbase(suite, "python3", "python3-venv")
     except GuestUnavailable as missing:
         unavailable(str(missing))
-    said = in_chroot(system, dist, SCRIPT)
+    page = (REPOSITORY / "docs/clients/python.md").read_text()
+    (install,) = re.findall(r"`(pip install \S+\.whl)`", page)
+    said = in_chroot(system, dist, SCRIPT.replace("INSTALL", install))
     assert re.search(r"Processing (/mnt|\.)/memnotify-\S+-cp311-abi3-manylinux_\S+\.whl", said), said
     assert "Traceback" not in said
     assert "ERROR: the compiled module is not installed" in said

@@ -158,3 +158,25 @@ def test_the_client_needs_the_standard_library_only(module: str) -> None:
     for name in imports(MODULES[module]):
         top = name.split(".")[0]
         assert top in sys.stdlib_module_names or name.startswith(("memnotify.client", "memnotify.abi"))
+
+
+def listed() -> set[str]:
+    """Return the files that docs/architecture.md lists, below the package."""
+    page = (PACKAGE.parent / "docs/architecture.md").read_text()
+    (tree,) = re.findall(r"(?ms)^memnotify/\n(.*?)^```", page)
+    (library,) = re.findall(r"(?ms)^### The client library\n(.*?)^#", page)
+    rows = "".join(line.split("|")[1] for line in library.splitlines() if line.startswith("|"))
+    found = {f"client/{name}" for name in re.findall(r"\w+\.py", rows)}
+    directories: list[str] = []
+    for line in tree.splitlines():
+        del directories[(len(line) - len(line.lstrip())) // 2 - 1 :]
+        directories += re.findall(r"^ +(\w+)/", line)
+        found.update("/".join((*directories, name)) for name in re.findall(r"\w+\.py", line))
+    return found
+
+
+def test_the_page_lists_the_files() -> None:
+    """Each file has its place there; a package's __init__.py need not."""
+    files = {str(path.relative_to(PACKAGE)) for path in MODULES.values()}
+    assert listed() <= files
+    assert {name for name in files - listed() if not name.endswith("__init__.py")} == set()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""What watch shows beside the device: who holds memory, swap, pressure, and other observers' thresholds.
+"""What watch shows beside the device: processes, swap, memory pressure, and other observers' thresholds.
 
-All of it is refreshed at most as often as the figures are read, and what costs more is refreshed rarely.
+Swap and pressure are read as often as the figures; processes and thresholds, which cost more, rarely.
 """
 
 import contextlib
@@ -16,15 +16,15 @@ from memnotify.cli.varlink import CallError, Connection
 from memnotify.client import PAGE_SIZE
 
 _SLOW_S = 5.0
-"""How often processes are read, and the status is asked for."""
+"""The shortest interval at which processes are read and the status is requested."""
 _SHARE = 0.005
-"""At most this share of the time is spent on reading processes: with many, they are read more rarely."""
+"""Reading processes takes at most this share of the time: many processes are read more rarely."""
 _STATUS_S = 0.3
-"""How long the picture waits for the status, at most."""
+"""How long the picture waits for the status."""
 _STATUS_RETRY_S = 60.0
-"""How long after a failure the status is asked for again."""
+"""How long after a failure the status is requested again."""
 HOLDERS = 50
-"""How many processes or cgroups are kept."""
+"""How many processes or cgroups ``Machine.holders`` has at most."""
 
 
 class Holder(NamedTuple):
@@ -32,7 +32,7 @@ class Holder(NamedTuple):
 
     name: str
     pid: int
-    """Of the process; of a cgroup, how many processes it has."""
+    """The PID of a process; for a cgroup, the number of its processes."""
     size_bytes: int
 
 
@@ -49,13 +49,13 @@ class Memory(NamedTuple):
     swap_bytes: int = 0
     swap_used_bytes: int = 0
     zram: tuple[int, int] | None = None
-    """How many bytes are in it, and how many it takes; None if nothing is."""
+    """The bytes stored in it, and the bytes of RAM that these take; None if it is empty."""
     pressure: tuple[float, float] | None = None
     """Of the last 10 seconds: some tasks, all tasks."""
 
 
 class Machine:
-    """Reads what the machine does, from ``proc`` and ``sys``, and the status of the daemon at ``path``."""
+    """Reads the machine's state from ``proc`` and ``sys``, and the status of the daemon of ``path``."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class Machine:
 
     @property
     def by_group(self) -> bool:
-        """Whether the holders are cgroups, not processes."""
+        """True if the holders are cgroups, False if they are processes."""
         return self._by_group
 
     @by_group.setter
@@ -97,7 +97,7 @@ class Machine:
             self._holders_due_s = now_s + max(_SLOW_S, (self._clock() - now_s) / _SHARE)
 
     def _read(self, path: str) -> str:
-        """Return the first 4 KiB of a file; nothing if it cannot be read."""
+        """Return the first 4 KiB of a file; an empty string if it cannot be read."""
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
@@ -131,7 +131,7 @@ class Machine:
         return (shares[0], shares[1]) if len(shares) == 2 else None
 
     def _ask(self) -> float:
-        """Ask for other observers' thresholds; return in how many seconds to ask again."""
+        """Request other observers' thresholds; return the time until the next request, in seconds."""
         try:
             with Connection(self._status_socket, _STATUS_S) as connection:
                 status = connection.call("org.memnotify.Daemon.GetStatus")
@@ -149,7 +149,7 @@ class Machine:
         return _SLOW_S
 
     def _resident(self) -> Iterator[tuple[int, str]]:
-        """Yield the resident memory in bytes, and the number, of each process that has any."""
+        """Yield the resident memory in bytes, and the PID, of each process that has any."""
         for name in os.listdir(self._proc):
             if name.isdigit():
                 words = self._read(f"{self._proc}/{name}/statm").split()

@@ -9,19 +9,17 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
 import pytest
+from cgroup import MIB, Group
 from support.daemon import QUICK, Daemon
 from support.doctor import findings
 from support.program import Program
 from support.waiting import DEADLINE_S, eventually
 
-MIB = 1 << 20
 PAGE_SIZE = os.sysconf("SC_PAGESIZE")
-ROOT = Path("/sys/fs/cgroup")
 HOLD = """
 import mmap, os, sys, time
 with open(sys.argv[1] + "/cgroup.procs", "w") as procs:
@@ -57,57 +55,6 @@ if not pid:
 signal.signal(signal.SIGTERM, lambda *_: os.kill(pid, signal.SIGTERM))
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
-
-
-class Group:
-    """A cgroup of the guest, removed at the end of the block."""
-
-    def __init__(self, name: str, *, above: Path = ROOT, **limits: int) -> None:
-        (above / "cgroup.subtree_control").write_text("+memory")
-        self.path = above / name
-        self.path.mkdir()
-        for limit, value in limits.items():
-            self.limit(limit, value)
-
-    def limit(self, name: str, value: int) -> None:
-        """Set ``high`` or ``max``, in bytes."""
-        (self.path / f"memory.{name}").write_text(str(value))
-
-    @property
-    def current(self) -> int:
-        """The bytes that are charged to it."""
-        return int((self.path / "memory.current").read_text())
-
-    @contextmanager
-    def entered(self) -> Iterator[None]:
-        """Move the test's process into it during the block."""
-        (self.path / "cgroup.procs").write_text(str(os.getpid()))
-        try:
-            yield
-        finally:
-            (ROOT / "cgroup.procs").write_text(str(os.getpid()))
-
-    def remove(self) -> None:
-        """Remove it, once its last process is gone."""
-
-        def gone() -> bool:
-            try:
-                self.path.rmdir()
-            except OSError as error:
-                assert error.errno == errno.EBUSY
-                return False
-            return True
-
-        eventually(gone, "the group is removed")
-
-    def __enter__(self) -> Self:
-        """Return the group itself."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Remove it, unless the test has."""
-        if self.path.exists():
-            self.remove()
 
 
 class Holder:
