@@ -151,6 +151,15 @@ def test_other_thresholds_and_the_interval(bus: DesktopBus, path: str, memory: F
         assert len(service.lines) == 3
 
 
+def test_what_is_exceeded_at_the_start_is_said(bus: DesktopBus, path: str, memory: FakeMemory) -> None:
+    """Also without a terminal, since no warning is sent for it."""
+    with bus.serve(path, "--low", "used 40%") as service:
+        assert service.line().startswith("memnotify lowmem-bus: used 40.0 % (")
+        assert "ready" in service.line()
+        assert "is exceeded already: it counts when it is reached again" in service.lines[0]
+        assert service.end(signal.SIGTERM) == 0
+
+
 def test_it_waits_for_the_name(bus: DesktopBus, path: str, memory: FakeMemory) -> None:
     with bus.serve(path, "--interval", "0") as first, bus.serve(path, "--interval", "0") as second:
         # Either may be the first.

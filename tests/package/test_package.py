@@ -11,7 +11,7 @@ import pytest
 from guest.kernel import GuestUnavailable
 from guest.root import minbase
 from support.daemon import Daemon
-from support.package import build, changes, clone, in_chroot, lacking, of_python, run
+from support.package import REPOSITORY, build, changes, clone, in_chroot, lacking, of_python, run
 from support.require import unavailable
 from support.waiting import eventually
 
@@ -50,6 +50,24 @@ def test_the_build_leaves_nothing_behind(tree: Path, package: Path) -> None:
         f"{source}.changes",
     }
     assert {path.name for path in tree.parent.iterdir()} == made | {tree.name}
+
+
+def test_the_commands_of_the_readme(package: Path) -> None:
+    """They install the two packages, remove them, and before an upgrade remove the files of the build."""
+    readme = (REPOSITORY / "README.md").read_text()
+    first = dict(re.findall(r"(?ms)^## (Install|Upgrade|Remove)\n.*?^```sh\n(.*?)^```", readme))
+
+    def named(line: str) -> set[Path]:
+        return {path for word in line.split() for path in package.parent.glob(word.removeprefix("../"))}
+
+    packages = {package, of_python(package)}
+    for title in ("Install", "Upgrade"):
+        (install,) = re.findall(r"(?m)^apt install (\.\./.*)$", first[title])
+        assert named(install) == packages
+    (made,) = re.findall(r"(?m)^rm -f (.*)$", first["Upgrade"])
+    assert named(made) == {path for path in package.parent.iterdir() if path.is_file()}
+    removed = set(re.findall(r"(?m)^apt (?:remove|purge) (\S+)", first["Remove"]))
+    assert removed == {path.name.partition("_")[0] for path in packages}
 
 
 def test_lintian(package: Path) -> None:

@@ -17,6 +17,12 @@ TOOLS = {  # command: the Debian package that has it
 }
 # Debian's tools, with its own Python, whichever Python runs the tests.
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/nonexistent", "LC_ALL": "C.UTF-8"}
+(BUILD,) = {
+    tuple(line.split())
+    for line in (REPOSITORY / "README.md").read_text().splitlines()
+    if line.startswith("dpkg-buildpackage ")
+}
+"""The command that README gives, the same to install and to upgrade."""
 _GIT = ("git", "-c", "safe.directory=*", "-c", "user.name=test", "-c", "user.email=test@localhost")
 _CHROOT = """\
 mount -t tmpfs tmpfs "$0"
@@ -78,8 +84,8 @@ def changes(directory: Path) -> str:
     return run(*_GIT, "status", "--porcelain", cwd=directory)
 
 
-def build(tree: Path, kind: str = "binary") -> Path:
-    """Build the packages; return the .deb of memnotify, which is made beside ``tree``.
+def build(tree: Path) -> Path:
+    """Build the packages by README's command; return the .deb of memnotify, which is made beside ``tree``.
 
     As in a user's shell, another Python comes first, which has none of the modules that the build needs.
     """
@@ -89,10 +95,7 @@ def build(tree: Path, kind: str = "binary") -> Path:
         python.write_text("#!/bin/sh\necho 'not the Python of Debian' >&2\nexit 1\n")
         python.chmod(0o755)
         run(
-            "dpkg-buildpackage",
-            "--unsigned-source",
-            "--unsigned-changes",
-            f"--build={kind}",
+            *BUILD,
             cwd=tree,
             PATH=f"{other}:{_ENVIRONMENT['PATH']}",
             PYTHONPATH=other,

@@ -57,6 +57,19 @@ def _section(page: str, title: str) -> str:
     raise AssertionError(f"{page} has no section {title}")
 
 
+def test_what_a_c_programmer_looks_for() -> None:
+    """memnotify(4) has the sections of inotify(7), and all errors of the device and of the library."""
+    for title in ("EXAMPLES", "ERRORS", "VERSIONS", "STANDARDS", "HISTORY", "NOTES", "CAVEATS"):
+        assert _section("memnotify.4", title)
+    engine = [path.read_text() for path in (REPOSITORY / "memnotify/engine").glob("*.py")]
+    errors = {name for text in engine for name in re.findall(r"errno\.(E\w+)", text)}
+    errors |= set(re.findall(r"errno\.(E\w+)", (REPOSITORY / "memnotify/client/_errors.py").read_text()))
+    # A descriptor of no open file, which the kernel refuses; and an error of the socket.
+    errors -= {"EBADF", "ECONNREFUSED"}
+    assert errors <= set(re.findall(r"Er (E[A-Z]+)", _section("memnotify.4", "ERRORS")))
+    assert len(errors) > 10
+
+
 def _items(text: str) -> Iterator[tuple[str, str]]:
     """Yield the head of each .It and the text below it."""
     for item in re.split(r"(?m)^\.It ", text)[1:]:

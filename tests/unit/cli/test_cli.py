@@ -610,11 +610,34 @@ def test_a_wait_that_may_never_end_says_why(daemon: FakeDaemon, capsys: pytest.C
 
 
 def test_doubtful_thresholds(daemon: FakeDaemon, capsys: pytest.CaptureFixture[str]) -> None:
-    """A bare number below 1 % of total causes a warning; a threshold above total is refused."""
+    """A bare number below 1 % of total causes a warning."""
     assert main(["wait", "used 80", "--timeout", "0"]) == 3
     assert "memnotify wait: warning: used 0.8 % (320.0 KiB) is less than 1 %" in capsys.readouterr().err
-    assert main(["wait", "used 120%", "--timeout", "0"]) == 2
-    assert "used never reaches 120 % of total" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["wait", "used 120%", "--timeout", "0"], "used never reaches 120 % of total"),
+        (["run", "--when", "used 120%", "--", "true"], "used never reaches 120 % of total"),
+        (["run", "--when", "used 50%", "--until", "used 1T", "--", "true"], "used never reaches "),
+        (["watch", "--plain", "--when", "used 50% total 50%"], "total is always 100 % of total"),
+        (["lowmem-bus", "--low", "used 120%"], "used never reaches 120 % of total"),
+        (["wait", "used 8GB", "--timeout", "0"], "'used 8GB' is not understood: write K, M, G or T"),
+        (["run", "--when", "used > 80%", "--", "true"], "leave the sign out"),
+        (["watch", "--plain", "--when", "used 80 %"], "leave out the blank"),
+    ],
+)
+def test_what_can_never_fire_is_refused(
+    daemon: FakeDaemon, capsys: pytest.CaptureFixture[str], command: list[str], said: str
+) -> None:
+    """By each command, with the answer of the library."""
+    assert main(command) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"memnotify {command[0]}: ")
+    assert said in err
+    assert daemon.files == []
 
 
 @pytest.mark.parametrize("seconds", ["0", "0.01"])
