@@ -14,7 +14,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from memnotify import __version__
@@ -22,7 +22,7 @@ from memnotify.config.settings import SETTINGS
 from memnotify.daemon.injection import Injection
 from memnotify.daemon.running import Engine
 from memnotify.engine.latencies import BOUNDS_S
-from memnotify.engine.table import ObserverState, ThresholdState
+from memnotify.engine.table import ObserverState
 from memnotify.kernel.meminfo import MemInfoError
 from memnotify.logs import LIMITED
 from memnotify.transports import Removal
@@ -40,7 +40,7 @@ _CONNECTIONS_OF_USER_MAX = 8
 # waits for the lock gets it so soon), and for the table's lock, which is held for so many observers.
 _SWITCH_S = 0.0001
 _OBSERVERS_AT_ONCE = 20
-_UNAVAILABLE = "not available: the log at the start says why"
+_UNAVAILABLE = "not available: the log says why"
 # Filled in here, as json takes three times as long. Names of figures need no escapes.
 _OBSERVER = '{"id":%d,"pid":%d,"uid":%d,%s,"pending":%s,"events":%d,"last_event_age":%s,"thresholds":[%s]}'
 _THRESHOLD = '{"name":"%s","pages":%d,"above":%s,"next_pages":%d}'
@@ -201,41 +201,34 @@ class StatusSource:
         """Yield an object for each observer that the user may see."""
         table = self._engine.table
         processes: dict[int, str] = {}
-        thresholds: dict[ThresholdState, str] = {}
         fhs = table.fhs()
+        names = [*self._engine.sampler.names, "cgroup"]
         for first in range(0, len(fhs), _OBSERVERS_AT_ONCE):
+            now_s = time.monotonic()
             for state in table.describe(fhs[first : first + _OBSERVERS_AT_ONCE], uid):
-                yield self._observer(state, processes, thresholds)
+                pid = state.opener >> 32
+                if pid not in processes:
+                    processes[pid] = json.dumps(_process(pid))[1:-1]
+                yield _observer(state, processes[pid], now_s, names)
 
-    def _observer(
-        self, state: ObserverState, processes: dict[int, str], thresholds: dict[ThresholdState, str]
-    ) -> str:
-        """Return the object of an observer; what is the same for several is in the dicts."""
-        pid = state.opener >> 32
-        if pid not in processes:
-            processes[pid] = json.dumps(_process(pid))[1:-1]
-        for each in state.thresholds:
-            if each not in thresholds:
-                thresholds[each] = self._threshold(each)
-        age_s = time.monotonic() - state.event_s
-        return _OBSERVER % (
-            state.fh,
-            pid,
-            state.opener & 0xFFFFFFFF,
-            processes[pid],
-            "true" if state.pending else "false",
-            state.events,
-            f"{age_s:.3f}" if age_s < math.inf else "null",
-            ",".join([thresholds[each] for each in state.thresholds]),
-        )
 
-    def _threshold(self, state: ThresholdState) -> str:
-        return _THRESHOLD % (
-            self._name(state.figure),
-            state.pages,
-            "false" if state.rising else "true",
-            state.level,
-        )
+def _observer(state: ObserverState, process: str, now_s: float, names: Sequence[str]) -> str:
+    """Return the object of an observer; ``process`` has the members of the process that opened it."""
+    fh, opener, pending, events, event_s, thresholds = state
+    shown = [
+        _THRESHOLD % (names[figure], pages, "false" if rising else "true", level)
+        for figure, pages, rising, level in thresholds
+    ]
+    return _OBSERVER % (
+        fh,
+        opener >> 32,
+        opener & 0xFFFFFFFF,
+        process,
+        "true" if pending else "false",
+        events,
+        f"{now_s - event_s:.3f}" if event_s > -math.inf else "null",
+        ",".join(shown),
+    )
 
 
 def _as_text(value: object) -> str:

@@ -530,5 +530,6 @@ class Sampler:
                 # Without a trigger it polls ready at once and for ever (kernel/sched/psi.c:psi_trigger_poll).
                 log.warning("the memory pressure trigger is gone: the timer alone decides when to sample")
                 poller.unregister(fd)
+                self.pressure_window_s = None
         self.wakeups += 1
         return ready

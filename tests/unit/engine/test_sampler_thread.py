@@ -367,6 +367,7 @@ def test_a_broken_pressure_fd_is_dropped(make: Maker, caplog: pytest.LogCaptureF
         eventually(lambda: bench.sleeps_long, "the sampler samples by the timer, and sleeps")
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "pressure" in caplog.text
+    assert bench.sampler.pressure_window_s is None
 
 
 # Page counters
