@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: MIT
 """How soon a crossing is noticed: memory is really taken, and each watcher reports when it noticed."""
 
+import importlib.util
 import re
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 
 import programs
 from common import (
@@ -84,16 +86,22 @@ def measure(options: Namespace, directory: Path) -> None:
         directory=directory,
     )
     taken_kib = max(_TAKEN[way] for way in options.ways) * plan.distance_mib * 1024
+    if options.plot and importlib.util.find_spec("matplotlib") is None:
+        raise BenchmarkError("matplotlib is missing: pip install -e '.[bench]'")
     if meminfo_kib("MemAvailable") < taken_kib + (1 << 20):
         raise BenchmarkError(
             f"{taken_kib / 2**20:.1f} GiB and one to spare are not available: try a smaller --distance-mib"
         )
+    measured = {}
     for way in options.ways:
         filler = _faster_memset(plan) if way == "memset" else way
         results = {name: Results() for name in options.only}
         for number in range(plan.rounds):
             _round(plan, way, filler, number, results)
         print(_table(plan, filler, results), flush=True)
+        measured[way] = results
+    if options.plot:
+        _draw(plan, measured, options.plot)
 
 
 def _round(plan: Plan, way: str, filler: str, number: int, results: dict[str, Results]) -> None:
@@ -200,3 +208,36 @@ def _table(plan: Plan, way: str, results: dict[str, Results]) -> str:
             rows.append([name, *counts, spread(result.latencies_ms, 1), spread(result.rates_gib_s, 2)])
     remark = f"threshold {plan.distance_mib} MiB away, {plan.idle_s:g} s idle before; median (min to max)"
     return f"\n{table(rows)}\n{remark}\n"
+
+
+def _draw(plan: Plan, measured: dict[str, dict[str, Results]], output: Path) -> None:
+    """Draw a point for each round, and the median, as a PNG."""
+    import matplotlib as mpl  # noqa: PLC0415 - only drawing needs it
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt  # noqa: PLC0415 - the same
+    from matplotlib.ticker import NullFormatter, StrMethodFormatter  # noqa: PLC0415 - the same
+
+    figure, every = plt.subplots(
+        1, len(measured), sharex=True, sharey=True, squeeze=False, figsize=(11, 3), layout="constrained"
+    )
+    figure.suptitle(f"From the crossing of a threshold {plan.distance_mib} MiB away until it is noticed")
+    for axes, (way, results) in zip(every[0], measured.items(), strict=True):
+        shown = {name: result.latencies_ms for name, result in results.items() if result.latencies_ms}
+        for row, latencies_ms in enumerate(shown.values()):
+            color = f"C{row}"
+            axes.plot(latencies_ms, [row] * len(latencies_ms), "o", color=color, alpha=0.5, markersize=6)
+            axes.plot([median(latencies_ms)], [row], "|", color=color, markersize=30, markeredgewidth=2)
+        axes.set_xscale("log")
+        axes.set_xticks([2, 5, 10, 20, 50, 100, 200, 500])
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_yticks(range(len(shown)), labels=list(shown))
+        axes.set_ylim(len(shown) - 0.5, -0.5)
+        axes.set_title(way)
+        axes.set_xlabel("ms; the line is the median")
+        axes.grid(visible=True, axis="x", alpha=0.3)
+    try:
+        figure.savefig(output, dpi=120)
+    except OSError as error:
+        raise BenchmarkError(f"{output} cannot be written: {error.strerror}") from None

@@ -72,6 +72,7 @@ def _add_latency(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--only", nargs="+", choices=latency.NAMES, default=latency.NAMES, help="measure only these"
     )
+    command.add_argument("--plot", type=Path, metavar="PNG", help="draw each round's latency, too")
     command.add_argument("--python", default=sys.executable, help="the Python that runs memnotify")
 
 
