@@ -465,7 +465,8 @@ class ObserverTable:
         figures = sample.figures
         with self._lock:
             observer = self._observers[fh]
-            if observer.thresholds:
+            # Only pending: the process before was killed in the middle of a write.
+            if observer.thresholds or observer.pending:
                 self._disarm(observer)
                 self.group_of.pop(fh, None)
                 observer.acknowledged += observer.pending
