@@ -79,8 +79,7 @@ To add a figure, add a line anywhere; docs/figures.md and memnotify.toml(5) need
 LINE_MAX = 255
 """The most bytes of the line: many clients have a buffer of 256, and append a NUL."""
 # No processor addresses more than 2^56 bytes (RISC-V with Sv57; others 2^52). With the most swap of Linux
-# (32 areas of 2^32 pages) that is less than 10^14 pages. Committed_AS is not bounded by memory: 3,000
-# processes may each map 128 TiB. The line is longer then.
+# (32 areas of 2^32 pages) that is less than 10^14 pages. No figure is above total.
 _DIGITS = 14
 
 

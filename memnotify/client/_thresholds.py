@@ -25,9 +25,8 @@ _ADVICE = {
     r"\d,\d": "write a point, as in 'used 1.5G'",
 }
 """What people write instead, and the answer."""
-_OF_ANY_SIZE = {"Committed_AS", "CommitLimit", "VmallocChunk"}
-"""Figures of the kernel that may exceed total. These, cgroup and total may have a size above total."""
-_MAY_EXCEED_TOTAL = {CGROUP, "total", *_OF_ANY_SIZE}
+_MAY_EXCEED_TOTAL = {CGROUP, "total"}
+"""Thresholds that may have a size above total: a cgroup's limit may become lower, and total may grow."""
 
 
 def parse(text: bytes, names: Sequence[str]) -> Levels:
@@ -97,7 +96,7 @@ def check_reachable(levels: Levels, figures: Figures) -> None:
             raise ThresholdError(
                 errno.EINVAL, "total is always 100 % of total: write a size, as in 'total 8G'"
             )
-        if level.of_total and level.numerator > level.denominator and name not in _OF_ANY_SIZE:
+        if level.of_total and level.numerator > level.denominator:
             percent = f"{100 * level.numerator / level.denominator:g} %"
             whole = "the cgroup's limit" if name == CGROUP else "total"
             raise ThresholdError(errno.EINVAL, f"{name} never reaches {percent} of {whole}")

@@ -537,6 +537,7 @@ class ObserverTable:
     def advance(self, sample: Sample, granularity_pages: int) -> tuple[HandleBatch, ...]:
         """Set the event of each observer that crosses, and return the batches with the handles to notify.
 
+        A sample that is not exact may be used only if ``needs_exact_figures`` was False for it.
         The granularity damps events from now on. The sample must be newer than the one before, and ``rearm``
         must follow: until then no threshold fires again. An observer with a pending event was notified
         before, so its handle is not returned. No memory is allocated for a threshold or observer, because
@@ -548,7 +549,9 @@ class ObserverTable:
             self._empty_batches()
             for value, *both in zip(sample.figures, self._up, self._down, strict=True):
                 for index in both:
-                    if self._fire(index, value, sample.taken_s):
+                    # Not exact: `used` can reach only what was written since the sampler asked.
+                    counts = sample.exact or index.figure != USED
+                    if counts and self._fire(index, value, sample.taken_s):
                         self.event_s = sample.taken_s
             return self._batches
 

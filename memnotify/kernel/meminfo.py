@@ -113,8 +113,8 @@ class MemInfoReader:
 
     By default pages on the per-CPU free lists are free too. The kernel's MemFree leaves them out, and since
     6.7 they may be an eighth of a zone for minutes (mm/page_alloc.c:nr_pcp_high). ``extra`` has the extra
-    figures by name, with the fields that each is made of; a negative one is 0. Raises OSError if a file
-    cannot be opened.
+    figures by name, with the fields that each is made of; each is 0 at least, and total at most. Raises
+    OSError if a file cannot be opened.
     """
 
     pcp_limit_pages = 0
@@ -268,7 +268,7 @@ class MemInfoReader:
     def _with_extra(self, three: Figures, values: list[int]) -> Figures:
         # A method of its own: a generator in it would make read_plain slower without extra figures.
         extra = (sum(sign * values[field] for sign, field in terms) for terms in self._extra)
-        return self._figures(*three, *(max(0, kib) // _PAGE_KIB for kib in extra))
+        return self._figures(*three, *(min(max(0, kib) // _PAGE_KIB, three.total) for kib in extra))
 
     def _pcp_pages(self) -> int:
         try:

@@ -3,6 +3,7 @@
 
 import errno
 import itertools
+import os
 import random
 import select
 from array import array
@@ -287,7 +288,9 @@ class DeviceMachine(RuleBasedStateMachine):
 
 
 TestDevice = DeviceMachine.TestCase
-TestDevice.settings = settings(max_examples=250, stateful_step_count=40)
+TestDevice.settings = settings(
+    max_examples=int(os.environ.get("MEMNOTIFY_EXAMPLES", "250")), stateful_step_count=40
+)
 
 
 class Scribe:

@@ -362,6 +362,21 @@ def test_decided_without_the_per_cpu_lists(
         assert events(exact) == events(plain)
 
 
+def test_written_between_the_question_and_a_plain_sample() -> None:
+    """The sample's ``used`` is an upper bound, which reaches a threshold that the figure does not."""
+    table = ObserverTable()
+    fh, other = table.open(), table.open()
+    exact = Sample(0.0, Figures(100, 5, 0), exact=True)
+    table.subscribe(other, levels({2: 30}), exact)
+    plain = Sample(1.0, Figures(100, 12, 40), exact=False)
+    assert not table.needs_exact_figures(plain.figures, 7)
+    table.subscribe(fh, levels({USED: 10}), exact)
+    table.advance(plain, 0)
+    assert table.rearm(plain, 7).nearest <= 0
+    assert [table.poll(each, NO_HANDLE) for each in (fh, other)] == [False, True]
+    assert table.needs_exact_figures(plain.figures, 7)
+
+
 @pytest.mark.parametrize(
     ("threshold", "at", "plain", "limit", "needs_exact_figures"),
     [
