@@ -100,6 +100,21 @@ def test_watch_follows_total(daemon: Daemon, swapped: FakeMemory) -> None:
         assert program.end(signal.SIGINT) == 130
 
 
+def test_a_sample_that_cannot_be_starts_no_command(daemon: Daemon, memory: FakeMemory) -> None:
+    """With more of the swap free than there is, ``used`` would be 0."""
+    memory.use(90)
+    say = ("sh", "-c", "echo ran at $MEMNOTIFY_USED")
+    command = ("run", "--path", daemon.path, "--when-below", "used 60%", "--count", "1", "--", *say)
+    with Program(*COMMAND, *command) as program:
+        program.settle()
+        memory.break_off()
+        eventually(lambda: "/proc/meminfo is impossible" in daemon.log, "a sample is bad")
+        memory.remove_swap()
+        memory.use(50)
+        assert program.line() == "ran at 1250000"
+        assert program.end(0) == 0
+
+
 def test_what_cannot_be_read_for_a_while(daemon: Daemon, memory: FakeMemory, device: Memnotify) -> None:
     """Reads fail with EIO after ``max_update_period``, and ``wait`` goes on to the crossing that follows."""
 
