@@ -30,6 +30,8 @@ The program calls its callback at each crossing, up and down. sd-event accepts a
 character device or a socket. It refuses the FUSE file that is served without
 CUSE: name the socket there. GLib's GMemoryMonitor (2.90) is the other way round:
 it accepts the device, also as a FUSE file, and gets no event from the socket.
+It needs GIO_USE_MEMORY_MONITOR=psi as well, and spins once the daemon has ended
+(BindsTo=).
 A threshold above this machine's total, which can never
 be reached, is refused. Thresholds on extra figures (available, free, ...) need
 a device that has them: 'memnotify serve --figures'.
