@@ -113,6 +113,15 @@ def test_output_at_each_crossing(device: SimulatedDevice, commands: dict[str, li
             assert sorted(program.line() for _ in low) == low
 
 
+@pytest.mark.parametrize("name", ["wait.c", "epoll.c"])
+def test_a_bare_file_ends_a_c_example(commands: dict[str, list[str]], name: str) -> None:
+    """What a daemon may leave at the path is no device: nothing is written to it, and nothing spins."""
+    script = 'mount -t tmpfs test /dev && : >/dev/memnotify && "$0"; echo "$? $(stat -c %s /dev/memnotify)"'
+    command = ["unshare", "--mount", "sh", "-c", script, *commands[name]]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert (done.stdout, done.stderr.strip()[-23:]) == ("1 0\n", "Operation not permitted")
+
+
 @pytest.mark.representative
 @pytest.mark.parametrize(
     "name", ["epoll.c", "drop_cache.py", "with_asyncio.py", "with_trio.py", "with_glib.py"]
