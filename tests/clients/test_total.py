@@ -65,6 +65,17 @@ def test_a_percentage_follows_total_in_the_device(
     assert ready(fd)
 
 
+def test_a_write_of_no_bytes_changes_nothing(
+    daemon: Daemon, memory: FakeMemory, opened: Callable[..., int]
+) -> None:
+    """The kernel passes none to the daemon, neither for a FUSE file nor for a device."""
+    fd = opened()
+    os.write(fd, b"used 80%")
+    assert os.write(fd, b"") == 0
+    memory.use(90)
+    assert ready(fd)
+
+
 def test_a_percentage_follows_total_in_the_library(swapped: FakeMemory, device: Memnotify) -> None:
     device.subscribe(used="80%")
     for change_total, up in ((swapped.remove_swap, True), (swapped.add_swap, False)):
