@@ -149,17 +149,19 @@ def test_what_is_in_it(package: Path) -> None:
     assert "conffiles" not in run("dpkg-deb", "--info", str(package))
 
 
-def test_make_install_installs_the_same_files(tree: Path, package: Path, tmp_path: Path) -> None:
+def test_make_install_installs_the_same_files(package: Path, tmp_path: Path) -> None:
     """The clone gets no file, not even an ignored one; every user can read the files under any umask."""
+    tree, root = clone(tmp_path / "tree"), tmp_path / "root"
+    root.mkdir()
     before = files(tree)
     old = os.umask(0o077)
     try:
-        run("make", "install", "prefix=/usr", f"DESTDIR={tmp_path}", cwd=tree)
+        run("make", "install", "prefix=/usr", f"DESTDIR={root}", cwd=tree)
     finally:
         os.umask(old)
-    for path in tmp_path.rglob("*"):
+    for path in root.rglob("*"):
         assert path.is_symlink() or path.stat().st_mode & 0o444 == 0o444, path
-    installed = {name for name in files(tmp_path) if not INSTALLER.search(name)}
+    installed = {name for name in files(root) if not INSTALLER.search(name)}
     both = contents(package) | contents(of_python(package))
     packaged = {name for name in both if not DEBIAN.match(name) and not INSTALLER.search(name)}
     assert installed == packaged
