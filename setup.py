@@ -4,7 +4,7 @@
 Debian 12's setuptools refuses the newest form of the licence, and the newest ones will refuse the old form.
 
 With MEMNOTIFY_PURE=1 in the environment, nothing is compiled. That installation has everything except
-serve, and does not depend on cffi.
+serve and simulate, and does not depend on cffi.
 """
 
 import os

@@ -3,10 +3,10 @@
 
 Threads: the serving threads (the session's, and the socket server's for its own observers) open, write,
 read, poll and close; the sampler advances. One lock guards the table. Under it no file is read, and no reply
-or notification is sent. So no wake-up is lost or doubled:
+or notification is sent.
 
-- a poll stores its handle, then reads ``pending``; a crossing sets ``pending``, then takes the handle. Both
-  hold the lock, so the second sees what the first did.
+So no wake-up is lost or doubled: a poll stores its handle, then reads ``pending``; a crossing sets
+``pending``, then takes the handle. Both hold the lock, so the second sees what the first did.
 """
 
 import errno

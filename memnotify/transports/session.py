@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """A binding of CUSE and of one-file FUSE mounts: the request loop over one descriptor.
 
-It hands requests to an Operations object and replies with what that returns. It is the only module that
-imports the compiled shim.
+It hands requests to an Operations object and replies with what that returns. Only this module and
+kernel.syscalls import the compiled shim.
 """
 
 import errno
