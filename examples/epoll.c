@@ -3,6 +3,7 @@
  * Watch several thresholds of one figure, each by an open file of its own, and open them again after the
  * daemon was restarted: epoll [THRESHOLDS...]
  */
+#define _GNU_SOURCE /* for O_CLOEXEC under -std=c11 */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Print the state at the start and each time a threshold is crossed, up or down: wait [THRESHOLDS] */
+#define _GNU_SOURCE /* for O_CLOEXEC under -std=c11 */
 #include <err.h>
 #include <errno.h>
 #include <fcntl.h>

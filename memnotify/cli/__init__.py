@@ -5,6 +5,7 @@ import argparse
 import contextlib
 import importlib
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -167,5 +168,11 @@ def _run(arguments: Sequence[str]) -> int:
     if not arguments:
         make_parser(*names).print_help(sys.stderr)
         return 2
-    options = make_parser(*names).parse_args(arguments)
+    parser = make_parser(*names)
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        hint = ""
+        if any(re.fullmatch(r"[0-9.]+[%KMGT]?", each) for each in unknown):
+            hint = " (quote a threshold, as in 'used 80%')"
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     return int(options.run(options))

@@ -126,6 +126,8 @@ def echo(command: str, device: Memnotify, *, until_reached: bool) -> None:
             continue
         threshold, now = device.thresholds[name, given], figures[name]
         next_event = "it counts when it is reached again"
+        if command in ("wait", "run"):
+            next_event += " (with --now, at once)"
         if not until_reached:
             next_event = "falling below it is the next event"
         state = f"exceeded already: {next_event}" if exceeded else "not reached yet"

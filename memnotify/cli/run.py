@@ -21,6 +21,7 @@ from memnotify.cli.common import (
     echo,
     explain,
     holding,
+    human,
     loss,
     reap_orphans,
     report,
@@ -35,6 +36,7 @@ from memnotify.client import (
     Figures,
     Lost,
     Memnotify,
+    Pages,
     Restored,
     default_path,
 )
@@ -49,9 +51,10 @@ Run a command each time a figure reaches a threshold, or falls below one.
 One command runs at a time. Crossings while it runs, or before --min-interval is over, cause
 one more run for each threshold, unless the figure has gone back by then. A threshold that is
 exceeded at the start is not an event; with --now it causes a run at once. With --until, a run
-for --when is followed by one run once a figure has fallen below a threshold of --until, and
-only then by another for --when. With --for S, a crossing counts once its figure has stayed on
-that side for S seconds; with --quiet-for S, those of the S seconds after a run are left out.
+for --when is followed by one run once a figure has fallen below its threshold of --until, and
+only then by another for --when. Both need a threshold for the same figures. With --for S, a
+crossing counts once its figure has stayed on that side for S seconds; with --quiet-for S, those
+of the S seconds after a run are left out.
 
 The environment of the command has MEMNOTIFY_EVENT (up or down), MEMNOTIFY_NAME and
 MEMNOTIFY_THRESHOLD (in pages), MEMNOTIFY_PAGE_SIZE (in bytes), and each figure as
@@ -114,6 +117,7 @@ def run(options: argparse.Namespace) -> int:
         devices.enter_context(helper)
         directions: dict[int, tuple[Memnotify, bool]] = {}
         causes = Causes(latched=bool(options.until), for_s=options.for_s, quiet_for_s=options.quiet_for_s)
+        watched: dict[bool, list[tuple[str, Pages]]] = {True: [], False: []}
         below = [*options.when_below, *options.until]
         for thresholds, up in [*((each, True) for each in options.when), *((each, False) for each in below)]:
             try:
@@ -121,13 +125,35 @@ def run(options: argparse.Namespace) -> int:
             except OSError as error:
                 report("run", explain(options.path, error))
                 return 2
+            watched[up] += [(name, pages) for (name, _), pages in device.thresholds.items()]
             echo("run", device, until_reached=up and not options.now)
             directions[device.fileno()] = (device, up)
             if options.now:
                 causes.note(
                     holding(device, up=up), device.figures, time.monotonic(), up=up, source=device.fileno()
                 )
+        mistake = mismatch(watched[True], watched[False]) if options.until else ""
+        if mistake:
+            report("run", mistake)
+            return 2
         return _serve(options, helper, directions, causes)
+
+
+def mismatch(high: Sequence[tuple[str, Pages]], low: Sequence[tuple[str, Pages]]) -> str:
+    """Return what keeps --when and --until from alternating; empty if nothing does."""
+    for name, pages in high:
+        below = [low_pages for low_name, low_pages in low if low_name == name]
+        if not below:
+            return f"--until has no threshold of {name}, which --when has: no run would follow that one"
+        if max(below) > pages:
+            return (
+                f"--until '{name}' at {human(max(below).bytes)} is above --when at {human(pages.bytes)}:"
+                " write the lower threshold for --until"
+            )
+    for name, _ in low:
+        if name not in dict(high):
+            return f"--when has no threshold of {name}, which --until has"
+    return ""
 
 
 def _serve(
@@ -140,6 +166,7 @@ def _serve(
     for fd in (helper.fileno(), *directions):
         poller.register(fd, select.POLLIN)
     left, running, not_before_s = options.count or math.inf, False, -math.inf
+    lost: set[int] = set()
     while True:
         now_s = time.monotonic()
         cause = causes.take(now_s) if not running and now_s >= not_before_s else None
@@ -163,17 +190,21 @@ def _serve(
             except OSError as error:  # a new daemon lacks a figure of the old one
                 report("run", explain(options.path, error))
                 return 1
-            announce(event, options.path)
+            announce(event, options.path, fd, lost)
             if isinstance(event, Crossed | Restored):
                 causes.note(event.changes, event.after, time.monotonic(), up=up, source=fd)
 
 
-def announce(event: Event | None, path: str) -> None:
-    """Report the loss of the daemon, and its return."""
+def announce(event: Event | None, path: str, fd: int, lost: set[int]) -> None:
+    """Report the loss of the daemon, and its return, once for all descriptors; ``lost`` has those lost."""
     if isinstance(event, Lost):
-        report("run", f"{path}: {loss(event.error)}")
+        if not lost:
+            report("run", f"{path}: {loss(event.error)}")
+        lost.add(fd)
     if isinstance(event, Restored):
-        report("run", f"{path}: the device is served again")
+        lost.discard(fd)
+        if not lost:
+            report("run", f"{path}: the device is served again")
 
 
 def environment(change: Change, figures: Figures) -> dict[str, str]:

@@ -62,6 +62,10 @@ def spell(thresholds: str, named: Mapping[str, Value | Sequence[Value]]) -> list
     An open file has one threshold for each name, so a list of values becomes as many texts. Raises
     ThresholdError if they cannot be bytes at all.
     """
+    for name, value in named.items():
+        if isinstance(value, float):
+            hint = f"write a percentage as a str, {name}='{100 * value:g}%', or bytes as an int"
+            raise ThresholdError(errno.EINVAL, f"{name}={value} is not understood: {hint}")
     lists = {name: [given] if isinstance(given, str | int) else list(given) for name, given in named.items()}
     writings = []
     for number in range(max([1, *map(len, lists.values())])):

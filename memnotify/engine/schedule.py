@@ -67,9 +67,10 @@ class SamplingSchedule:
     ``Interval.timer_s`` is the shorter one of back-off and reach, and at least the floor. The back-off of
     the 2012 module doubles from ``update_period_s`` to ``max_update_period_s`` while no figure has moved by
     the granularity, and is the shortest again as soon as one has. What has moved is measured from the figures
-    at which the back-off was last the shortest, so a slow drift counts as well. The reach is the distance of the nearest level / rate;
-    the rate is the fill rate or, if that is higher, the rate seen lately. The floor is ``update_period_s``,
-    or ``min_update_period_s`` while the seen rate alone would reach the level within ``update_period_s``.
+    at which the back-off was last the shortest, so a slow drift counts as well. The reach is the distance of
+    the nearest level / rate; the rate is the fill rate or, if that is higher, the rate seen lately. The floor
+    is ``update_period_s``, or ``min_update_period_s`` while the seen rate alone would reach the level within
+    ``update_period_s``.
 
     ``Interval.counter_s`` is for a page counter, which announces that memory may have come as far as the
     nearest level. Half of the way takes at least this long at the rate, and it is never below the floor. The

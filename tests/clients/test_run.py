@@ -155,6 +155,28 @@ def test_runs_alternate(start: Start, daemon: Daemon, memory: FakeMemory) -> Non
     assert run.line() == "up used 90"
 
 
+@pytest.mark.parametrize(
+    ("when", "until", "said"),
+    [
+        ("used 80%", "active 60%", "no threshold of used"),
+        ("used 60%", "used 80%", "lower threshold"),
+        ("used 80%", "used 60% active 10%", "no threshold of active"),
+    ],
+)
+def test_runs_that_could_not_alternate_are_refused(daemon: Daemon, when: str, until: str, said: str) -> None:
+    """With these, no second run would follow the first."""
+    command = [sys.executable, "-m", "memnotify", "run", "--path", daemon.path, "--now"]
+    done = subprocess.run(
+        [*command, "--when", when, "--until", until, "--", *SAY],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+
+
 def test_one_at_a_time(start: Start, daemon: Daemon, memory: FakeMemory, tmp_path: Path) -> None:
     """Crossings while the command runs cause one more run, or none if the figure has gone back."""
     gate = tmp_path / "gate"

@@ -452,8 +452,11 @@ def test_a_message_that_cannot_be_written_ends_nothing(monkeypatch: pytest.Monke
     monkeypatch.setattr(sys, "stderr", Full())
     service._report("warned")
     figures = Figures.parse(LINE)
-    announce(Lost(figures, OSError(errno.ENOTCONN, "ended")), "")
-    announce(Restored(figures, figures, ()), "")
+    lost: set[int] = set()
+    for fd in (3, 4):
+        announce(Lost(figures, OSError(errno.ENOTCONN, "ended")), "", fd, lost)
+    for fd in (3, 4):
+        announce(Restored(figures, figures, ()), "", fd, lost)
 
 
 def test_ctrl_c_while_it_loads(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -601,8 +604,8 @@ def test_a_wait_that_may_never_end_says_why(daemon: FakeDaemon, capsys: pytest.C
     """Also without a terminal, as in the journal of a service, unless --now counts it."""
     assert main(["wait", "--up", "used 1% active 90%", "--timeout", "0"]) == 3
     assert capsys.readouterr().err == (
-        "memnotify wait: used 1.0 % (400.0 KiB) is exceeded already: it counts when it is reached again;"
-        " it is 1.0 % (400.0 KiB) now\n"
+        "memnotify wait: used 1.0 % (400.0 KiB) is exceeded already:"
+        " it counts when it is reached again (with --now, at once); it is 1.0 % (400.0 KiB) now\n"
     )
     assert main(["wait", "--up", "--now", "used 1%", "--timeout", "0"]) == 0
     assert main(["wait", "--down", "used 1%", "--timeout", "0"]) == 3

@@ -27,6 +27,12 @@ from memnotify.client import (
 # What is refused, and what is doubtful
 
 
+def test_a_share_of_total_is_a_str(device: Memnotify) -> None:
+    """The message for a fraction says how a percentage is written."""
+    with pytest.raises(ThresholdError, match="used='80%'"):
+        device.subscribe(used=0.8)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("thresholds", "advice"),
     [
