@@ -139,9 +139,9 @@ def test_a_handler_is_told() -> None:
 
 def test_a_user_without_rights() -> None:
     """The command has the same user, and no rights from the namespace."""
-    done = _simulate(
-        "at 0s used 40%", "sh", "-c", f"{READ}; id -u; grep CapEff /proc/self/status", program=_AS_NOBODY
-    )
+    # For writing first, as a client opens it: a stat() by any program hides what that would refuse.
+    script = f"exec 3<>/dev/memnotify; {READ}; id -u; grep CapEff /proc/self/status"
+    done = _simulate("at 0s used 40%", "sh", "-c", script, program=_AS_NOBODY)
     assert (done.returncode, done.stderr) == (0, "")
     line, user, capabilities = done.stdout.splitlines()
     assert line.startswith("total ")
