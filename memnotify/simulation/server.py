@@ -62,8 +62,8 @@ def serve(
         cleanup.callback(worker.stop)
         # The device is gone, which this process's clients see by themselves.
         worker.start(lambda: None)
-        # Until its attributes are asked for, the file is user 0's. In a user namespace without one, the kernel
-        # refuses to open it for writing (fs/namei.c:inode_permission, HAS_UNMAPPED_ID).
+        # Until its attributes are asked for, the file is user 0's. In a user namespace without user 0, the
+        # kernel refuses to open it for writing (fs/namei.c:inode_permission, HAS_UNMAPPED_ID).
         os.stat(transport.path)
         control.send(READY)
         follow(memory.move)
