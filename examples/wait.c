@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <unistd.h>
@@ -15,7 +16,8 @@ static const char *thresholds = "used 80%";
 static int begin(int epoll)
 {
 	struct epoll_event event = { .events = EPOLLIN };
-	int device = open("/dev/memnotify", O_RDWR | O_CLOEXEC);
+	const char *path = getenv("MEMNOTIFY_PATH");
+	int device = open(path ? path : "/dev/memnotify", O_RDWR | O_CLOEXEC);
 
 	if (device < 0)
 		return -1;

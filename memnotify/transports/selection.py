@@ -40,7 +40,8 @@ def select_transport(kind: str, name: str, path: str | None) -> Transport:
         path = user_path(name)
         if path is None:
             raise TransportError(
-                f"only root can serve {node}: give a --path of your own, such as --path ~/{name}"
+                f"only root can serve {node}, and XDG_RUNTIME_DIR is not set: give a --path of your own,"
+                f" such as --path ~/.{name}"
             )
         log.info("only root can serve %s: serving %s, which clients of this user find", node, path)
     return FuseTransport(node if path is None else path)
