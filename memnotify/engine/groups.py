@@ -45,6 +45,7 @@ class GroupSampler:
         # they are armed. An epoch ends when a counter fires or cannot be armed.
         self._spent_pages = 0.0
         self._armed_pages: Sequence[int] = ()
+        self._margin_pages = math.inf
         self._epoch = 0
         self._rate_pages_s = 0.0
         self._watches: FileWatches | None = None
@@ -190,9 +191,17 @@ class GroupSampler:
         ), rate_pages_s
 
     def margin_pages(self, least_pages: int) -> float:
-        """Return how many pages each of two page counters, of this at least, may count without a reading."""
-        most = (self._left(group) for group in self._table.watched_groups())
-        return min((pages for pages in most if pages >= 2 * least_pages), default=math.inf) / 2
+        """Return how many pages each of two page counters, of this at least, may count without a reading.
+
+        If every cgroup must be read, that is what the last readings allowed.
+        """
+        left = [self._left(group) for group in self._table.watched_groups()]
+        read = [pages for pages in left if pages > -math.inf]
+        if read:
+            self._margin_pages = (
+                min((pages for pages in read if pages >= 2 * least_pages), default=math.inf) / 2
+            )
+        return self._margin_pages if left else math.inf
 
     def counted(self, armed_pages: Sequence[int]) -> None:
         """Note for how much each page counter is armed, 0 if it cannot count."""

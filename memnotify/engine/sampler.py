@@ -296,6 +296,9 @@ class Sampler:
             distances = self._count(sample)
             nearest_pages, rate_pages_s = distances.nearest, 0.0
             if self._groups is not None:
+                if groups and not any(counter.resting for counter in self._page_counters):
+                    # Before the readings, which take long if there are many: what passes meanwhile counts.
+                    self._arm_page_counters(distances, sample.taken_s)
                 self._groups.read_due(groups, sample, sample.taken_s, self._parameters)
                 group_pages, rate_pages_s = self._groups.nearest()
                 nearest_pages = min(nearest_pages, group_pages)
@@ -370,15 +373,12 @@ class Sampler:
 
         def announces(place: int, pages: float) -> bool:
             counter = self._page_counters[place]
-
-            def left(pages: float) -> float:
-                # Pages that moved since the reading were not counted; arming takes time as well.
-                return pages - rate_pages_s * (self._clock() - taken_s)
-
+            # Pages that moved since the reading were not counted; arming takes time as well.
+            moved_pages = rate_pages_s * (self._clock() - taken_s)
             # A threshold on `used` that is too near to count for leaves the counters to the cgroups.
-            near = left(pages) < counter.least_pages and margin_pages < math.inf
-            armed[place] = counter.arm(left(margin_pages if near else min(pages, margin_pages)))
-            return 0 < armed[place] <= left(pages)
+            near = pages - moved_pages < counter.least_pages and margin_pages < math.inf
+            armed[place] = counter.arm(margin_pages if near else min(pages, margin_pages), moved_pages)
+            return armed[place] > 0 and not near
 
         unannounced_pages = min(
             math.inf if announces(0, distances.allocated) else distances.rising,

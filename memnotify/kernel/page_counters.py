@@ -105,12 +105,13 @@ class PageCounter:
         share_pages = math.ceil(_LEAST_SHARE_PAGES * len(self._counters) / self._kinds[0].share)
         return self._lag_pages + (1 << (share_pages - 1).bit_length())
 
-    def arm(self, pages: float) -> int:
-        """Fire no later than when ``pages`` more have passed; return for how many it is armed, or 0.
+    def arm(self, pages: float, moved_pages: float = 0.0) -> int:
+        """Fire no later than when ``pages`` more have passed than at a reading; return for how many, or 0.
 
-        It is not armed for fewer than ``least_pages``, for infinity, or while it rests. Arming interrupts
-        each CPU. So a counter is armed for a power of two, and stays as it is while that is not above the new
-        number and more than a quarter of it: it may then fire early, never late.
+        Since the reading ``moved_pages`` may have passed already. A counter that stays as it is has counted
+        these. It is not armed for fewer than ``least_pages``, for infinity, or while it rests. Arming
+        interrupts each CPU. So a counter is armed for a power of two, and stays as it is while that is not
+        above the new number and more than a quarter of it: it may then fire early, never late.
         """
         if self._armed_pages:
             self._rest = 0
@@ -122,7 +123,7 @@ class PageCounter:
             return 0
         try:
             self._follow_cpus()
-            return self._arm(pages)
+            return self._arm(pages, moved_pages)
         except OSError as error:
             log.warning(
                 "CPUs have come or gone (a suspend does that), and pages cannot be counted any more: %s",
@@ -138,6 +139,11 @@ class PageCounter:
     def memory_changed(self) -> None:
         """Measure how far /proc/meminfo lags again, before it is armed next. Threads: any."""
         self._memory_changed = True
+
+    @property
+    def resting(self) -> bool:
+        """Whether it counts nothing for some samples."""
+        return self._to_rest > 0
 
     def rest(self) -> None:
         """Count nothing for some samples, because it fired too early; for twice as many each time."""
@@ -162,14 +168,16 @@ class PageCounter:
         self._epoll.close()
         os.close(self._online)
 
-    def _arm(self, pages: float) -> int:
-        if not any(self._counters.values()) or pages < self.least_pages:
+    def _arm(self, pages: float, moved_pages: float) -> int:
+        if not any(self._counters.values()):
             self.disarm()
             return 0
-        rounded = 1 << (int(pages) - self._lag_pages).bit_length() - 1
-        if not self._armed_pages or not self._armed_pages <= rounded < 4 * self._armed_pages:
+        if not (self._armed_pages and self._armed_pages <= self._rounded(pages) < 4 * self._armed_pages):
+            rounded = self._rounded(pages - moved_pages)
             # The figures include what was counted until now.
             self.disarm()
+            if self._lag_pages + rounded < self.least_pages:
+                return 0
             self.drain()
             # At least 1: one event of a larger order may stand for more than the share.
             events = [
@@ -181,6 +189,11 @@ class PageCounter:
                     counter.arm(number)
             self._armed_pages = rounded
         return self._armed_pages + self._lag_pages
+
+    def _rounded(self, pages: float) -> int:
+        """Return the number for which it can be armed so that it fires within ``pages``, or 0."""
+        countable = int(pages) - self._lag_pages
+        return 1 << countable.bit_length() - 1 if countable > 0 else 0
 
     def _kinds_of(self, points: Iterable[Tracepoint]) -> list[_Kind]:
         """Return what to count of tracepoints.

@@ -117,7 +117,7 @@ class FakePageCounter(PageCounter):
         self._least_pages = least_pages
         self.armed_pages = math.inf
         self._armed_for = 0
-        self.rests = 0
+        self.rests = self._to_rest = 0
         self._ready = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
     @property
@@ -129,8 +129,11 @@ class FakePageCounter(PageCounter):
         """Return what polls ready."""
         return self._ready
 
-    def arm(self, pages: float) -> int:
+    def arm(self, pages: float, moved_pages: float = 0.0) -> int:
         """Arm it, unless the pages are too few or infinite; if for as many as before, let it go on."""
+        if pages < math.inf and 0 < math.floor(pages) == self._armed_for:
+            return self._armed_for
+        pages -= moved_pages
         if not max(1, self._least_pages) <= pages < math.inf:
             self.disarm()
             return 0

@@ -57,9 +57,9 @@ class CurveCounter(FakePageCounter):
         self.share = share
         self.due_s = math.inf
 
-    def arm(self, pages: float) -> int:
+    def arm(self, pages: float, moved_pages: float = 0.0) -> int:
         """Arm it."""
-        armed = super().arm(pages)
+        armed = super().arm(pages, moved_pages)
         self.due_s = math.inf
         if armed:
             wanted = self.passed[self.curve.step(self.clock())] + armed * self.share

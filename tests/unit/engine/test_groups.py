@@ -137,6 +137,34 @@ def test_restored(
     anew.sampler.stop()
 
 
+def test_readings_that_take_longer_than_memory_needs_to_a_level() -> None:
+    """What passes meanwhile is counted, so they are not taken again and again."""
+    bench = GroupBench(None, counters=True)
+
+    class SlowCgroup(FakeCgroup):
+        def read_current(self) -> int:
+            bench.clock.tick(0.01)
+            return super().read_current()
+
+    groups = [SlowCgroup(100, limit=1000) for _ in range(50)]
+    for bench.group in groups:
+        bench.subscribe(b"cgroup 80%")
+    for _ in range(3):
+        bench.sample()
+    assert bench.counters[0].armed_pages < math.inf
+    bench.counters[0].count(math.ceil(bench.counters[0].armed_pages))
+    bench.sampler.sample(counter_fired=True)
+    reads = sum(group.current_reads for group in groups)
+    for _ in range(5):
+        bench.sample()
+    assert sum(group.current_reads for group in groups) == reads
+    groups[0].value = 900
+    bench.counters[0].count(800)
+    bench.sampler.sample(counter_fired=True)
+    assert bench.notified
+    bench.sampler.stop()
+
+
 def test_both_directions(bench: GroupBench, group: FakeCgroup) -> None:
     fh = bench.subscribe(b"cgroup 80%")
     assert bench.device.read(fh) == b"total 10000 used 100 active 50 cgroup 100 cgroup_limit 1000\n"
