@@ -37,10 +37,33 @@
 /* Only this process changes the attributes, so the kernel may keep them for a day. */
 #define ATTRIBUTES_VALID_S 86400.0
 
+/* A longer write is refused, and need not be kept whole. Frames are multiples of 8 bytes. */
+#define WRITE_KEPT 4104
+#define FRAME_KEPT (sizeof(struct fuse_in_header) + sizeof(struct fuse_write_in) + WRITE_KEPT)
+/* More requests than this wait in the kernel, in the order in which they came. */
+#define WAITING_MAX 256
+/* After so many requests, look whether several wait at once. A look is a poll(2). */
+#define LOOK_EACH 16
+/* The kernel names no user for a release (fs/fuse/file.c:fuse_file_put). */
+#define NO_USER UINT64_MAX
+
+/* A request that was received and waits for its turn. */
+struct waiting {
+	uint64_t turn;
+	uint64_t number; /* in the order in which they came */
+	uint64_t user;
+	uint32_t slot, size; /* of its frame */
+};
+
 struct shim {
 	struct fuse_session *fuse;
 	void *session;
 	struct fuse_buf request;
+	const struct fuse_in_header *served; /* the request in hand */
+	struct waiting waiting[WAITING_MAX];
+	size_t waiting_count;
+	uint64_t turn, number; /* of the request that was served last; of the one that came last */
+	char (*frames)[FRAME_KEPT];
 	bool is_cuse;
 	bool initialised;
 	uid_t owner; /* the user that mounted */
@@ -134,8 +157,7 @@ static void answer_write(fuse_req_t request, const char *data, size_t size, stru
 static void answer_poll(fuse_req_t request, struct fuse_file_info *file, struct fuse_pollhandle *handle)
 {
 	struct shim *shim = shim_of(request);
-	const struct fuse_in_header *header = shim->request.mem;
-	const struct fuse_poll_in *poll = (const struct fuse_poll_in *)(header + 1);
+	const struct fuse_poll_in *poll = (const struct fuse_poll_in *)(shim->served + 1);
 	/* libfuse hides the file's kh in the handle, and another process could not notify by that. */
 	uint64_t kh = handle == NULL ? 0 : poll->kh;
 	int64_t answer = checked(shim_on_poll(shim->session, file->fh, file->poll_events, kh));
@@ -276,6 +298,10 @@ static struct shim *new_shim(void *session, bool is_cuse)
 	struct shim *shim = calloc(1, sizeof(*shim));
 
 	if (shim != NULL) {
+		/* Its pages are touched when several requests wait at once. */
+		shim->frames = calloc(WAITING_MAX, sizeof(*shim->frames));
+		for (size_t i = 0; i < WAITING_MAX; i++)
+			shim->waiting[i].slot = (uint32_t)i;
 		shim->session = session;
 		shim->is_cuse = is_cuse;
 		shim->kept = &shim->own;
@@ -285,8 +311,11 @@ static struct shim *new_shim(void *session, bool is_cuse)
 
 static struct shim *if_in_session(struct shim *shim)
 {
-	if (shim->fuse != NULL)
+	if (shim->fuse != NULL && shim->frames != NULL)
 		return shim;
+	if (shim->fuse != NULL)
+		fuse_session_destroy(shim->fuse);
+	free(shim->frames);
 	free(shim);
 	return NULL;
 }
@@ -405,16 +434,39 @@ static bool well_formed(const struct fuse_buf *request)
 	       ((const struct fuse_write_in *)(header + 1))->size == body - sizeof(struct fuse_write_in);
 }
 
-static void refuse(const struct shim *shim)
+static void refuse(const struct shim *shim, const struct fuse_in_header *header)
 {
-	const struct fuse_in_header *header = shim->request.mem;
 	struct fuse_out_header reply = { .len = sizeof(reply), .error = -EINVAL, .unique = header->unique };
 	ssize_t written = write(fuse_session_fd(shim->fuse), &reply, sizeof(reply));
 
 	(void)written; /* if the kernel takes no reply, nothing else can be done */
 }
 
-/* Return 1 if a request was served or a frame that is no request was dropped, else as shim_serve. */
+static void process(struct shim *shim, const struct fuse_buf *request)
+{
+	shim->served = request->mem;
+	if (well_formed(request))
+		fuse_session_process_buf(shim->fuse, request);
+	else
+		refuse(shim, request->mem);
+}
+
+/* Return what a failed receipt means for shim_serve: 1 to go on. */
+static int outcome(const struct shim *shim, int received)
+{
+	switch (received) {
+	case -EINTR:
+		return 1; /* a signal such as SIGCONT, or shim->interrupted is set */
+	case -EIO:
+		/* On a socket: less than a header, or nothing because the other end is closed. */
+		return !(pending_on(shim) & (POLLHUP | POLLERR));
+	default:
+		return received;
+	}
+}
+
+/* Wait for a request and serve it. Return 1 if one was served or a frame that is no request was dropped, else as
+   shim_serve. */
 static int serve_one(struct shim *shim)
 {
 	int received;
@@ -422,26 +474,104 @@ static int serve_one(struct shim *shim)
 	if (shim->interrupted)
 		return -EINTR;
 	received = fuse_session_receive_buf(shim->fuse, &shim->request);
-	if (received > 0) {
+	if (received <= 0)
+		return received == -EAGAIN ? -EINTR : outcome(shim, received);
+	shim->kept->in_request = 1;
+	process(shim, &shim->request);
+	shim->kept->in_request = 0;
+	return 1;
+}
+
+/* Let the received request wait for its turn: after those of its user, and beside the first of every other user.
+   Return false if it cannot wait. */
+static bool put_aside(struct shim *shim)
+{
+	const struct fuse_in_header *received = shim->request.mem;
+	struct waiting *place = &shim->waiting[shim->waiting_count];
+	struct fuse_in_header *frame = (struct fuse_in_header *)shim->frames[place->slot];
+	size_t size = least(shim->request.size, sizeof(shim->frames[0]));
+
+	if (!well_formed(&shim->request) || (received->len > size && received->opcode != FUSE_WRITE))
+		return false;
+	place->user = received->opcode == FUSE_RELEASE ? NO_USER : received->uid;
+	place->turn = shim->turn;
+	for (const struct waiting *other = shim->waiting; other < place; other++)
+		if (other->user == place->user && other->turn > place->turn)
+			place->turn = other->turn;
+	place->turn++;
+	place->number = ++shim->number;
+	place->size = (uint32_t)size;
+	memcpy(frame, received, size);
+	if (received->len > size) {
+		frame->len = (uint32_t)size;
+		((struct fuse_write_in *)(frame + 1))->size = WRITE_KEPT;
+	}
+	shim->waiting_count++;
+	return true;
+}
+
+/* Serve the request whose turn it is. */
+static void serve_waiting(struct shim *shim)
+{
+	struct waiting *next = shim->waiting, *last = &shim->waiting[shim->waiting_count - 1], served;
+	struct fuse_buf request;
+
+	for (struct waiting *other = next + 1; other <= last; other++)
+		if (other->turn < next->turn || (other->turn == next->turn && other->number < next->number))
+			next = other;
+	served = *next;
+	*next = *last;
+	*last = served;
+	request = (struct fuse_buf){ .size = served.size, .mem = shim->frames[served.slot] };
+	process(shim, &request);
+	shim->turn = served.turn;
+	shim->waiting_count--;
+}
+
+static bool is_interrupt(const struct fuse_buf *request)
+{
+	return ((const struct fuse_in_header *)request->mem)->opcode == FUSE_INTERRUPT && well_formed(request);
+}
+
+/* Receive all requests that wait, and serve one. Return 1, -EAGAIN if none waits, else as shim_serve. */
+static int serve_turn(struct shim *shim)
+{
+	int received = -EINTR;
+
+	/* What was received is answered before an end. */
+	while (!shim->interrupted && shim->waiting_count < WAITING_MAX) {
+		received = fuse_session_receive_buf(shim->fuse, &shim->request);
+		if (received <= 0)
+			break;
 		shim->kept->in_request = 1;
-		if (well_formed(&shim->request))
-			fuse_session_process_buf(shim->fuse, &shim->request);
-		else
-			refuse(shim);
-		shim->kept->in_request = 0;
-		return 1;
+		/* Requests are answered soon, so no interrupt is acted upon. It has no answer. */
+		if (!is_interrupt(&shim->request) && !put_aside(shim))
+			process(shim, &shim->request);
 	}
-	switch (received) {
-	case -EINTR:
-		return 1; /* a signal such as SIGCONT, or shim->interrupted is set */
-	case -EAGAIN:
-		return -EINTR;
-	case -EIO:
-		/* On a socket: less than a header, or nothing because the other end is closed. */
-		return !(pending_on(shim) & (POLLHUP | POLLERR));
-	default:
-		return received;
-	}
+	if (shim->waiting_count > 0)
+		serve_waiting(shim);
+	else if (received <= 0)
+		return shim->interrupted || received == -EAGAIN ? received : outcome(shim, received);
+	shim->kept->in_request = shim->waiting_count > 0;
+	return 1;
+}
+
+/* Serve while several requests wait, in turns by user: a user that sends many delays its own. A single request that is
+   ready is as fast by serve_one: two reads each time cost 8 % with one client. Set `*crowded` if several waited;
+   return as serve_turn. */
+static int serve_in_turns(struct shim *shim, bool *crowded)
+{
+	int result;
+
+	set_blocking(shim, false);
+	do {
+		result = serve_turn(shim);
+		*crowded |= shim->waiting_count > 0;
+	} while (result > 0 && shim->waiting_count > 0);
+	shim->kept->in_request = 0;
+	/* In this order, since an interruption must make the next read return EAGAIN: see serve_one. */
+	set_blocking(shim, true);
+	return result;
 }
 
 int shim_handshake(struct shim *shim)
@@ -495,16 +625,24 @@ int shim_serve(struct shim *shim)
 	/* Without SA_RESTART, so that the signal ends a read. */
 	struct sigaction action = { .sa_handler = do_nothing };
 	sigset_t signals;
-	int result;
+	bool crowded = false;
+	int result, served = 0;
 
 	sigaction(INTERRUPT_SIGNAL, &action, NULL);
 	sigemptyset(&signals);
 	sigaddset(&signals, INTERRUPT_SIGNAL);
 	pthread_sigmask(SIG_UNBLOCK, &signals, NULL);
 	shim->thread = (int)syscall(SYS_gettid);
-	do
+	do {
 		result = serve_one(shim);
-	while (result > 0);
+		if (result > 0 && (crowded || ++served == LOOK_EACH)) {
+			served = 0;
+			crowded = false;
+			/* One system call, where the end of the turns takes six. */
+			if (pending_on(shim) & POLLIN)
+				result = serve_in_turns(shim, &crowded);
+		}
+	} while (result > 0 || result == -EAGAIN);
 	shim->thread = 0;
 	/* In this order, because an interruption in between must make the next read return EAGAIN. */
 	set_blocking(shim, true);
@@ -545,5 +683,6 @@ void shim_destroy(struct shim *shim, int unmount)
 		fuse_session_unmount(shim->fuse);
 	fuse_session_destroy(shim->fuse);
 	free(shim->request.mem);
+	free(shim->frames);
 	free(shim);
 }

@@ -25,9 +25,16 @@ class Worker:
     """
 
     def __init__(
-        self, name: str, turn: Callable[[], object], interrupt: Callable[[], object] | None = None
+        self,
+        name: str,
+        turn: Callable[[], object],
+        interrupt: Callable[[], object] | None = None,
+        *,
+        vital: bool = True,
     ) -> None:
         self.name = name
+        self.vital = vital
+        """Whether the daemon must be restarted if the thread hangs; otherwise the others go on without it."""
         self._interrupt = interrupt
         self.wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         """Ready for POLLIN once ``wake``, ``check_alive`` or ``stop`` was called."""

@@ -27,7 +27,11 @@ _SCALES = {None: (1, 1), b"%": (1, 100)} | {
 }
 # Blanks are those of C's isspace(), as a client's printf may end or wrap its lines.
 _PAIR = re.compile(rb"\s*([^\s=]+)(?:\s*=\s*|\s+|$)([^\s=]*)")
-_VALUE = re.compile(rb"([0-9]+)(?:(\.[0-9]+)?([%KMGT]))?")
+_VALUE = re.compile(rb"([0-9]+)(?:(?:\.([0-9]+))?([%KMGT]))?")
+_WHOLE_DIGITS_MAX = len(str(VALUE_MAX))
+# The rest is cut: no page depends on it, as half a page has 29 digits at most, in T. Integers of 4,000 digits
+# would take 0.2 ms.
+_FRACTION_DIGITS_MAX = 40
 
 
 class Level(NamedTuple):
@@ -60,7 +64,10 @@ def parse(text: bytes, names: Sequence[str]) -> dict[int, Level]:
     if len(text) > WRITE_MAX:
         raise _refused(text, f"it has {len(text)} bytes, at most {WRITE_MAX} are accepted")
     text = text.rstrip(b"\0").strip()
+    indexes: dict[bytes, int] = {}
     levels: dict[int, Level] = {}
+    # A write may repeat a level 64 times; each costs 1 us here, and 3 us if its value is computed.
+    known: dict[tuple[bytes | None, ...], Level] = {}
     position = pairs = 0
     zeros = False
     while position < len(text):
@@ -70,10 +77,20 @@ def parse(text: bytes, names: Sequence[str]) -> dict[int, Level]:
         pairs += 1
         if pairs > PAIRS_MAX:
             raise _refused(pair[0].strip(), f"there are more than {PAIRS_MAX} pairs of a name and a value")
-        name, value = pair.groups()
-        index = _index(name, names)
-        level = _level(name, value)
-        if levels.setdefault(index, level) != level:
+        name, given = pair.groups()
+        index = indexes.get(name)
+        if index is None:
+            index = indexes[name] = _index(name, names)
+        value = _VALUE.fullmatch(given)
+        if value is None:
+            raise _not_a_value(name, given)
+        whole, fraction, unit = value.groups()
+        # Without the zeros that mean nothing.
+        parts = whole.lstrip(b"0"), fraction and fraction[:_FRACTION_DIGITS_MAX].rstrip(b"0"), unit
+        level = known.get(parts)
+        if level is None:
+            level = known[parts] = _level(name, given, *parts)
+        if levels.setdefault(index, level) is not level and levels[index] != level:
             raise _refused(pair[0].strip(), f"{_show(name)} has another threshold already")
         zeros = zeros or not level.numerator
         position = pair.end()
@@ -88,27 +105,34 @@ def _index(name: bytes, names: Sequence[str]) -> int:
         raise _refused(name, known) from None
 
 
-def _level(name: bytes, text: bytes) -> Level:
-    value = _VALUE.fullmatch(text)
-    if value is None:
-        hint = "write pages (5000), percent of total (80%) or K, M, G, T (1.5G), such as 'used 80%'"
-        raise _refused(text or name, f"for {_show(name)} {hint}" if text else hint)
-    whole, fraction, unit = value.groups()
+def _not_a_value(name: bytes, given: bytes) -> ValueError:
+    hint = "write pages (5000), percent of total (80%) or K, M, G, T (1.5G), such as 'used 80%'"
+    return _refused(given or name, f"for {_show(name)} {hint}" if given else hint)
+
+
+def _level(name: bytes, given: bytes, whole: bytes, fraction: bytes | None, unit: bytes | None) -> Level:
+    if len(whole) > _WHOLE_DIGITS_MAX:
+        raise _too_large(name, given)
     numerator, denominator = _SCALES[unit]
+    whole = whole or b"0"
     if fraction:
         # In integers, as a float has 53 bits for a value that may have 63: 1.5G is 15 * 1 GiB / 10 / page.
-        numerator *= int(whole + fraction[1:])
-        denominator *= 10 ** (len(fraction) - 1)
+        numerator *= int(whole + fraction)
+        denominator *= 10 ** len(fraction)
     else:
         numerator *= int(whole)
     of_total = unit == b"%"
     if int(whole) > VALUE_MAX or (not of_total and 2 * numerator >= _TWICE_MAX * denominator):
-        raise _refused(text, f"for {_show(name)} it is more than {VALUE_MAX}")
+        raise _too_large(name, given)
     if denominator == 1:
         return Level(numerator, 1, of_total)
     # One form for each value, so that two spellings of one value are equal.
     divisor = gcd(numerator, denominator)
     return Level(numerator // divisor, denominator // divisor, of_total and numerator > 0)
+
+
+def _too_large(name: bytes, given: bytes) -> ValueError:
+    return _refused(given, f"for {_show(name)} it is more than {VALUE_MAX}")
 
 
 def _refused(text: bytes, hint: str) -> ValueError:

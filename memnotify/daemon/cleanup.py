@@ -21,6 +21,7 @@ from memnotify.transports import Removal
 
 log = logging.getLogger(__name__)
 
+_OOM_SCORE = -1000
 # To unmount, and to remove files from directories of any user.
 _TO_REMOVE = 1 << CAP_SYS_ADMIN | 1 << CAP_DAC_OVERRIDE
 
@@ -79,7 +80,9 @@ def _remove_at(end: int, removals: Collection[Removal]) -> NoReturn:
     status = 1
     try:
         # It takes no memory, and without it the mount stays. Where it may not, it keeps the daemon's score.
-        lower_oom_score(-1000)
+        score = lower_oom_score(_OOM_SCORE)
+        if score > _OOM_SCORE:
+            log.info("oom_score_adj of the process that removes files is %d, not %d", score, _OOM_SCORE)
         # A service may have fewer; in its own directories root needs no capability.
         capabilities = _TO_REMOVE & int(process_status()["CapPrm"], 16)
         limit_future_capabilities(capabilities)

@@ -94,15 +94,18 @@ class ServiceStatus:
             self._watchdog_due_s = self._clock() + self._notifier.watchdog_s / 2
 
     def _check_threads(self) -> None:
-        silent = [thread.name for thread in self._threads if not thread.check_alive()]
+        late = [thread for thread in self._threads if not thread.check_alive()]
+        silent = [thread.name for thread in late]
+        is_vital = any(thread.vital for thread in late)
         # Check a late thread again soon, before the watchdog's time is over.
-        pause_s = self._notifier.watchdog_s / (8 if silent else 2)
-        if not silent:
+        pause_s = self._notifier.watchdog_s / (8 if is_vital else 2)
+        if not is_vital:
             self._notifier.send_watchdog(self._status())
         if silent != self._silent:
             self._silent = silent
+            effect = "so the watchdog is not notified" if is_vital else "and the others go on"
             if silent:
-                log.error("not alive, so the watchdog is not notified: thread %s", ", ".join(silent))
+                log.error("not alive, %s: thread %s", effect, ", ".join(silent))
             else:
                 log.warning("all threads are alive again")
         self._watchdog_due_s = self._clock() + pause_s

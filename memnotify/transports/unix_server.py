@@ -103,7 +103,8 @@ class SocketServer:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.worker = Worker("sockets", self.turn)
+        # A client may hang it: see _SO_PASSRIGHTS. The device's clients must not lose their daemon by that.
+        self.worker = Worker("sockets", self.turn, vital=False)
         self._table = table
         self._batch = table.add_batch(self.wake)
         self.device = Device(table, sampler, batch=self._batch)

@@ -44,6 +44,14 @@ def test_compare() -> None:
         assert min(numbers(output, row)) > 0
 
 
+def test_abuse() -> None:
+    output = benchmark(
+        "abuse.py", "--seconds", "0.3", "--clients", "3", "--processes", "2", "--kinds", "read", "socket-junk"
+    )
+    for row in ("quiet", "read", "socket-junk"):
+        assert min(numbers(output, row)) > 0
+
+
 @pytest.mark.parametrize("way", ["touch", "memset", "hugepages"])
 def test_latency(way: str) -> None:
     """A crossing is noticed after it happened, however memory is taken, and huge pages are put back."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from support import fake_kernel
-from support.fake_kernel import FakeKernel, connected, serving
+from support.fake_kernel import INTERRUPT, READ, READ_IN, WRITE, FakeKernel, connected, serving, write_body
 from support.waiting import DEADLINE_S, eventually
 
 from memnotify.transports.session import Session
@@ -501,3 +501,88 @@ def test_a_file() -> None:
         kernel.close()
         thread.join(DEADLINE_S)
         session.close()
+
+
+# Turns of the users
+
+
+HOSTILE, OTHER = 1000, 1001
+
+
+def _uniques(kernel: FakeKernel, count: int) -> list[int]:
+    return [kernel.receive().unique for _ in range(count)]
+
+
+def test_users_are_served_in_turns() -> None:
+    with connected(Scripted()) as (kernel, session):
+        many = [kernel.send(WRITE, write_body(1, b"used 1"), HOSTILE) for _ in range(60)]
+        one = kernel.send(READ, READ_IN.pack(1, 0, 4096, 0, 0, 0, 0), OTHER)
+        few = [kernel.send(WRITE, write_body(2, b"used 1"), 0) for _ in range(3)]
+        thread = threading.Thread(target=session.serve)
+        thread.start()
+        replies = _uniques(kernel, 64)
+        kernel.close()
+        thread.join()
+    assert sorted(replies) == sorted([*many, one, *few])
+    # After a look, which comes after 16 requests at most.
+    assert replies.index(one) <= 16 + 3
+    assert replies.index(few[-1]) <= 16 + 3 * 3
+    assert [unique for unique in replies if unique in many] == many, "of one user, in their order"
+
+
+@pytest.mark.parametrize("at", [3, 16, 17, 18, 30, 40])
+def test_what_was_received_is_answered_before_an_interruption(at: int) -> None:
+    operations = Scripted()
+
+    def answer(_fh: int, data: bytes, _pid: int) -> int:
+        if len(operations.calls) == at:
+            session.interrupt()
+        return len(data)
+
+    operations.answers["write"] = answer
+    with connected(operations) as (kernel, session):
+        kept = array("Q", bytes(32))
+        session.keep(memoryview(kept))
+        sent = [kernel.send(WRITE, write_body(1, b"used 1"), user) for user in range(1, 41)]
+        assert session.serve()
+        assert kept[0] == 0
+        served = len(operations.calls)
+        assert at <= served <= 40
+        replies = _uniques(kernel, served)
+        assert kernel.silent()
+        if served < 40:
+            threading.Thread(target=session.serve).start()
+            replies += _uniques(kernel, 40 - served)
+            session.interrupt()
+        kernel.close()
+    assert sorted(replies) == sent
+
+
+def test_long_writes_that_wait_are_cut_and_still_too_long() -> None:
+    operations = Scripted()
+    with connected(operations) as (kernel, session):
+        for _ in range(40):
+            kernel.send(WRITE, write_body(1, bytes(5000)), HOSTILE)
+        thread = threading.Thread(target=session.serve)
+        thread.start()
+        assert {kernel.receive().error for _ in range(40)} == {0}
+        kernel.close()
+        thread.join()
+    assert set(operations.calls) == {
+        ("write", 1, bytes(size), fake_kernel.WRITER_PID) for size in (5000, 4104)
+    }
+
+
+def test_an_interrupt_of_a_request_that_waits_has_no_answer() -> None:
+    with connected(Scripted()) as (kernel, session):
+        for _ in range(20):
+            unique = kernel.send(READ, READ_IN.pack(1, 0, 4096, 0, 0, 0, 0), HOSTILE)
+        interrupts = [kernel.send(INTERRUPT, unique.to_bytes(8, "little"), HOSTILE) for _ in range(5)]
+        last = kernel.send(READ, READ_IN.pack(1, 0, 4096, 0, 0, 0, 0), HOSTILE)
+        thread = threading.Thread(target=session.serve)
+        thread.start()
+        replies = _uniques(kernel, 21)
+        kernel.close()
+        thread.join()
+    assert replies[-1] == last
+    assert not {*interrupts} & {*replies}

@@ -69,10 +69,11 @@ class FakeKernel:
         self.uniques = itertools.count(2, 2)
         self._notified: list[int] = []
 
-    def send(self, opcode: int, body: bytes = b"") -> int:
+    def send(self, opcode: int, body: bytes = b"", uid: int = 0) -> int:
         """Send a request and return its unique number."""
         unique = next(self.uniques)
-        self._socket.send(HEADER.pack(HEADER.size + len(body), opcode, unique, 1, 0, 0, WRITER_PID, 0) + body)
+        header = HEADER.pack(HEADER.size + len(body), opcode, unique, 1, uid, 0, WRITER_PID, 0)
+        self._socket.send(header + body)
         return unique
 
     def send_raw(self, frame: bytes) -> None:

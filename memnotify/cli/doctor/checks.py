@@ -31,6 +31,8 @@ _MODULES = tuple(
 )
 _RULE = re.compile(r'(\w+)(?:\{[^}]*\})?\s*(==|!=|\+=|-=|:=|=)\s*"([^"]*)"')
 _START = f"start it: 'memnotify serve', or systemctl start {UNIT}"
+# memnotify.service and the daemon itself set it.
+_OOM_SCORE = -900
 _AS_ROOT = "run it as root to see that"
 # lowmem-bus and the examples have thresholds up to it.
 _USUAL_THRESHOLD_PERCENT = 80
@@ -524,6 +526,24 @@ def locked_memory(machine: Machine) -> Finding:
     return Finding(OK, f"the daemon has locked {locked_kib / 1024:.0f} MiB")
 
 
+def oom_score(machine: Machine) -> Finding:
+    """Check that the OOM killer selects the daemon, and the process that removes its files, late."""
+    if not machine.servers:
+        return Finding(NOT_APPLICABLE, "no daemon was found")
+    scores = {
+        pid: int(machine.text(f"/proc/{pid}/oom_score_adj"))
+        for pid in (machine.servers[0].pid, *machine.removers)
+    }
+    early = [f"{pid}: {score}" for pid, score in scores.items() if score > _OOM_SCORE]
+    if early:
+        return Finding(
+            WARNING,
+            f"the OOM killer may select the daemon early: oom_score_adj of process {', '.join(early)}",
+            f"start it by its unit or as root with CAP_SYS_RESOURCE, which make it {_OOM_SCORE}",
+        )
+    return Finding(OK, f"oom_score_adj is {', '.join(map(str, scores.values()))}")
+
+
 def trip(machine: Machine) -> Finding:
     """Use the device as a client."""
     if machine.node is None:
@@ -575,6 +595,7 @@ CHECKS: Mapping[str, Callable[[Machine], Finding]] = {
     "daemon": daemon,
     "privileges": privileges,
     "locked memory": locked_memory,
+    "oom score": oom_score,
     "suspend": suspend,
     "round trip": trip,
 }

@@ -256,6 +256,16 @@ class Machine:
         return found
 
     @property
+    def removers(self) -> list[int]:
+        """The cleanup processes of the servers."""
+        found = []
+        for server in self.servers:
+            with contextlib.suppress(OSError):
+                children = self.text(f"/proc/{server.pid}/task/{server.pid}/children").split()
+                found += [int(pid) for pid in children if self.text(f"/proc/{pid}/comm").strip() == _REMOVER]
+        return found
+
+    @property
     def memory_limit_bytes(self) -> int | None:
         """The lowest limit on the way from the daemon's cgroup (v2), or this process's, to the root."""
         limits = []

@@ -30,6 +30,7 @@ class FakeThread(Worker):
     def __init__(self) -> None:
         """Start no thread."""
         self.name = "fake"
+        self.vital = True
         self.alive = True
         self.asked = 0
 
@@ -202,6 +203,17 @@ def test_a_thread_that_hangs_is_not_covered_up(
     bench.wait()
     assert systemd.heard() == ["WATCHDOG=1\nSTATUS=/dev/fake, a device, clients: 0"]
     assert "alive again" in caplog.text
+
+
+def test_a_thread_that_is_not_vital_hangs_alone(
+    systemd: FakeManager, bench: ServiceBench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.thread.alive = bench.thread.vital = False
+    for _ in range(3):
+        bench.wait()
+        assert bench.service.due_in_s == 10
+        assert systemd.heard() == ["WATCHDOG=1\nSTATUS=/dev/fake, a device, clients: 0"]
+    assert caplog.text.count("not alive, and the others go on: thread fake") == 1
 
 
 def test_a_reload(systemd: FakeManager, bench: ServiceBench) -> None:
