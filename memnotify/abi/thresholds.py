@@ -84,12 +84,14 @@ def parse(text: bytes, names: Sequence[str]) -> dict[int, Level]:
         value = _VALUE.fullmatch(given)
         if value is None:
             raise _not_a_value(name, given)
-        whole, fraction, unit = value.groups()
-        # Without the zeros that mean nothing.
-        parts = whole.lstrip(b"0"), fraction and fraction[:_FRACTION_DIGITS_MAX].rstrip(b"0"), unit
-        level = known.get(parts)
-        if level is None:
-            level = known[parts] = _level(name, given, *parts)
+        parts = value.groups()
+        if pairs == 1:
+            level = _level(name, given, *parts)
+        else:
+            parts = _plain(*parts)
+            level = known.get(parts)
+            if level is None:
+                level = known[parts] = _level(name, given, *parts)
         if levels.setdefault(index, level) is not level and levels[index] != level:
             raise _refused(pair[0].strip(), f"{_show(name)} has another threshold already")
         zeros = zeros or not level.numerator
@@ -110,12 +112,21 @@ def _not_a_value(name: bytes, given: bytes) -> ValueError:
     return _refused(given or name, f"for {_show(name)} {hint}" if given else hint)
 
 
+def _plain(
+    whole: bytes, fraction: bytes | None, unit: bytes | None
+) -> tuple[bytes, bytes | None, bytes | None]:
+    """Return the parts of a value without the zeros that mean nothing."""
+    return whole.lstrip(b"0") or b"0", fraction and fraction[:_FRACTION_DIGITS_MAX].rstrip(b"0"), unit
+
+
 def _level(name: bytes, given: bytes, whole: bytes, fraction: bytes | None, unit: bytes | None) -> Level:
     if len(whole) > _WHOLE_DIGITS_MAX:
-        raise _too_large(name, given)
+        whole = whole.lstrip(b"0") or b"0"
+        if len(whole) > _WHOLE_DIGITS_MAX:
+            raise _too_large(name, given)
     numerator, denominator = _SCALES[unit]
-    whole = whole or b"0"
     if fraction:
+        fraction = fraction[:_FRACTION_DIGITS_MAX]
         # In integers, as a float has 53 bits for a value that may have 63: 1.5G is 15 * 1 GiB / 10 / page.
         numerator *= int(whole + fraction)
         denominator *= 10 ** len(fraction)
