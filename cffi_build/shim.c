@@ -37,6 +37,8 @@
 /* Only this process changes the attributes, so the kernel may keep them for a day. */
 #define ATTRIBUTES_VALID_S 86400.0
 
+/* All requests but a write of more than 40 bytes, and setattr. */
+#define SMALL_KEPT 120
 /* A longer write is refused, and need not be kept whole. Frames are multiples of 8 bytes. */
 #define WRITE_KEPT 4104
 #define FRAME_KEPT (sizeof(struct fuse_in_header) + sizeof(struct fuse_write_in) + WRITE_KEPT)
@@ -53,6 +55,8 @@ struct waiting {
 	uint64_t number; /* in the order in which they came */
 	uint64_t user;
 	uint32_t slot, size; /* of its frame */
+	/* Its frame, unless that is larger: each of the others takes a page or two, once it is used. */
+	_Alignas(uint64_t) char small[SMALL_KEPT];
 };
 
 struct shim {
@@ -298,7 +302,7 @@ static struct shim *new_shim(void *session, bool is_cuse)
 	struct shim *shim = calloc(1, sizeof(*shim));
 
 	if (shim != NULL) {
-		/* Its pages are touched when several requests wait at once. */
+		/* Its pages are touched when several long writes wait at once. */
 		shim->frames = calloc(WAITING_MAX, sizeof(*shim->frames));
 		for (size_t i = 0; i < WAITING_MAX; i++)
 			shim->waiting[i].slot = (uint32_t)i;
@@ -486,13 +490,18 @@ static int serve_one(struct shim *shim, bool *crowded)
 	return 1;
 }
 
+static void *frame_of(const struct shim *shim, struct waiting *waiting)
+{
+	return waiting->size <= SMALL_KEPT ? waiting->small : shim->frames[waiting->slot];
+}
+
 /* Let the received request wait for its turn: after those of its user, and beside the first of every other user.
    Return false if it cannot wait. */
 static bool put_aside(struct shim *shim)
 {
 	const struct fuse_in_header *received = shim->request.mem;
 	struct waiting *place = &shim->waiting[shim->waiting_count];
-	struct fuse_in_header *frame = (struct fuse_in_header *)shim->frames[place->slot];
+	struct fuse_in_header *frame;
 	size_t size = least(shim->request.size, sizeof(shim->frames[0]));
 
 	if (!well_formed(&shim->request) || (received->len > size && received->opcode != FUSE_WRITE))
@@ -505,6 +514,7 @@ static bool put_aside(struct shim *shim)
 	place->turn++;
 	place->number = ++shim->number;
 	place->size = (uint32_t)size;
+	frame = frame_of(shim, place);
 	memcpy(frame, received, size);
 	if (received->len > size) {
 		frame->len = (uint32_t)size;
@@ -526,7 +536,7 @@ static void serve_waiting(struct shim *shim)
 	served = *next;
 	*next = *last;
 	*last = served;
-	request = (struct fuse_buf){ .size = served.size, .mem = shim->frames[served.slot] };
+	request = (struct fuse_buf){ .size = served.size, .mem = frame_of(shim, &served) };
 	process(shim, &request);
 	shim->turn = served.turn;
 	shim->waiting_count--;

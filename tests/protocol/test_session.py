@@ -551,9 +551,12 @@ def test_what_was_received_is_answered_before_an_interruption(at: int) -> None:
         replies = _uniques(kernel, served)
         assert kernel.silent()
         if served < 40:
-            threading.Thread(target=session.serve).start()
+            thread = threading.Thread(target=session.serve)
+            thread.start()
             replies += _uniques(kernel, 40 - served)
             session.interrupt()
+            # Otherwise it may read from the next test's socket, which has the same number.
+            thread.join()
         kernel.close()
     assert sorted(replies) == sent
 
