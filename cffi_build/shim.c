@@ -18,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -44,6 +45,7 @@
 #define FRAME_KEPT (sizeof(struct fuse_in_header) + sizeof(struct fuse_write_in) + WRITE_KEPT)
 /* More requests than this wait in the kernel, in the order in which they came. */
 #define WAITING_MAX 256
+#define FRAMES_SIZE (WAITING_MAX * FRAME_KEPT)
 /* After so many requests, look whether another waits. A look is a poll(2), 0.4 us where a request takes 7. */
 #define LOOK_EACH 16
 /* The kernel names no user for a release (fs/fuse/file.c:fuse_file_put). */
@@ -302,8 +304,8 @@ static struct shim *new_shim(void *session, bool is_cuse)
 	struct shim *shim = calloc(1, sizeof(*shim));
 
 	if (shim != NULL) {
-		/* Its pages are touched when several long writes wait at once. */
-		shim->frames = calloc(WAITING_MAX, sizeof(*shim->frames));
+		/* A page is used once several long writes wait at once. calloc may clear them: 0.5 MB more RSS. */
+		shim->frames = mmap(NULL, FRAMES_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 		for (size_t i = 0; i < WAITING_MAX; i++)
 			shim->waiting[i].slot = (uint32_t)i;
 		shim->session = session;
@@ -313,14 +315,20 @@ static struct shim *new_shim(void *session, bool is_cuse)
 	return shim;
 }
 
+static void free_shim(struct shim *shim)
+{
+	if (shim->frames != MAP_FAILED)
+		munmap(shim->frames, FRAMES_SIZE);
+	free(shim);
+}
+
 static struct shim *if_in_session(struct shim *shim)
 {
-	if (shim->fuse != NULL && shim->frames != NULL)
+	if (shim->fuse != NULL && shim->frames != MAP_FAILED)
 		return shim;
 	if (shim->fuse != NULL)
 		fuse_session_destroy(shim->fuse);
-	free(shim->frames);
-	free(shim);
+	free_shim(shim);
 	return NULL;
 }
 
@@ -697,6 +705,5 @@ void shim_destroy(struct shim *shim, int unmount)
 		fuse_session_unmount(shim->fuse);
 	fuse_session_destroy(shim->fuse);
 	free(shim->request.mem);
-	free(shim->frames);
-	free(shim);
+	free_shim(shim);
 }
