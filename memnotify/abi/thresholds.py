@@ -78,20 +78,18 @@ def parse(text: bytes, names: Sequence[str]) -> dict[int, Level]:
         if pairs > PAIRS_MAX:
             raise _refused(pair[0].strip(), f"there are more than {PAIRS_MAX} pairs of a name and a value")
         name, given = pair.groups()
-        index = indexes.get(name)
-        if index is None:
-            index = indexes[name] = _index(name, names)
         value = _VALUE.fullmatch(given)
         if value is None:
+            _index(name, names)
             raise _not_a_value(name, given)
-        parts = value.groups()
         if pairs == 1:
-            level = _level(name, given, *parts)
+            # Most writes have one pair, so nothing is kept for others.
+            index = _index(name, names)
+            level = _level(name, given, *value.groups())
         else:
-            parts = _plain(*parts)
-            level = known.get(parts)
-            if level is None:
-                level = known[parts] = _level(name, given, *parts)
+            index = indexes[name] if name in indexes else indexes.setdefault(name, _index(name, names))
+            parts = _plain(*value.groups())
+            level = known[parts] if parts in known else known.setdefault(parts, _level(name, given, *parts))
         if levels.setdefault(index, level) is not level and levels[index] != level:
             raise _refused(pair[0].strip(), f"{_show(name)} has another threshold already")
         zeros = zeros or not level.numerator
