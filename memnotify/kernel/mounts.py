@@ -14,6 +14,8 @@ class Mount(NamedTuple):
 
     number: int
     """Its mnt_id, as /proc/PID/fdinfo has it too."""
+    device: str
+    """The number of the file system's device, the same in each mount namespace."""
     type: str
     options: dict[str, str]
     """The file system's own options, such as user_id and allow_other for FUSE; the value may be empty."""
@@ -28,19 +30,19 @@ def canonical_path(path: str) -> str:
     return os.path.join(os.path.realpath(directory), name)
 
 
-def read_mounts(path: str, table: str = "/proc/self/mountinfo") -> list[Mount]:
-    """Return what is mounted at ``path``, the topmost mount last. Raises OSError."""
+def read_mounts(path: str | None, table: str = "/proc/self/mountinfo") -> list[Mount]:
+    """Return what is mounted at ``path``, or anywhere if that is None, the topmost last. Raises OSError."""
     found = []
     with open(table, "rb") as mounts:
         for line in mounts:
             fields, _, rest = line.partition(b" - ")
             words_before = fields.split(b" ")
             place = _unescape(words_before[4])
-            if place == os.fsencode(path):
+            if path is None or place == os.fsencode(path):
                 words = os.fsdecode(rest).split()
                 pairs = (option.partition("=") for option in words[-1].split(","))
                 options = {name: value for name, _, value in pairs}
-                found.append(Mount(int(words_before[0]), words[0], options))
+                found.append(Mount(int(words_before[0]), os.fsdecode(words_before[2]), words[0], options))
     return found
 
 

@@ -180,9 +180,21 @@ class Machine:
             self.is_mount or self.is_socket or self.node is None or self.exists(f"{self.sysfs_directory}/dev")
         )
         found = named or (holding if may_hold else []) or guessed
+        found = [server for server in found if not self._serves_other_mount(server.pid)]
         # A container may have a mount at the same path; a unit in a mount namespace of its own serves here.
         ours = self._namespace("self")
         return [server for server in found if self._namespace(server.pid) == ours] or found
+
+    def _serves_other_mount(self, pid: int) -> bool:
+        """Return True if a process sees FUSE files, but not the one at the path."""
+        if self.device_mount is None:
+            return False
+        try:
+            mounts = read_mounts(None, self.place(f"/proc/{pid}/mountinfo"))
+        except OSError:
+            return False
+        devices = {mount.device for mount in mounts if mount.type == FUSE_FILE}
+        return bool(devices) and self.device_mount.device not in devices
 
     def _server(self, pid: int) -> Server | None:
         """Return the process if it may serve the device, else None."""

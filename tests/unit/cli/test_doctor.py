@@ -26,6 +26,7 @@ MOUNT = (
     "78 49 0:47 / /dev/memnotify rw - fuse.memnotify memnotify"
     " rw,user_id=0,group_id=0,default_permissions,allow_other\n"
 )
+OTHER_MOUNT = MOUNT.replace("0:47", "0:48")
 STALLS = "some avg10=0.00 avg60=0.00 avg300=0.00 total=0\n"
 DEVICE = Node(0, stat.S_IFCHR | 0o666, 0, 0, "252:0", usable=True)
 STATUS = {
@@ -541,6 +542,19 @@ def test_daemon_of_a_mount_that_a_container_has_too(machine: Made) -> None:
     (machine.directory / "proc/self/ns/mnt").symlink_to("mnt:[2]")
     del machine.servers
     assert [server.pid for server in machine.servers] == [7]
+
+
+def test_daemon_of_another_mount_at_the_same_path(machine: Made) -> None:
+    """A daemon that sees FUSE files, but not this one, is not taken, in any mount namespace."""
+    machine.make("/proc/self/mountinfo", MOUNT)
+    for pid in (6, 7):
+        machine.run(pid, "/dev/fuse")
+    machine.make("/proc/6/mountinfo", OTHER_MOUNT)
+    machine.make("/proc/7/mountinfo", MOUNT)
+    assert [server.pid for server in machine.servers] == [7]
+    machine.make("/proc/7/mountinfo", OTHER_MOUNT)
+    del machine.servers
+    assert machine.servers == []
 
 
 def test_daemon_with_hidden_descriptors(machine: Made, monkeypatch: pytest.MonkeyPatch) -> None:
