@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """memnotify.service under systemd as process 1."""
 
+import json
 import os
 import pwd
 import re
@@ -150,6 +151,18 @@ def test_killed_it_is_there_again(fd: int) -> None:
     assert serves()
     assert "took over 1 clients" in log()
     assert os.read(fd, 256).startswith(b"total ")
+
+
+def test_any_user_may_ask_for_its_status_after_restarts_as_well(fd: int) -> None:
+    """The command needs no option, and the socket is there again with each process."""
+    for _ in range(2):
+        command = ["memnotify", "status", "--json"]
+        done = subprocess.run(command, user="nobody", group="nogroup", capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr
+        status = json.loads(done.stdout)
+        assert (status["pid"], status["path"]) == (main_pid(), NODE)
+        assert (status["observer_count"], status["observers"]) == (1, [])
+        systemctl("restart", NAME)
 
 
 def test_clients_do_not_notice_a_restart(started: None) -> None:
