@@ -29,6 +29,7 @@ COMMANDS = (
     "simulate",
     "inject",
     "status",
+    "exporter",
     "upgrade",
     "doctor",
 )
@@ -50,6 +51,7 @@ A memory meter that programs can poll: /dev/memnotify in userspace.
   memnotify simulate SCRIPT -- COMMAND    run a command on figures that are made up
   memnotify inject FIGURES --for S    report figures that are made up to every program
   memnotify status             show what the running daemon does
+  memnotify exporter           serve metrics to Prometheus
   memnotify upgrade            replace the running daemon, with its clients
   memnotify doctor             check everything that the device depends on
 """

@@ -275,7 +275,7 @@ ALONE = r"""
 test -z "$(command -v gcc cc pkg-config)"
 test -z "$(find / -xdev -name 'libfuse*')"
 dpkg --install /mnt/new/python3-memnotify_*.deb
-for command in serve check-config read wait run watch env lowmem-bus doctor; do
+for command in serve check-config read wait run watch env lowmem-bus exporter doctor; do
     memnotify $command --help >/dev/null
 done
 export MEMNOTIFY_PATH=/mnt/socket

@@ -114,7 +114,7 @@ until grep 'ready: /run/memnotify' /run/log; do kill -0 $! || { cat /run/log; ex
 
 python3 -m venv /pure
 (cd /mnt && PATH="/pure/bin:$PATH" PIP_NO_INDEX=1 && export PATH PIP_NO_INDEX && INSTALL)
-for command in serve check-config read wait run watch env lowmem-bus doctor; do
+for command in serve check-config read wait run watch env lowmem-bus exporter doctor; do
     /pure/bin/memnotify $command --help >/dev/null
 done
 /pure/bin/memnotify read --path=/run/memnotify

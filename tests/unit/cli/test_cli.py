@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +56,10 @@ UNKNOWN = (
         ["watch", "--interval", "often"],
         ["lowmem-bus", "used 80%"],
         ["lowmem-bus", "--interval", "-1"],
+        ["exporter", "--listen", "9012"],
+        ["exporter", "--listen", ":9012"],
+        ["exporter", "--listen", "::1:9012"],
+        ["exporter", "--listen", "localhost:65536"],
         ["doctor", "/dev/memnotify"],
         ["doctor", "--timeout", "-1"],
         ["serve", "--transport", "pigeon"],
@@ -180,6 +185,19 @@ def test_settings_out_of_bounds(arguments: list[str], message: str, caplog: pyte
                 "1 no bus",
                 "2 thresholds",
                 "4 dbus-fast",
+            ],
+        ),
+        (
+            ["exporter"],
+            [
+                "127.0.0.1:9012",
+                "--textfile",
+                "node_exporter",
+                "memnotify_up",
+                "0 the file",
+                "1 cannot",
+                "2 wrong",
+                "4 prometheus_client",
             ],
         ),
         (
@@ -863,5 +881,47 @@ def test_lowmem_bus_without_its_library(
     said = (
         "memnotify lowmem-bus: dbus-fast is not installed: apt install python3-dbus-fast,"
         " or pip install dbus-fast\n"
+    )
+    assert capsys.readouterr() == ("", said)
+
+
+# exporter
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--interval", "5"], "--interval is for --textfile: Prometheus has its own interval"),
+        (["--textfile", "x.txt"], "x.txt: node_exporter reads only files that end in .prom"),
+    ],
+)
+def test_exporter_with_options_that_have_no_effect(
+    options: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["exporter", *options]) == 2
+    assert capsys.readouterr() == ("", f"memnotify exporter: {said}\n")
+
+
+def test_exporter_at_a_port_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["exporter", "--listen", f"127.0.0.1:{port}"]) == 1
+    assert capsys.readouterr() == ("", f"memnotify exporter: 127.0.0.1:{port}: Address already in use\n")
+
+
+def test_exporter_without_its_library(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 4, and a message that says how to install it."""
+    for module in "output", "metrics":
+        monkeypatch.delitem(sys.modules, f"memnotify.cli.exporter.{module}", raising=False)
+    monkeypatch.delattr("memnotify.cli.exporter.output", raising=False)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "prometheus_client"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    assert main(["exporter"]) == 4
+    said = (
+        "memnotify exporter: prometheus_client is not installed: apt install python3-prometheus-client,"
+        " or pip install prometheus_client\n"
     )
     assert capsys.readouterr() == ("", said)
