@@ -141,7 +141,9 @@ def _serve_device(settings: Settings, configuration: "_Configuration") -> int:
         with ExitStack() as undo:
             kept = takeover.take_kept()
             listener = _open_listener(settings, undo)
-            status_socket = _open_status_socket(settings, configuration, undo)
+            status_socket = _open_status_socket(
+                settings, configuration, undo, kept.fds.get(takeover.STATUS, -1)
+            )
             predecessor = takeover.take_over(kept.fds, settings)
             serving = daemon.serve(
                 predecessor.transport
@@ -177,14 +179,18 @@ def _open_listener(settings: Settings, undo: ExitStack) -> "Listener | None":
 
 
 def _open_status_socket(
-    settings: Settings, configuration: "_Configuration", undo: ExitStack
+    settings: Settings, configuration: "_Configuration", undo: ExitStack, kept: int
 ) -> "StatusSocket | None":
+    """Return the status socket, or None. ``kept`` is that of the program before, or -1."""
     if not settings.status_socket:
+        if kept >= 0:
+            os.close(kept)
         return None
     # Imported here for the same reason.
     from memnotify.daemon.status import StatusSocket  # noqa: PLC0415
 
-    return undo.enter_context(closing(StatusSocket(settings.status_socket, lambda: configuration.origins)))
+    made = StatusSocket(settings.status_socket, lambda: configuration.origins, kept)
+    return undo.enter_context(closing(made))
 
 
 class _Configuration:

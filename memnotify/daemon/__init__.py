@@ -26,6 +26,7 @@ from memnotify.daemon.systemd import DescriptorStore, SystemdNotifier
 from memnotify.daemon.takeover import (
     CLEANUP,
     NOTHING_KEPT,
+    STATUS,
     Handover,
     Kept,
     Predecessor,
@@ -118,7 +119,7 @@ def serve(
             service.attend(cleanup.enter_context(closing(shows)))
         for worker in workers:
             worker.start(service.fail)
-        return _end(service.run(status, reloader), handover, workers, listener, cleaner)
+        return _end(service.run(status, reloader), handover, workers, (listener, status_socket), cleaner)
 
 
 def _prepare_process() -> None:
@@ -145,7 +146,7 @@ def _end(
     end: "End",
     handover: Handover,
     workers: Sequence[Worker],
-    listener: "Listener | None",
+    sockets: "tuple[Listener | None, StatusSocket | None]",
     cleaner: CleanupProcess | None,
 ) -> bool:
     """Return True if the daemon was asked to end, or replace the program by a new one. Raises OSError."""
@@ -154,9 +155,12 @@ def _end(
     fds = handover.leave(workers)
     if end is End.REPLACED:
         log.info("the program replaces itself")
+        listener, status_socket = sockets
         if listener is not None and not listener.removes:
             # As a socket unit's: first.
             fds.insert(0, ("memnotify.socket", listener.socket.fileno()))
+        if status_socket is not None and not status_socket.removes:
+            fds.append((STATUS, status_socket.fileno()))
         if cleaner is not None:
             fds.append((CLEANUP, cleaner.end))
         replace_process(fds)

@@ -24,6 +24,7 @@ from memnotify.daemon.running import Engine
 from memnotify.engine.latencies import BOUNDS_S
 from memnotify.engine.table import ObserverState
 from memnotify.kernel.meminfo import MemInfoError
+from memnotify.kernel.mounts import canonical_path
 from memnotify.logs import LIMITED
 from memnotify.transports import Removal
 from memnotify.transports.unix_listener import Listener
@@ -379,15 +380,29 @@ class StatusServer:
 class StatusSocket:
     """The listening socket at ``path``, not served yet; ``origins`` returns where each setting comes from.
 
+    ``kept`` is that of the program that this one replaced, or -1: this user may be unable to make another.
     Raises TransportError.
     """
 
-    def __init__(self, path: str, origins: Callable[[], Mapping[str, str]]) -> None:
+    def __init__(self, path: str, origins: Callable[[], Mapping[str, str]], kept: int = -1) -> None:
         self._origins = origins
         # Read before root is given up: the daemon's files may be root's alone.
         with open(os.path.join(os.path.dirname(__file__), f"{INTERFACE}.varlink"), encoding="utf-8") as file:
             self._description = file.read()
-        self._listener = Listener(path, 0o666)
+        passed = socket.socket(fileno=kept) if kept >= 0 else None
+        if passed is not None and passed.getsockname() != canonical_path(path):
+            passed.close()
+            passed = None
+        self._listener = Listener(path, 0o666, passed)
+
+    @property
+    def removes(self) -> bool:
+        """Whether ``close`` removes the socket from its path."""
+        return self._listener.removes
+
+    def fileno(self) -> int:
+        """Return the descriptor of the socket."""
+        return self._listener.socket.fileno()
 
     def serve(self, engine: Engine) -> StatusServer:
         """Return the server; the caller closes it."""

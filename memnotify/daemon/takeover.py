@@ -39,7 +39,8 @@ log = logging.getLogger(__name__)
 
 SESSION, STATE, CLEANUP = "memnotify-session", "memnotify-state", "memnotify-cleanup"
 CONNECTIONS, CLIENT = "memnotify-connections", "memnotify-client"
-_OURS = {SESSION, STATE, CLEANUP, CONNECTIONS}
+STATUS = "memnotify-status"
+_OURS = {SESSION, STATE, CLEANUP, CONNECTIONS, STATUS}
 _PASSED_FD = 3
 _CLOSED_MAX_S = 5.0
 # linux/fuse.h: FUSE_NOTIFY_RESEND, in the header of a frame without a body.
@@ -141,7 +142,7 @@ def take_over(kept: dict[str, int], settings: Settings) -> Predecessor | None:
 def forget(kept: Mapping[str, int]) -> None:
     """Close what an earlier daemon left behind, here and in the service manager's store."""
     notifier = SystemdNotifier()
-    lost = kept.keys() - {CLEANUP, CONNECTIONS}
+    lost = kept.keys() - {CLEANUP, CONNECTIONS, STATUS}
     DescriptorStore(notifier).forget(lost)
     for name in lost:
         os.close(kept[name])

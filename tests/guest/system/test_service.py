@@ -154,15 +154,24 @@ def test_killed_it_is_there_again(fd: int) -> None:
 
 
 def test_any_user_may_ask_for_its_status_after_restarts_as_well(fd: int) -> None:
-    """The command needs no option, and the socket is there again with each process."""
-    for _ in range(2):
+    """The command needs no option, and the socket is there for each process and each program."""
+
+    def restart() -> None:
+        systemctl("restart", NAME)
+
+    def replace() -> None:
+        times = log().count("took over 1 clients")
+        os.kill(main_pid(), signal.SIGUSR2)
+        eventually(lambda: log().count("took over 1 clients") > times, "the new program serves")
+
+    for change in (restart, replace, replace, restart):
         command = ["memnotify", "status", "--json"]
         done = subprocess.run(command, user="nobody", group="nogroup", capture_output=True, check=False)
         assert done.returncode == 0, done.stderr
         status = json.loads(done.stdout)
         assert (status["pid"], status["path"]) == (main_pid(), NODE)
         assert (status["observer_count"], status["observers"]) == (1, [])
-        systemctl("restart", NAME)
+        change()
 
 
 def test_clients_do_not_notice_a_restart(started: None) -> None:
