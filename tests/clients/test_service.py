@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -99,13 +100,12 @@ def test_a_device_that_is_lost_is_stopping(systemd: FakeManager) -> None:
     assert systemd.hear("STOPPING=1")
 
 
-@pytest.mark.parametrize("thread", ["sampler", "sockets"])
-def test_a_thread_that_hangs_is_told_by_silence(thread: str, tmp_path: Path) -> None:
+@contextmanager
+def _hanging(thread: str, tmp_path: Path, *arguments: str) -> Iterator[tuple[FakeManager, Daemon, int, Path]]:
+    """Return a manager, a daemon, a client's descriptor, and the file without which the thread goes on."""
     hang = tmp_path / "hang"
     program = (sys.executable, "-c", _SERVE, thread, str(hang))
-    arguments = ["--update-period", "20", "--no-pcp-is-free"]
-    if thread == "sockets":
-        arguments += ["--socket", str(tmp_path / "socket")]
+    arguments = ("--update-period", "20", "--no-pcp-is-free", *arguments)
     with (
         FakeManager(watchdog_s=WATCHDOG_S) as systemd,
         Daemon(*arguments, program=program, environment=systemd.environment) as daemon,
@@ -113,18 +113,33 @@ def test_a_thread_that_hangs_is_told_by_silence(thread: str, tmp_path: Path) -> 
         for _ in range(3):
             systemd.hear("WATCHDOG=1")
         fd = os.open(daemon.path, os.O_RDWR)
-        if thread == "sampler":
-            os.write(fd, b"used 99%")  # makes the daemon sample
+        os.write(fd, b"used 99%")  # makes the daemon sample
         hang.touch()
-        eventually(lambda: f"the watchdog is not notified: thread {thread}" in daemon.log, "it is noticed")
+        eventually(lambda: f"thread {thread}" in daemon.log, "it is noticed")
         systemd.heard()
+        yield systemd, daemon, fd, hang
+        hang.unlink(missing_ok=True)
+        systemd.hear("WATCHDOG=1")
+        os.close(fd)
+
+
+def test_a_sampler_that_hangs_is_told_by_silence(tmp_path: Path) -> None:
+    with _hanging("sampler", tmp_path) as (systemd, daemon, fd, _):
+        assert "so the watchdog is not notified: thread sampler" in daemon.log
         assert _main_wakes(daemon, 2 * WATCHDOG_S) >= 4
         assert "WATCHDOG=1" not in systemd.heard()
         # Requests are still answered.
         assert os.read(fd, 256).startswith(b"total ")
-        hang.unlink()
+
+
+def test_a_socket_thread_that_hangs_costs_the_sockets_alone(tmp_path: Path) -> None:
+    """The device goes on, so a restart would take more than it gives."""
+    with _hanging("sockets", tmp_path, "--socket", str(tmp_path / "socket")) as (systemd, daemon, fd, hang):
+        assert "and the others go on: thread sockets" in daemon.log
         systemd.hear("WATCHDOG=1")
-        os.close(fd)
+        assert os.read(fd, 256).startswith(b"total ")
+        hang.unlink()
+        eventually(lambda: "all threads are alive again" in daemon.log, "the thread goes on")
 
 
 def test_a_request_that_hangs_is_told_by_silence(tmp_path: Path) -> None:
