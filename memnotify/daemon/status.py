@@ -119,14 +119,7 @@ class StatusSource:
                 "failed_readings": self._engine.sampler.failures,
             }
         )
-        shown = ""
-        if observers:
-            switch_s = sys.getswitchinterval()
-            sys.setswitchinterval(_SWITCH_S)
-            try:
-                shown = ",".join(self._observers(uid))
-            finally:
-                sys.setswitchinterval(switch_s)
+        shown = ",".join(self._observers(uid)) if observers else ""
         return f'{status[:-1]},"observers":[{shown}]}}'.encode()
 
     def _figures(self) -> list[dict[str, object]]:
@@ -358,11 +351,16 @@ class StatusServer:
         except (ValueError, TypeError, KeyError):
             self._drop(connection)
             return
-        reply = self._source.injection.reply(request, connection, uid=connection.uid, pid=connection.pid)
-        if reply is None:
-            reply = self._source.reply(request, connection.uid)
-        connection.reply = memoryview(reply + b"\0")
-        self._send(connection)
+        switch_s = sys.getswitchinterval()
+        sys.setswitchinterval(_SWITCH_S)
+        try:
+            reply = self._source.injection.reply(request, connection, uid=connection.uid, pid=connection.pid)
+            if reply is None:
+                reply = self._source.reply(request, connection.uid)
+            connection.reply = memoryview(reply + b"\0")
+            self._send(connection)
+        finally:
+            sys.setswitchinterval(switch_s)
 
     def _send(self, connection: _Connection) -> None:
         """Send as much as the client has space for; the rest follows when it has read."""
