@@ -253,8 +253,14 @@ class Prometheus(Program):
             tool("prometheus"), f"--config.file={config}", f"--storage.tsdb.path={directory}/data",
             "--web.listen-address=127.0.0.1:0",
         )  # fmt: skip
-        self._api = f"http://{self.hear('Listening on').rpartition('=')[2]}/api/v1"
-        self.hear("Server is ready")
+        # Two of its threads log these, in either order.
+        address, is_ready = "", False
+        while not (address and is_ready):
+            line = self.line()
+            if "Listening on" in line:
+                address = line.rpartition("=")[2]
+            is_ready = is_ready or "Server is ready" in line
+        self._api = f"http://{address}/api/v1"
 
     def ask(self, name: str, **parameters: str) -> Any:
         """Return the data of an answer of the API, which must not be an error."""
