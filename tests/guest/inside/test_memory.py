@@ -59,8 +59,9 @@ def figures(fd: int) -> tuple[int, int]:
 
 
 def assert_counted_once(device: int, path: str, size: int) -> None:
-    """Lock memory; ``used`` must grow by it, and stay below total."""
+    """Lock memory; ``used`` must grow by it, as MemAvailable falls, and stay below total."""
     total, before = figures(device)
+    available_before = meminfo_pages("MemAvailable")
     with Program(sys.executable, "-c", LOCK, path, str(size)) as program:
         assert program.line() == "locked"
         assert meminfo_pages("Mlocked") >= size // mmap.PAGESIZE
@@ -68,6 +69,8 @@ def assert_counted_once(device: int, path: str, size: int) -> None:
         available = meminfo_pages("MemAvailable")
     grown = (used - before) * mmap.PAGESIZE
     assert abs(grown - size) < TOLERANCE * size, f"{grown / MIB:.0f} of {size / MIB:.0f} MiB"
+    taken = (available_before - available) * mmap.PAGESIZE
+    assert abs(grown - taken) < TOLERANCE * size, f"{grown / MIB:.0f}, available {taken / MIB:.0f} MiB"
     # MemAvailable leaves out the kernel's reserves too (mm/page_alloc.c:si_mem_available).
     assert available <= total - used <= total, f"total {total} used {used} available {available}"
 
