@@ -17,14 +17,17 @@ GUESTS = 2
 PARTS = 4
 """Of all tests: with more parts than guests both processors stay busy, and a boot takes few seconds."""
 ENVIRONMENT = {"MEMNOTIFY_TEST_TRANSPORT": "cuse"}
+NEWEST = "trixie"
+"""The Debian whose kernel runs every test. The system tests, and those of OF_THE_KERNEL, run on this machine's."""
 POSTED = ("tests/clients/test_absent.py", "tests/clients/test_mn_test.py")
 """The files that run the posted program."""
 OF_THE_KERNEL = (
     "tests/guest/inside/test_kernel.py",
     "tests/guest/inside/test_cuse.py",
+    "tests/guest/inside/test_memory.py",
     "tests/clients/test_takeover.py",
 )
-"""Nodes and their devices, and the requests that Linux 6.9 and later send again after a crash."""
+"""Nodes and their devices, memory, and requests that only Linux 6.9 and later send again after a crash."""
 
 
 def test_the_posted_program_in_guest(guest: Callable[..., GuestResult], subtests: pytest.Subtests) -> None:
@@ -33,12 +36,9 @@ def test_the_posted_program_in_guest(guest: Callable[..., GuestResult], subtests
 
 
 def test_in_guest(guest: Callable[..., GuestResult], subtests: pytest.Subtests) -> None:
-    """All other tests pass in the guest, and those of OF_THE_KERNEL on Debian 13's kernel, too.
-
-    MEMNOTIFY_GUEST_SUITE=trixie runs all of them there.
-    """
+    """All other tests pass on Debian 13's kernel, and those of OF_THE_KERNEL on this machine's Debian's, too."""
     try:
-        kernel("trixie")
+        kernel(NEWEST)
     except GuestUnavailable as missing:
         unavailable(str(missing))
     with suppress(LibsystemdUnavailable):
@@ -50,7 +50,10 @@ def test_in_guest(guest: Callable[..., GuestResult], subtests: pytest.Subtests) 
         if (name := str(path.relative_to(REPOSITORY))) not in POSTED
     ]
     with ThreadPoolExecutor(GUESTS) as at_once:
-        runs = [at_once.submit(run_pytest, files[number::PARTS], ENVIRONMENT) for number in range(PARTS)]
-        runs.append(at_once.submit(run_pytest, OF_THE_KERNEL, ENVIRONMENT, suite="trixie"))
+        runs = [
+            at_once.submit(run_pytest, files[number::PARTS], ENVIRONMENT, suite=NEWEST)
+            for number in range(PARTS)
+        ]
+        runs.append(at_once.submit(run_pytest, OF_THE_KERNEL, ENVIRONMENT))
     for run in runs:
         report(run.result(), subtests)
