@@ -17,9 +17,17 @@ layout = $(if $(filter /usr,$(prefix)),DEB_PYTHON_INSTALL_LAYOUT=deb)
 # install(1) sets modes and ignores the umask.
 put = install -D -m 644
 
-.PHONY: install install-python install-unit install-data uninstall
+.PHONY: install check install-python install-unit install-data uninstall
 
-install: install-python install-unit install-data
+install: check install-python install-unit install-data
+
+# Before anything is written: without the right to, pip would install for this user alone.
+check:
+	@test -n "$(DESTDIR)" || test "$$(id -u)" = 0 || { echo "make install writes to $(prefix) and /etc: run it as root," \
+		"or with DESTDIR=. For one user alone: pip install . in a venv" >&2; exit 1; }
+	@scripts=$$($(layout) $(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("scripts"))') && \
+	test "$$scripts" = "$(prefix)/bin" || { echo "$(PYTHON) installs programs in $$scripts, not in $(prefix)/bin:" \
+		"give another prefix=, or PYTHON=" >&2; exit 1; }
 
 # Offline, with the setuptools and the cffi of PYTHON, and from a copy: files that root makes in the clone would stop the
 # next build of its owner, and files in build/ of an earlier version would be installed. pip obeys the umask.
@@ -28,8 +36,6 @@ install-python:
 	cp -R pyproject.toml setup.py README.md LICENSE MANIFEST.in cffi_build memnotify "$$copy" && \
 	$(layout) $(PYTHON) -m pip install --quiet --root-user-action=ignore --no-warn-script-location --no-compile \
 		--no-deps --no-build-isolation --ignore-installed --root=$(or $(DESTDIR),/) "$$copy"
-	@test -x $(DESTDIR)$(prefix)/bin/memnotify || \
-		{ echo "$(PYTHON) does not install below $(prefix): give prefix= another value" >&2; exit 1; }
 
 install-unit:
 	$(put) systemd/memnotify.service systemd/memnotify.socket -t $(lib)/systemd/system

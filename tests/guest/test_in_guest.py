@@ -18,7 +18,7 @@ PARTS = 4
 """Of all tests: with more parts than guests both processors stay busy, and a boot takes few seconds."""
 ENVIRONMENT = {"MEMNOTIFY_TEST_TRANSPORT": "cuse"}
 NEWEST = "trixie"
-"""The Debian whose kernel runs every test. The system tests, and those of OF_THE_KERNEL, run on this machine's."""
+"""The Debian whose kernel runs every test here. This machine's runs the system tests, and OF_THE_KERNEL."""
 POSTED = ("tests/clients/test_absent.py", "tests/clients/test_mn_test.py")
 """The files that run the posted program."""
 OF_THE_KERNEL = (
@@ -36,7 +36,7 @@ def test_the_posted_program_in_guest(guest: Callable[..., GuestResult], subtests
 
 
 def test_in_guest(guest: Callable[..., GuestResult], subtests: pytest.Subtests) -> None:
-    """All other tests pass on Debian 13's kernel, and those of OF_THE_KERNEL on this machine's Debian's, too."""
+    """All other tests pass on Debian 13's kernel, those of OF_THE_KERNEL on this machine's Debian's too."""
     try:
         kernel(NEWEST)
     except GuestUnavailable as missing:

@@ -4,6 +4,8 @@
 import os
 import re
 import shutil
+import subprocess
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -183,6 +185,25 @@ def test_make_uninstall_leaves_nothing(tree: Path, tmp_path: Path, prefix: str) 
     run("make", "uninstall", *variables, cwd=tree)
     assert files(tmp_path) == mine
     assert changes(tree) == ""
+
+
+@pytest.mark.parametrize(
+    ("user", "variables", "message"),
+    [
+        (0, ("prefix=/opt/x",), "installs programs in /usr/local/bin, not in /opt/x/bin"),
+        (65534, (), "run it as root"),
+    ],
+)
+def test_make_install_refuses_before_it_writes(
+    tree: Path, user: int, variables: Sequence[str], message: str
+) -> None:
+    done = subprocess.run(
+        ["make", "install", *variables], cwd=tree, user=user, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert changes(tree) == ""
+    assert not Path("/opt/x").exists()
 
 
 def test_make_install_below_usr_local_runs(tree: Path, system: Path, tmp_path: Path) -> None:

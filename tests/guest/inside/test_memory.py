@@ -45,12 +45,13 @@ def meminfo_pages(*names: str) -> int:
 
 
 def available_pages() -> int:
-    """Return MemAvailable and what the kernel holds back of page cache and slabs in it, at most the low watermarks.
+    """Return MemAvailable, and what the kernel holds back in it of page cache and slabs.
 
-    What is held back is half of the page cache at most, so that it shrinks where locking drops page cache
-    (mm/show_mem.c:si_mem_available).
+    That is the low watermarks of the zones, but at most half of the page cache: it shrinks where locking
+    drops page cache (mm/show_mem.c:si_mem_available).
     """
-    low = sum(int(each.split()[1]) for each in Path("/proc/zoneinfo").open() if each.split()[0] == "low")
+    lines = [line.split() for line in Path("/proc/zoneinfo").read_text().splitlines()]
+    low = sum(int(words[1]) for words in lines if words[0] == "low")
     cache = meminfo_pages("Active(file)", "Inactive(file)")
     slabs = meminfo_pages("KReclaimable")
     return meminfo_pages("MemAvailable") + min(cache // 2, low) + min(slabs // 2, low)
