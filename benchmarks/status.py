@@ -3,8 +3,9 @@
 """Measure what the status costs: how long a reply takes, and how much later clients are woken meanwhile.
 
 The daemon reads a memory that is made up, every 2 ms, and has many observers. One client is woken again and
-again, first while nothing asks, then while a process asks in a loop, in turn. The time is from the change of
-memory until epoll_wait returns in the client.
+again, in turn: while nothing asks, while a process asks in a loop, and while one asks nothing but computes as
+much: what the scheduler takes for any process beside. The time is from the change of memory until epoll_wait
+returns in the client.
 """
 
 import argparse
@@ -34,9 +35,21 @@ import sys, time
 from memnotify.cli.varlink import call
 from memnotify.cli.status import METHOD
 while True:
-    begun_s = time.monotonic()
+    begun_s, busy_s = time.monotonic(), time.process_time()
     status = call(sys.argv[1], METHOD)
-    print(time.monotonic() - begun_s, len(status["observers"]), flush=True)
+    print(time.monotonic() - begun_s, time.process_time() - busy_s, len(status["observers"]), flush=True)
+"""
+
+# In each cycle it computes for so many seconds, as the program above does when it reads a reply.
+_COMPUTE = """
+import sys, time
+cycle_s, busy_s = map(float, sys.argv[1:])
+print(flush=True)
+while True:
+    time.sleep(cycle_s - busy_s)
+    end_s = time.process_time() + busy_s
+    while time.process_time() < end_s:
+        pass
 """
 
 
@@ -69,8 +82,8 @@ class Client:
 
 
 @contextmanager
-def asking(socket: str, took_s: list[float], observers: int) -> Iterator[None]:
-    """Ask for the status in a loop, in another process, and add how long each reply took."""
+def asking(socket: str, took_s: list[tuple[float, float]], observers: int) -> Iterator[None]:
+    """Ask for the status in a loop, in another process; add each reply's seconds, and those of CPU there."""
     command = [sys.executable, "-c", _ASK, socket]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None  # noqa: S101 - for mypy
@@ -82,10 +95,23 @@ def asking(socket: str, took_s: list[float], observers: int) -> Iterator[None]:
             lines = process.stdout.read().splitlines(keepends=True)
     for line in lines:
         if line.endswith("\n"):
-            seconds, count = line.split()
+            seconds, busy, count = line.split()
             if int(count) < observers:
                 raise BenchmarkError(f"a reply had {count} observers only")
-            took_s.append(float(seconds))
+            took_s.append((float(seconds), float(busy)))
+
+
+@contextmanager
+def computing(cycle_s: float, busy_s: float) -> Iterator[None]:
+    """Compute in another process."""
+    command = [sys.executable, "-c", _COMPUTE, str(cycle_s), str(busy_s)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None  # noqa: S101 - for mypy
+        process.stdout.readline()
+        try:
+            yield
+        finally:
+            process.kill()
 
 
 def percentile(values: list[float], share: float) -> float:
@@ -99,7 +125,8 @@ def measure(options: argparse.Namespace, directory: Path) -> None:
     memory, socket = FakeMemory(directory), str(directory / "status")
     alone_s: list[float] = []
     asked_s: list[float] = []
-    replies_s: list[float] = []
+    beside_s: list[float] = []
+    replies_s: list[tuple[float, float]] = []
     arguments = (*_ARGUMENTS, *memory.ARGUMENTS, "--status-socket", socket)
     with (
         Daemon(*arguments, transport="fuse", program=memory.program) as daemon,
@@ -120,18 +147,27 @@ def measure(options: argparse.Namespace, directory: Path) -> None:
             alone_s += [client.wake() for _ in range(options.wakes)]
             with asking(socket, replies_s, options.observers):
                 asked_s += [client.wake() for _ in range(options.wakes)]
+            if not replies_s:
+                raise BenchmarkError("no reply came: more --wakes")
+            reply_s, busy_s = map(statistics.median, zip(*replies_s, strict=True))
+            with computing(reply_s, busy_s):
+                beside_s += [client.wake() for _ in range(options.wakes)]
             progress(f"round {number + 1} of {options.rounds}")
         rss_kib = daemon.status("VmRSS")
-    if not replies_s:
-        raise BenchmarkError("no reply came: more --wakes")
     print(f"{options.observers} observers; the daemon has {rss_kib} KiB")
-    print(f"status: median {1000 * statistics.median(replies_s):.1f} ms of {len(replies_s)} replies")
-    for name, values in (("nothing asks", alone_s), ("status asked in a loop", asked_s)):
+    print(f"status: median {1000 * reply_s:.1f} ms of {len(replies_s)} replies")
+    rows = {
+        "nothing asks": alone_s,
+        f"a process computes {busy_s / reply_s:.0%} of the time": beside_s,
+        "status asked in a loop": asked_s,
+    }
+    for name, values in rows.items():
         print(
             f"wake, {name}: median {1000 * statistics.median(values):.2f} ms,"
             f" p99 {1000 * percentile(values, 0.99):.2f} ms of {len(values)}"
         )
-    print(f"ratio of p99: {percentile(asked_s, 0.99) / percentile(alone_s, 0.99):.2f}")
+    for name, values in list(rows.items())[:2]:
+        print(f"ratio of p99 to that of '{name}': {percentile(asked_s, 0.99) / percentile(values, 0.99):.2f}")
 
 
 def parse_options() -> argparse.Namespace:
