@@ -366,8 +366,6 @@ def _group(gid: int) -> str:
 def udev_rule(machine: Machine) -> Finding:  # noqa: PLR0911 - one return for each state
     """Check that a udev rule sets the mode of the device, and has done so."""
     there = machine.node
-    if machine.is_mount:
-        return Finding(NOT_APPLICABLE, "the daemon sets the mode of a FUSE file")
     if machine.is_socket:
         return Finding(NOT_APPLICABLE, "udev sets no mode of a socket")
     if not machine.exists("/run/udev/control"):
@@ -376,6 +374,8 @@ def udev_rule(machine: Machine) -> Finding:  # noqa: PLR0911 - one return for ea
     for path in machine.files(_RULES, "*.rules"):
         for rule in machine.text(path).replace("\\\n", "").splitlines():
             given |= _set_keys(rule, os.path.basename(machine.path), path)
+    if machine.is_mount:
+        return _rule_of_a_mount(machine, given)
     if not given:
         return Finding(
             WARNING,
@@ -386,15 +386,29 @@ def udev_rule(machine: Machine) -> Finding:  # noqa: PLR0911 - one return for ea
     rule_text = f"{rule}: {' '.join(f'{key}={value}' for key, value in given.items())}"
     if there is None or not machine.is_device:
         return Finding(OK, rule_text)
+    if different := _different(there, given):
+        return Finding(WARNING, f"{rule_text}, but the device has {different}", _TRIGGER)
+    return Finding(OK, f"{rule_text}, and the device has it")
+
+
+def _rule_of_a_mount(machine: Machine, given: dict[str, str]) -> Finding:
+    """Check a rule that was meant for a device which is a FUSE file here."""
+    there, rule = machine.node, given.pop("rule", "")
+    if there is None or not (different := _different(there, given)):
+        return Finding(NOT_APPLICABLE, "the daemon sets the mode of a FUSE file")
+    wanted = " ".join(f"{key}={value}" for key, value in given.items())
+    return Finding(
+        WARNING,
+        f"{rule}: {wanted} has no effect: udev sees no FUSE file, and this one has {different}",
+        f"chgrp and chmod {machine.path} after each start, such as by ExecStartPost= of the unit",
+    )
+
+
+def _different(there: Node, given: Mapping[str, str]) -> str:
+    """Return in which of the keys of a rule the device is different, and how."""
     has = {"MODE": f"{stat.S_IMODE(there.mode):04o}", "OWNER": _user(there.uid), "GROUP": _group(there.gid)}
     different = [key for key in has if key in given and has[key] not in (given[key], given[key].zfill(4))]
-    if different:
-        return Finding(
-            WARNING,
-            f"{rule_text}, but the device has {' '.join(f'{key}={has[key]}' for key in different)}",
-            _TRIGGER,
-        )
-    return Finding(OK, f"{rule_text}, and the device has it")
+    return " ".join(f"{key}={has[key]}" for key in different)
 
 
 def _set_keys(rule: str, name: str, path: str) -> dict[str, str]:

@@ -385,6 +385,10 @@ def test_udev_rule_does_not_apply_to_a_mount(machine: Made) -> None:
     machine.make("/proc/self/mountinfo", MOUNT)
     machine.has(Node(0, stat.S_IFREG | 0o666, usable=True))
     report(machine, "udev rule", NOT_APPLICABLE)
+    machine.make("/usr/lib/udev/rules.d/99-memnotify.rules", OURS)
+    report(machine, "udev rule", NOT_APPLICABLE)
+    machine.make("/etc/udev/rules.d/99-memnotify.rules", OURS.replace("0666", "0660"))
+    assert "MODE=0660 has no effect" in report(machine, "udev rule", WARNING)
 
 
 # The daemon
