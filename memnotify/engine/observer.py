@@ -4,7 +4,7 @@
 import heapq
 import math
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from memnotify.abi.thresholds import Level
@@ -79,10 +79,12 @@ class Threshold:
 
     ``pages`` is its value, ``percentage`` its part of total if it was written as one. ``value`` is the figure
     at its last event, which damps it, or NO_EVENT. ``index`` is the one in which it is armed at ``key``, or,
-    if the key is NOT_ARMED, from which it has fired.
+    if the key is NOT_ARMED, from which it has fired. ``previous`` and ``following`` are its neighbours at
+    that level; a set would take 216 bytes more for each level. The thresholds that have fired are a list by
+    ``following`` alone.
     """
 
-    __slots__ = ("fired_before", "index", "key", "observer", "pages", "value")
+    __slots__ = ("following", "index", "key", "observer", "pages", "previous", "value")
 
     index: "ThresholdIndex"
     percentage: Level | None = None
@@ -92,7 +94,8 @@ class Threshold:
         self.pages = level.pages(total_pages)
         self.value = NO_EVENT
         self.key = NOT_ARMED
-        self.fired_before: Threshold | None = None
+        self.previous: Threshold | None = None
+        self.following: Threshold | None = None
 
     def level(self, sign: int, granularity_pages: int) -> int:
         """Return the level that fires next, upwards for a ``sign`` of 1, downwards for -1.
@@ -109,14 +112,21 @@ class Threshold:
         return min(pages, value + 1 - damping_pages)
 
 
+# Most clients write one of few percentages. Belongs to the table's lock, as all observers do.
+_shared_levels: dict[Level, Level] = {}
+_SHARED_LEVELS_MAX = 256
+
+
 class PercentageThreshold(Threshold):
-    """A threshold that follows total, or its cgroup's limit. Apart: its slot costs the others 16 bytes."""
+    """A threshold that follows total, or its cgroup's limit."""
 
     __slots__ = ("percentage",)
 
     def __init__(self, observer: Observer, level: Level, total_pages: int) -> None:
         super().__init__(observer, level, total_pages)
-        self.percentage = level
+        if len(_shared_levels) == _SHARED_LEVELS_MAX:
+            _shared_levels.clear()
+        self.percentage = _shared_levels.setdefault(level, level)
 
 
 class ThresholdIndex:
@@ -137,9 +147,9 @@ class ThresholdIndex:
         self.figure = figure
         self.sign = sign
         self.group = group
-        # A heap of every key of _at, each once. A vacant key has lost its last threshold: to disarm allocates
-        # nothing, and so does a release.
-        self._at: dict[int, set[Threshold]] = {}
+        # The first threshold at each key. A vacant key has lost its last one, and has None: to disarm
+        # allocates nothing, and so does a release. _keys is a heap of all keys, each once.
+        self._at: dict[int, Threshold | None] = {}
         self._keys: list[int] = []
         self._vacant = 0
         self.armed = 0
@@ -147,35 +157,57 @@ class ThresholdIndex:
 
     def members(self) -> list[Threshold]:
         """Return the thresholds that are armed here."""
-        return [threshold for members in self._at.values() for threshold in members]
+        members = []
+        for first in self._at.values():
+            threshold = first
+            while threshold is not None:
+                members.append(threshold)
+                threshold = threshold.following
+        return members
 
     def arm(self, threshold: Threshold, key: int) -> None:
         """Arm a threshold that is armed nowhere."""
-        threshold.key = key
         threshold.index = self
         self.armed += 1
-        members = self._at.get(key)
-        if members is not None:
-            self._vacant -= not members
-            members.add(threshold)
+        first = self._at.get(key)
+        if first is not None:
+            # The same ints: 32 bytes each for all thresholds at one level.
+            threshold.key = first.key
+            if threshold.pages == first.pages:
+                threshold.pages = first.pages
+            first.previous = threshold
+            threshold.following = first
+            self._at[key] = threshold
+            return
+        threshold.key = key
+        if key in self._at:
+            self._vacant -= 1
+            self._at[key] = threshold
             return
         # Each key that was vacated pays O(1) of the sweep.
         if self._vacant > len(self._at) // 2 + 8:
             self.sweep()
-        self._at[key] = {threshold}
+        self._at[key] = threshold
         heapq.heappush(self._keys, key)
 
     def disarm(self, threshold: Threshold) -> None:
         """Disarm a threshold that is armed here. Allocates nothing."""
         key, threshold.key = threshold.key, NOT_ARMED
-        members = self._at[key]
-        members.remove(threshold)
+        previous, following = threshold.previous, threshold.following
+        if previous is None:
+            self._at[key] = following
+            self._vacant += following is None
+        else:
+            previous.following = following
+            threshold.previous = None
+        if following is not None:
+            following.previous = previous
+            threshold.following = None
         self.armed -= 1
-        self._vacant += not members
 
     def sweep(self) -> None:
         """Remove the vacant keys."""
-        self._at = {key: members for key, members in self._at.items() if members}
+        self._at = {key: first for key, first in self._at.items() if first is not None}
         self._keys = list(self._at)
         heapq.heapify(self._keys)
         self._vacant = 0
@@ -183,7 +215,7 @@ class ThresholdIndex:
     def distance(self, value: int) -> float:
         """Return how many pages ``value`` is from the first level to fire; 0 or less if one fires there."""
         keys = self._keys
-        while keys and not self._at[keys[0]]:
+        while keys and self._at[keys[0]] is None:
             del self._at[heapq.heappop(keys)]
             self._vacant -= 1
         return keys[0] - self.sign * value if keys else math.inf
@@ -192,12 +224,12 @@ class ThresholdIndex:
         """Whether any threshold fires at ``value`` pages."""
         return self.distance(value) <= 0
 
-    def pop_reached(self, value: int) -> Iterator[Threshold]:
-        """Take out every threshold that fires at ``value`` pages; it is armed nowhere then."""
-        while self.has_reached(value):
-            members = self._at.pop(heapq.heappop(self._keys))
-            self.armed -= len(members)
-            yield from members
+    def pop_reached(self, value: int) -> Threshold | None:
+        """Take out the lowest level at which a threshold fires at ``value`` pages, and return its first one.
+
+        The others follow it. The caller sets their keys, and removes them from ``armed``.
+        """
+        return self._at.pop(heapq.heappop(self._keys)) if self.has_reached(value) else None
 
 
 def index_pair(figure: int, group: "Group | None" = None) -> tuple[ThresholdIndex, ThresholdIndex]:

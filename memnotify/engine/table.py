@@ -588,22 +588,27 @@ class ObserverTable:
         """Set the events of what fires at ``value``, and batch the handles; return True if any fires."""
         fired = events = 0
         words, own = self._saved.words, self._batches[0]
-        for threshold in index.pop_reached(value):
-            fired += 1
-            threshold.key = NOT_ARMED
-            threshold.fired_before, self._fired = self._fired, threshold
-            observer = threshold.observer
-            if not observer.pending:
-                events += 1
-                observer.pending = observer.news = True
-                observer.event_s = taken_s
-                words[observer.place] = 1
-                if observer.handle != NO_HANDLE:
-                    batch = observer.batch or own
-                    batch.handles[batch.count] = observer.handle
-                    batch.count += 1
-                    observer.handle = NO_HANDLE
+        while (threshold := index.pop_reached(value)) is not None:
+            while threshold is not None:
+                fired += 1
+                following = threshold.following
+                threshold.key = NOT_ARMED
+                threshold.previous, threshold.following = None, self._fired
+                self._fired = threshold
+                observer = threshold.observer
+                if not observer.pending:
+                    events += 1
+                    observer.pending = observer.news = True
+                    observer.event_s = taken_s
+                    words[observer.place] = 1
+                    if observer.handle != NO_HANDLE:
+                        batch = observer.batch or own
+                        batch.handles[batch.count] = observer.handle
+                        batch.count += 1
+                        observer.handle = NO_HANDLE
+                threshold = following
         if fired:
+            index.armed -= fired
             self._crossings[2 * index.figure + (index.sign > 0)] += fired
             self.events += events
         return fired > 0
@@ -622,14 +627,15 @@ class ObserverTable:
         threshold, self._fired = self._fired, None
         figures = sample.figures
         while threshold is not None:
+            # Otherwise each threshold would keep those that fired before it in memory.
+            following, threshold.following = threshold.following, None
             if threshold in threshold.observer.thresholds:
                 # It cannot fire again at once: the level down is at most the value, the level up is above it.
                 index = threshold.index
                 threshold.value = figures[index.figure] if index.group is None else index.group.value_pages
                 self._arm(threshold, index.opposite)
                 self._save(threshold)
-            # Otherwise each threshold would keep those that fired before it in memory.
-            threshold.fired_before, threshold = None, threshold.fired_before
+            threshold = following
 
     def _keep(self, sample: Sample) -> None:
         self.latest = sample
