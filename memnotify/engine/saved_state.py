@@ -43,6 +43,7 @@ _SLOT = _USE - 1
 _OF_TOTAL = 1 << 8
 _DENOMINATOR_BIT = 16
 _DENOMINATOR_MAX = (1 << 47) - 1
+_NOT_WHOLE = "the saved state is not whole, or another version wrote it"
 _CANNOT_SAVE = "the clients' state cannot be saved (%s): a restart will lose them"
 
 
@@ -115,9 +116,14 @@ class SavedState:
         except (OSError, ValueError) as error:
             raise SavedStateError(f"the saved state cannot be read: {error}") from error
         if magic != _MAGIC or not 0 < length <= _DESCRIPTION_MAX:
-            raise SavedStateError("the saved state is not whole, or another version wrote it")
-        description = json.loads(text)
-        return cls(len(description["figures"]), fd), description
+            raise SavedStateError(_NOT_WHOLE)
+        try:
+            description = json.loads(text)
+            saved = cls(len(description["figures"]), fd)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise SavedStateError(_NOT_WHOLE) from error
+        saved._check()
+        return saved, description
 
     @property
     def kept(self) -> memoryview:
@@ -241,6 +247,26 @@ class SavedState:
             thresholds = [_unpack(words[at], words[at + 1], words[at + 2]) for at in ats]
             kh, pending = words[place + KH], bool(words[place + PENDING])
             yield Record(fh, place, kh, pending, words[place + _OPENER], words[place + _GROUP], thresholds)
+
+    def _check(self) -> None:
+        """Raise SavedStateError if a slot holds what no daemon has written."""
+        words, stride, slots = self.words, self._stride, self._slots
+
+        def column(at: int) -> list[int]:
+            first = self._place(1) + at
+            return words[first : first + slots * stride : stride].tolist()
+
+        whole = all(fh & _SLOT == slot for slot, fh in enumerate(column(_FH), start=1))
+        counts = [0 if fh & _FREE else count for fh, count in zip(column(_FH), column(_COUNT), strict=True)]
+        whole = whole and max(counts, default=0) <= self._figures + 1
+        for position in range(max(counts, default=0) if whole else 0):
+            heads = column(_THRESHOLDS + _THRESHOLD_WORDS * position)
+            for count, head in zip(counts, heads, strict=True):
+                if count > position:
+                    followed = not head & _OF_TOTAL or head >> _DENOMINATOR_BIT
+                    whole = whole and head & 0xFF <= self._figures and bool(followed)
+        if not whole:
+            raise SavedStateError(_NOT_WHOLE)
 
     def _place(self, slot: int) -> int:
         return slot * self._stride + NO_PLACE

@@ -28,6 +28,8 @@ AMOUNT is like 40%, 6G or 5000 (pages), TIME like 10s, 500ms or 2m"""
 """The statements of a script."""
 
 _TIME = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)")
+# Beyond, a step is lost in the rounding of the time.
+_TIME_MAX_S = 1e9
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
 
 
@@ -94,7 +96,10 @@ def read_recording(text: str) -> Course:
                 continue
             when_s, *pages = map(float, fields)
             figures = _recorded(*(round(each * page_size / PAGE_SIZE) for each in pages))
-            if not (when_s >= (moments[-1].when_s if moments else 0) and figures.total >= max(figures)):
+            if not (
+                _TIME_MAX_S >= when_s >= (moments[-1].when_s if moments else 0)
+                and figures.total >= max(figures)
+            ):
                 raise ValueError
         except (ValueError, TypeError, KeyError, OverflowError):
             raise ScriptError(
@@ -241,10 +246,10 @@ class _Parser:
     def _time(self) -> float:
         word = self._take("a time, such as 10s")
         found = _TIME.fullmatch(word)
-        if found is None:
+        if found is None or (time_s := float(found[1]) * _SECONDS[found[2]]) > _TIME_MAX_S:
             self._place -= 1
             raise self._error("a time, such as 10s, 500ms or 2m")
-        return float(found[1]) * _SECONDS[found[2]]
+        return time_s
 
     def _error(self, expected: str) -> ScriptError:
         end = self._place >= len(self._words)

@@ -78,6 +78,7 @@ def test_when_the_figures_move_next() -> None:
         ("hold 1s; ramp to 95% for 10s", "line 1, column 22", "'in'"),
         ("hold 1s\nhold 5", "line 2, column 6", "a time"),
         ("hold", "line 1, column 5", "a time"),
+        ("ramp to 95% in 1000000000000000000s", "line 1, column 16", "a time"),
         ("used 120%", "line 1, column 6", "an amount up to total (16G)"),
         ("used x", "line 1, column 6", "an amount"),
         ("drop to", "line 1, column 8", "an amount"),
@@ -146,7 +147,15 @@ def test_a_recording_of_another_page_size() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{}\n", f"{HEAD}\n[0, 1]", f"{HEAD}\n[0, 10, 20, 5]", f"{HEAD}\n[2,9,1,1]\n[1,9,1,1]", f"{HEAD}\nx"],
+    [
+        "",
+        "{}\n",
+        f"{HEAD}\n[0, 1]",
+        f"{HEAD}\n[0, 10, 20, 5]",
+        f"{HEAD}\n[2,9,1,1]\n[1,9,1,1]",
+        f"{HEAD}\nx",
+        f"{HEAD}\n[1e18,9,1,1]",
+    ],
 )
 def test_a_recording_that_is_not_understood(text: str) -> None:
     with pytest.raises(ScriptError, match="recording"):
