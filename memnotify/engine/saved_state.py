@@ -35,7 +35,10 @@ _MAGIC = int.from_bytes(b"memntfy\x02", "little")
 # Words of the header: the magic number, those that the shim keeps (shim.h), the length of the description.
 _KEPT, _LENGTH = 1, 7
 _DESCRIPTION = 64
-_DESCRIPTION_MAX = _HEADER - _DESCRIPTION
+_DESCRIPTION_MAX = _HEADER - _DESCRIPTION - 8
+# The header's last word: how often slots were used whose memory was given back.
+_USES = _HEADER // 8 - 1
+_USES_MAX = 1 << 26
 # A free slot keeps its last fh, since none is used twice: the upper half counts the uses of the slot.
 _FREE = 1 << 63
 _USE = 1 << 32
@@ -155,6 +158,7 @@ class SavedState:
             changed = [armed._replace(figure=figures.index(armed.figure)) for armed in kept]
             other.put(record._replace(thresholds=changed))
         other.kept[:] = self.kept
+        other._header[_USES] = self._header[_USES]  # noqa: SLF001 - another of this class
         return other
 
     def reserve(self, fhs: Sequence[int]) -> None:
@@ -189,8 +193,8 @@ class SavedState:
             fh = (last & ~_FREE) + _USE
             words[place + KH] = words[place + PENDING] = words[place + _COUNT] = 0
         else:
-            # Memory that was never used is zero.
-            fh = slot
+            # Memory that was never used, or was given back, is zero.
+            fh = self._header[_USES] << 32 | slot
         words[place + _OPENER] = opener
         words[place + _FH] = fh
         return fh, place
@@ -248,6 +252,33 @@ class SavedState:
             kh, pending = words[place + KH], bool(words[place + PENDING])
             yield Record(fh, place, kh, pending, words[place + _OPENER], words[place + _GROUP], thresholds)
 
+    def shrink(self) -> None:
+        """Give back the memory of the free slots at the end. If there is no memory for that, keep it."""
+        used, uses = self._slots, 0
+        while used and self.words[self._place(used) + _FH] & _FREE:
+            uses = max(uses, (self.words[self._place(used) + _FH] & ~_FREE) >> 32)
+            used -= 1
+        end = (used + 1) * self._stride
+        size = max(-(-end * 8 // _GROWTH) * _GROWTH, _HEADER)
+        if size >= len(self.words) * 8 or uses >= _USES_MAX:
+            return
+        try:
+            if self.fd >= 0:
+                words = memoryview(mmap.mmap(self.fd, size, offset=_HEADER)).cast("Q")
+            else:
+                words = memoryview(mmap.mmap(-1, size)).cast("Q")
+                words[:end] = self.words[:end]
+        except OSError:
+            return
+        # First: a slot that is zero must have no fh of before.
+        self._header[_USES] = max(self._header[_USES], uses + 1)
+        words[end:] = memoryview(bytes(size - end * 8)).cast("Q")
+        self.words = words
+        if self.fd >= 0:
+            os.ftruncate(self.fd, _HEADER + size)
+        self._slots = self._next_free = 0
+        self._find_slots()
+
     def _check(self) -> None:
         """Raise SavedStateError if a slot holds what no daemon has written."""
         words, stride, slots = self.words, self._stride, self._slots
@@ -256,7 +287,9 @@ class SavedState:
             first = self._place(1) + at
             return words[first : first + slots * stride : stride].tolist()
 
-        whole = all(fh & _SLOT == slot for slot, fh in enumerate(column(_FH), start=1))
+        whole = self._header[_USES] <= _USES_MAX and all(
+            fh & _SLOT == slot for slot, fh in enumerate(column(_FH), start=1)
+        )
         counts = [0 if fh & _FREE else count for fh, count in zip(column(_FH), column(_COUNT), strict=True)]
         whole = whole and max(counts, default=0) <= self._figures + 1
         for position in range(max(counts, default=0) if whole else 0):

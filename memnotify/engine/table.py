@@ -193,6 +193,7 @@ class ObserverTable:
                 # Another array: see open().
                 batch.space = array("Q", bytes(8 * (batch.observers * 5 // 4 + 8)))
             self._most = len(self._observers)
+            self._saved.shrink()
 
     def add_batch(self, notify: Callable[["array[int]", int], object]) -> HandleBatch:
         """Return the batch of another serving thread, to be notified after the earlier batches."""

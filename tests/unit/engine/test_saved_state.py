@@ -2,6 +2,7 @@
 """The saved state: a kill at any moment leaves what another process can go on with."""
 
 import errno
+import mmap
 import os
 import resource
 from collections.abc import Callable, Iterator
@@ -165,6 +166,27 @@ def test_the_next_process_reuses_no_fh() -> None:
         assert len(after) == len(fhs) - len(fhs[::3])
         opened = [after.open() for _ in range(200)]
         assert len({*fhs, *opened}) == 400
+
+
+def test_memory_of_free_slots_is_given_back() -> None:
+    """The observers that are left stay, and no later one gets an fh of before."""
+    sample = Sample(1.0, WIDE(*(0 for _ in WIDE._fields)), exact=True)
+    with saved_table() as (table, saved):
+        fhs = [table.open() for _ in range(5000)]
+        table.subscribe(fhs[300], parse(b"used 7", WIDE._fields), sample)
+        for fh in (*fhs[:300], *fhs[301:]):
+            table.close(fh)
+        words = len(saved.words)
+        table.compact()
+        assert len(saved.words) < words / 5
+        assert table.fhs() == [fhs[300]]
+        assert os.fstat(saved.fd).st_size == mmap.PAGESIZE + 8 * len(saved.words)
+        after = restored(saved.fd, sample, 0)
+        (record,) = after._saved.records()
+        assert record.fh == fhs[300]
+        assert [armed.level.numerator for armed in record.thresholds] == [7]
+        opened = [after.open() for _ in range(6000)]
+        assert len({*fhs, *opened}) == 11_000
 
 
 def test_growth_keeps_what_was_saved() -> None:
