@@ -130,6 +130,8 @@ def echo(command: str, device: Memnotify, *, until_reached: bool) -> None:
             next_event += " (with --now, at once)"
         if not until_reached:
             next_event = "falling below it is the next event"
+        if command == "lowmem-bus":
+            next_event = "a warning follows"
         state = f"exceeded already: {next_event}" if exceeded else "not reached yet"
         report(command, f"{name} {_amount(threshold)} is {state}; it is {_amount(now)} now")
 

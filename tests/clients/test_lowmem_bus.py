@@ -151,12 +151,18 @@ def test_other_thresholds_and_the_interval(bus: DesktopBus, path: str, memory: F
         assert len(service.lines) == 3
 
 
-def test_what_is_exceeded_at_the_start_is_said(bus: DesktopBus, path: str, memory: FakeMemory) -> None:
-    """Also without a terminal, since no warning is sent for it."""
-    with bus.serve(path, "--low", "used 40%") as service:
-        assert service.line().startswith("memnotify lowmem-bus: used 40.0 % (")
+def test_what_is_exceeded_at_the_start_causes_one_warning(
+    bus: DesktopBus, path: str, memory: FakeMemory
+) -> None:
+    """A restart under pressure loses no warning; what is reached later is warned of as ever."""
+    memory.use(90)
+    with Memnotify(path) as witness:
+        eventually(lambda: witness.read().used.percent == 90, "90 % is sampled")
+    with bus.serve(path, "--interval", "0") as service:
         assert "ready" in service.line()
-        assert "is exceeded already: it counts when it is reached again" in service.lines[0]
+        assert service.line().endswith("warned: 100, medium")
+        memory.use(100)
+        assert service.line().endswith("warned: 255, critical")
         assert service.end(signal.SIGTERM) == 0
 
 

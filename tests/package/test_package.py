@@ -268,6 +268,7 @@ def test_installed_upgraded_removed_and_purged(packages: Path, system: Path) -> 
     assert [name for name in left if not of_dpkg.match(name)] == []
     versions = re.findall(r"(?m)^memnotify\t(\S+)$", said)
     run("dpkg", "--compare-versions", versions[0], "lt", versions[1])
+    assert re.findall(r"(?m)^memnotify (\S+)$", said) == versions
 
 
 def test_an_upgrade_from_the_single_package(packages: Path, system: Path) -> None:
@@ -287,7 +288,7 @@ def test_an_upgrade_from_the_single_package(packages: Path, system: Path) -> Non
         done
     """
     said = in_chroot(system, packages, script)
-    assert said.count("\nmemnotify 0.1.0\n") == 2
+    assert said.count("\nmemnotify 0.1.0+git") == 2
     assert said.count("\npython3-memnotify: /usr/bin/memnotify\n") == 2
     assert re.findall(r"\nupdate_period += (\d+)", said) == ["250", "500"]
 

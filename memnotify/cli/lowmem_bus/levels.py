@@ -32,6 +32,11 @@ class WarningLimiter:
                 if not names:
                     self._due.discard(level)
 
+    def hold(self, now_s: float, pause_s: float) -> None:
+        """Count the levels that are due as sent now: those that still hold are sent after ``pause_s``."""
+        self._sent = max(self._due, default=0)
+        self._not_before_s = now_s + pause_s
+
     def wait_s(self, now_s: float) -> float | None:
         """Return the time until a level may be sent; None if that takes another change."""
         if not self._due:

@@ -12,7 +12,7 @@ from dbus_fast.errors import AuthError, DBusError, InvalidAddressError
 from dbus_fast.service import ServiceInterface
 from dbus_fast.service import signal as dbus_signal  # the older name, which Debian's releases have
 
-from memnotify.cli.common import NOTHING_WATCHED, echo, explain, loss, report, subscribe
+from memnotify.cli.common import NOTHING_WATCHED, echo, explain, holding, loss, report, subscribe
 from memnotify.cli.lowmem_bus.levels import LEVELS, WarningLimiter
 from memnotify.client import Crossed, Lost, Memnotify, Restored
 
@@ -20,6 +20,8 @@ NAME = "org.freedesktop.LowMemoryMonitor"
 PATH = "/org/freedesktop/LowMemoryMonitor"
 _GATHER_S = 0.01
 """How long the service waits for other levels: what crosses at once is notified one after the other."""
+_SUBSCRIBE_S = 1.0
+"""How long what is exceeded at the start waits: GLib's monitor subscribes once the name has appeared."""
 
 
 class LowMemoryMonitor(ServiceInterface):
@@ -43,7 +45,7 @@ def serve(path: str, thresholds: Mapping[int, str], limiter: WarningLimiter) -> 
             try:
                 devices[level] = opened.enter_context(Memnotify(path))
                 subscribe("lowmem-bus", devices[level], text)
-                echo("lowmem-bus", devices[level], until_reached=True)
+                echo("lowmem-bus", devices[level], until_reached=False)
             except OSError as error:
                 _report(explain(path, error))
                 return 2
@@ -116,8 +118,11 @@ class _Service:
             self._begin(f"{NAME} is taken: waiting for it")
         else:
             self._own()
-        for device in self._devices.values():
+        for level, device in self._devices.items():
+            self._limiter.note(level, holding(device, up=True))
             self._loop.add_reader(device, self._take_events)
+        self._limiter.hold(self._loop.time(), _SUBSCRIBE_S)
+        self._warn()
         return await self._ended
 
     def _on_message(self, message: Message) -> None:

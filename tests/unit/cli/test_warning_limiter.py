@@ -63,6 +63,29 @@ def test_what_has_gone_back_is_forgotten() -> None:
     assert limiter.take(INTERVAL_S) == LOW
 
 
+def test_what_holds_at_the_start_waits_for_listeners() -> None:
+    limiter = WarningLimiter(INTERVAL_S)
+    limiter.hold(0, 1)
+    assert limiter.wait_s(0) is None
+    for level in (LOW, MEDIUM):
+        _move(limiter, level, up=True)
+    limiter.hold(0, 1)
+    assert limiter.take(0) is None
+    assert limiter.wait_s(0) == 1
+    _move(limiter, CRITICAL, up=True)  # more severe: at once
+    assert limiter.take(0.5) == CRITICAL
+
+
+def test_what_holds_at_the_start_and_still_then_is_warned_of() -> None:
+    for holds in (True, False):
+        limiter = WarningLimiter(INTERVAL_S)
+        _move(limiter, MEDIUM, up=True)
+        limiter.hold(0, 1)
+        if not holds:
+            _move(limiter, MEDIUM, up=False)
+        assert limiter.take(1) == (MEDIUM if holds else None)
+
+
 @given(strategies.level_moves((LOW, MEDIUM, CRITICAL)))
 def test_not_too_many_and_not_too_late(moves: list[tuple[float, int]]) -> None:
     """This holds for any order in which levels are reached and left."""
