@@ -17,10 +17,10 @@ that use GLib's GMemoryMonitor listen to it. The command is an ordinary client o
   memnotify lowmem-bus --low 'used 70%' --medium 'used 6G' --critical 'used 90% active 50%'
 
 Each time a threshold of a level is reached, one warning of that level is sent, at once. One
-second after the start a warning is sent of what is exceeded already. In the interval after a warning only a
-more severe one is sent. The levels that are reached meanwhile, and still are at its end,
-cause one warning, of the most severe level. 'used 0' is never reached: it disables a level.
-'cgroup' is refused: all programs hear the warning, and each has a cgroup of its own.
+second after the start a warning is sent of what is exceeded already. In the interval after a
+warning only a more severe one is sent. The levels that are reached meanwhile, and still are at
+its end, cause one warning, of the most severe level. 'used 0' is never reached: it disables a
+level. 'cgroup' is refused: all programs hear the warning, and each has a cgroup of its own.
 
 If another service has the name, the command sends nothing, and takes over when that service
 ends. If the daemon ends, the command waits for it to come back.
