@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Links in the documentation lead to existing files and headings."""
+"""Links in the documentation lead to existing files and headings, and hints to projects that exist."""
 
 import re
 from pathlib import Path
@@ -33,3 +33,10 @@ def test_links(page: Path) -> None:
         target = page.parent / path if path else page
         assert target.exists(), link
         assert not anchor or anchor in _anchors(target), link
+
+
+def test_no_hint_names_a_project_that_no_index_has() -> None:
+    """Of the extras, a page or message names the project that is missing: pip does not find memnotify."""
+    modules = REPOSITORY.glob("memnotify/**/*.py")
+    hints = [page.name for page in (*PAGES, *modules) if "pip install 'memnotify" in page.read_text()]
+    assert hints == []
