@@ -63,6 +63,16 @@ class Observer:
         self.thresholds: tuple[Threshold, ...] = ()
 
 
+class LateObserver(Observer):
+    """An observer of a user that has many: it is notified after those of others. Its slot costs nothing."""
+
+    __slots__ = ("batch",)
+
+    def __init__(self, place: int, batch: HandleBatch) -> None:
+        super().__init__(place)
+        self.batch = batch
+
+
 class UnsavedObserver(Observer):
     """An observer of another batch than the table's own. Apart: its slots cost the others 16 bytes."""
 
