@@ -98,7 +98,7 @@ def read_recording(text: str) -> Course:
             figures = _recorded(*(round(each * page_size / PAGE_SIZE) for each in pages))
             if not (
                 _TIME_MAX_S >= when_s >= (moments[-1].when_s if moments else 0)
-                and figures.total >= max(figures)
+                and 0 <= min(figures) <= max(figures) <= figures.total
             ):
                 raise ValueError
         except (ValueError, TypeError, KeyError, OverflowError):

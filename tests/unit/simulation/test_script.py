@@ -155,6 +155,7 @@ def test_a_recording_of_another_page_size() -> None:
         f"{HEAD}\n[2,9,1,1]\n[1,9,1,1]",
         f"{HEAD}\nx",
         f"{HEAD}\n[1e18,9,1,1]",
+        f"{HEAD}\n[0,9,-1,1]",
     ],
 )
 def test_a_recording_that_is_not_understood(text: str) -> None:
