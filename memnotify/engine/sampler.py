@@ -69,8 +69,9 @@ class WakeSources(NamedTuple):
     """The sources that cause a sample, beside the timer. The sampler closes them."""
 
     pressure: PressureTrigger | None = None
-    page_counters: tuple[PageCounter, PageCounter] | None = None
-    """The first counts allocated pages, the second freed pages."""
+    page_counters: tuple[PageCounter, ...] | None = None
+    """The first counts pages that leave the buddy allocator or the page cache, the second freed pages, the
+    third, if pages on the per-CPU lists are free, every allocation."""
 
 
 def poll(poller: select.poll, timeout_s: float | None) -> list[tuple[int, int]]:
@@ -297,7 +298,7 @@ class Sampler:
             distances = self._count(sample)
             nearest_pages, rate_pages_s = distances.nearest, 0.0
             if self._groups is not None:
-                if groups and not any(counter.resting for counter in self._page_counters):
+                if groups and not any(counter.resting for counter in self._page_counters[:2]):
                     # Before the readings, which take long if there are many: what passes meanwhile counts.
                     self._arm_page_counters(distances, sample.taken_s)
                 self._groups.read_due(groups, sample, sample.taken_s, self._parameters)
@@ -369,7 +370,9 @@ class Sampler:
             return min(distances.nearest, (due_s - taken_s) * rate_pages_s)
         margin_pages = math.inf
         if groups is not None:
-            margin_pages = groups.margin_pages(max(counter.least_pages for counter in self._page_counters))
+            margin_pages = groups.margin_pages(
+                max(counter.least_pages for counter in self._page_counters[:2])
+            )
         armed = [0, 0]
 
         def announces(place: int, pages: float) -> bool:
@@ -381,8 +384,14 @@ class Sampler:
             armed[place] = counter.arm(margin_pages if near else min(pages, margin_pages), moved_pages)
             return armed[place] > 0 and not near
 
+        rising_announced = announces(0, distances.allocated)
+        for counter in self._page_counters[2:]:
+            # It costs four times as much a page (docs/performance.md), so it counts only what lies on the
+            # lists.
+            wanted_pages = math.inf if rising_announced else distances.rising
+            rising_announced |= counter.arm(wanted_pages, rate_pages_s * (self._clock() - taken_s)) > 0
         unannounced_pages = min(
-            math.inf if announces(0, distances.allocated) else distances.rising,
+            math.inf if rising_announced else distances.rising,
             math.inf if announces(1, distances.falling) else distances.falling,
             distances.other,
         )
@@ -486,9 +495,10 @@ class Sampler:
             if counter.fileno() in ready:
                 counter.drain()
                 self._counter_fired = True
-                early_s = self._due_s = min(early_s, self._sampled_s + self._interval.counter_s)
-                if self._clock() < early_s:
-                    counter.rest()
+                early_s = min(early_s, self._sampled_s + self._interval.counter_s)
+                if self._clock() < early_s and not counter.rest():
+                    early_s = min(early_s, self._sampled_s + self._parameters.min_update_period_s)
+                self._due_s = early_s
         if self._limits_fd is not None and self._limits_fd in ready:
             # Often as well: a user may own a cgroup. So it is not polled until it is read.
             self._sampling_poller.unregister(self._limits_fd)

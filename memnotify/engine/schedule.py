@@ -75,7 +75,9 @@ class SamplingSchedule:
     ``Interval.counter_s`` is for a page counter, which announces that memory may have come as far as the
     nearest level. Half of the way takes at least this long at the rate, and it is never below the floor. The
     first sample after a quiet time cannot know how fast memory moves. If a page counter caused that sample,
-    the next one follows after ``min_update_period_s``, to measure the rate.
+    the next one follows after ``min_update_period_s``, to measure the rate. A counter that fires before
+    ``Interval.counter_s`` for the first time causes a sample after ``min_update_period_s`` as well; one that
+    does so again rests (``PageCounter.rest``).
 
     So a crossing is noticed at most one floor after it happened, if figures move no faster than the rate: a
     sample at distance d is followed by another before the level can be reached, or, if d / rate is less than

@@ -32,6 +32,9 @@ ALLOCATED = (
 )
 # Every freed page (mm/page_alloc.c:free_pages_prepare).
 FREED = ("kmem/mm_page_free",)
+# Every allocation, from the per-CPU lists too (mm/page_alloc.c:__alloc_frozen_pages_noprof), except in bulk:
+# vmalloc and network buffers (alloc_pages_bulk_noprof).
+EVERY_ALLOCATION = ("kmem/mm_page_alloc",)
 # If pages on the per-CPU lists count as used, `used` falls when the lists are drained (free_pcppages_bulk).
 DRAINED = (*FREED, "kmem/mm_page_pcpu_drain")
 # The smallest share of a counter of order 0, in pages. A smaller one would cost over 30 ns a page in
@@ -86,6 +89,7 @@ class PageCounter:
         self._lag_pages = 0
         self._armed_pages = 0
         self._rest = self._to_rest = 0
+        self._fired_early = False
         try:
             self._kinds = self._kinds_of(tracepoint(name) for name in names)
             self._follow_cpus()
@@ -114,7 +118,9 @@ class PageCounter:
         above the new number and more than a quarter of it: it may then fire early, never late.
         """
         if self._armed_pages:
-            self._rest = 0
+            if not self._fired_early:
+                self._rest = 0
+            self._fired_early = False
         elif self._to_rest:
             self._to_rest -= 1
             return 0
@@ -145,10 +151,18 @@ class PageCounter:
         """Whether it counts nothing for some samples."""
         return self._to_rest > 0
 
-    def rest(self) -> None:
-        """Count nothing for some samples, because it fired too early; for twice as many each time."""
-        self._rest = self._to_rest = min(2 * self._rest or 1, _LONGEST_REST)
+    def rest(self) -> bool:
+        """Count nothing for some samples, because it fired too early; for twice as many each time.
+
+        Return False and go on if it did so for the first time: memory may move faster than it was seen to.
+        """
+        if not self._rest:
+            self._rest, self._fired_early = 1, True
+            return False
+        self._to_rest = self._rest
+        self._rest = min(2 * self._rest, _LONGEST_REST)
         self.disarm()
+        return True
 
     def disarm(self) -> None:
         """Count nothing."""
@@ -268,19 +282,19 @@ class PageCounter:
             counter.close()
 
 
-def open_page_counters(*, pcp_is_free: bool = True) -> tuple[PageCounter, PageCounter] | None:
-    """Return a counter of allocated pages and one of freed pages; the per-CPU lists may count as free.
+def open_page_counters(*, pcp_is_free: bool = True) -> tuple[PageCounter, ...] | None:
+    """Return a counter of allocated pages, one of freed pages, and if the lists are free one of both sources.
 
     Return None, with one line in the log, if the kernel lacks or refuses them.
     """
+    kinds = (ALLOCATED, FREED, EVERY_ALLOCATION) if pcp_is_free else (ALLOCATED, DRAINED)
+    opened: list[PageCounter] = []
     try:
-        allocated = PageCounter(ALLOCATED)
-        try:
-            return allocated, PageCounter(FREED if pcp_is_free else DRAINED)
-        except OSError:
-            allocated.close()
-            raise
+        opened.extend(map(PageCounter, kinds))
+        return tuple(opened)
     except OSError as error:
+        for counter in opened:
+            counter.close()
         log.info("pages are not counted (%s): the timer alone watches the nearest threshold", error)
         return None
 

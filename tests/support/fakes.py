@@ -118,6 +118,8 @@ class FakePageCounter(PageCounter):
         self.armed_pages = math.inf
         self._armed_for = 0
         self.rests = self._to_rest = 0
+        self.patient = False
+        """Whether it goes on once if it fires too early."""
         self._ready = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
     @property
@@ -145,10 +147,14 @@ class FakePageCounter(PageCounter):
         """Disarm it."""
         self.armed_pages, self._armed_for = math.inf, 0
 
-    def rest(self) -> None:
-        """Disarm it, and record the rest."""
+    def rest(self) -> bool:
+        """Disarm it, and record the rest, unless it is the first one since the last sample."""
         self.rests += 1
+        if self.patient:
+            self.patient = False
+            return False
         self.disarm()
+        return True
 
     def count(self, pages: int) -> None:
         """Let pages pass."""

@@ -25,17 +25,41 @@ class Curve:
     """A figure over time, in pages, and how many pages have been allocated and freed by then: at each STEP_S.
 
     ``moves`` are stretches: pages that move in each step, and how many steps. What is allocated is what
-    ``used`` grows by, what is freed what it falls by, and ``churn`` pages a step are both.
+    ``used`` grows by, what is freed what it falls by, and ``churn`` pages a step are both. The per-CPU lists
+    hold at most ``lists_pages``, are full at the start, and give and take first.
     """
 
-    def __init__(self, start_pages: int, moves: Sequence[tuple[float, int]], *, churn: float = 0.0) -> None:
+    def __init__(
+        self,
+        start_pages: int,
+        moves: Sequence[tuple[float, int]],
+        *,
+        churn: float = 0.0,
+        lists_pages: int = 0,
+    ) -> None:
         steps = [pages for pages, count in moves for _ in range(count)]
         exact = itertools.accumulate(
             steps, lambda used, pages: max(0.0, used + pages), initial=float(start_pages)
         )
         self.used = [math.floor(pages) for pages in exact]
         moved = [then - now for now, then in itertools.pairwise(self.used)]
-        self.allocated = list(itertools.accumulate((max(0, by) + churn for by in moved), initial=0.0))
+        # Of every source; then of the buddy allocator alone.
+        self.handed_out = list(itertools.accumulate((max(0, by) + churn for by in moved), initial=0.0))
+        self.lists_pages = lists_pages
+        self.on_lists = list(
+            itertools.accumulate(
+                moved, lambda held, by: min(max(0, held - by), lists_pages), initial=lists_pages
+            )
+        )
+        self.allocated = list(
+            itertools.accumulate(
+                (
+                    max(0, by - held) + (0.0 if lists_pages else churn)
+                    for by, held in zip(moved, self.on_lists, strict=False)
+                ),
+                initial=0.0,
+            )
+        )
         self.freed = list(itertools.accumulate((max(0, -by) + churn for by in moved), initial=0.0))
         self.end_s = len(steps) * STEP_S
 
@@ -60,6 +84,7 @@ class CurveCounter(FakePageCounter):
     def arm(self, pages: float, moved_pages: float = 0.0) -> int:
         """Arm it."""
         armed = super().arm(pages, moved_pages)
+        self.patient = True
         self.due_s = math.inf
         if armed:
             wanted = self.passed[self.curve.step(self.clock())] + armed * self.share
@@ -80,12 +105,14 @@ class CurveReader(FakeReader):
     def __init__(self, curve: Curve, clock: FakeClock, total: int, figure: str) -> None:
         super().__init__(total=total, extra=WIDE._fields[len(NAMES) :])
         self.figure = figure
-        self.pcp_limit_pages = 0
+        self.pcp_limit_pages = curve.lists_pages
         self.curve = curve
         self.clock = clock
 
     def _take(self) -> tuple[Figures, int]:
-        self.figures = self.figures._replace(**{self.figure: self.curve.used[self.curve.step(self.clock())]})
+        step = self.curve.step(self.clock())
+        self.figures = self.figures._replace(**{self.figure: self.curve.used[step]})
+        self.pcp_pages = self.curve.on_lists[step]
         return super()._take()
 
 
@@ -106,7 +133,7 @@ class Simulation(Bench[CurveReader]):
         self.curve = curve
         self.counters = [
             CurveCounter(curve, passed, clock, int(counter["least_pages"]), counter["share"])
-            for passed in (curve.allocated, curve.freed)
+            for passed in (curve.allocated, curve.freed, curve.handed_out)
             if counter
         ]
         super().__init__(
@@ -114,7 +141,7 @@ class Simulation(Bench[CurveReader]):
             parameters,
             table=ObserverTable(len(WIDE._fields)),
             notify=lambda handles, count: on_notify(list(handles[:count])),
-            sources=WakeSources(page_counters=(self.counters[0], self.counters[1]) if counter else None),
+            sources=WakeSources(page_counters=tuple(self.counters) if counter else None),
             timing=Timing(clock, self._wait),
         )
         self.clock = clock

@@ -438,6 +438,16 @@ def test_a_page_counter_that_fires_too_early_waits(counted: Counted) -> None:
     assert bench.reader.plain_reads == reads
 
 
+def test_a_page_counter_that_fires_too_early_for_the_first_time(counted: Counted) -> None:
+    """Memory may move faster than it was seen to: a sample follows after ``min_update_period``."""
+    bench, counter, _ = counted
+    bench.sampler._interval = bench.sampler._interval._replace(counter_s=3000.0)
+    counter.patient = True
+    bench.reader.use(500)
+    counter.count(400)
+    eventually(lambda: bench.notified == [9], "the waiter is woken")
+
+
 def test_nothing_is_counted_without_thresholds(counted: Counted) -> None:
     """A sampler that parks disarms its page counters."""
     bench = counted.bench

@@ -47,6 +47,7 @@ page_counters = st.sampled_from(
     threshold=st.integers(1, 5000),
     moves=stretches,
     churn=st.sampled_from([0.0, 0.0, 10.0]),
+    lists_pages=st.sampled_from([0, 0, 300, 5000]),
     counter=page_counters,
     figure=st.sampled_from([USED, WIDE._fields.index("active"), WIDE._fields.index("available")]),
 )
@@ -56,13 +57,19 @@ def test_no_crossing_is_noticed_later_than_the_update_period(
     threshold: int,
     moves: list[tuple[float, int]],
     churn: float,
+    lists_pages: int,
     counter: dict[str, float],
     figure: int,
 ) -> None:
     """With page counters that fire in time or early, and with none, of any figure in both directions."""
     # Long enough in the end for what must be noticed.
     moves = [*moves, (0.0, 2 * round(UPDATE_S / STEP_S))]
-    curve = Curve(start, [(share * RATE_PAGES_S * STEP_S, count) for share, count in moves], churn=churn)
+    curve = Curve(
+        start,
+        [(share * RATE_PAGES_S * STEP_S, count) for share, count in moves],
+        churn=churn,
+        lists_pages=lists_pages,
+    )
     noticed_s: list[float] = []
     simulation = Simulation(
         curve,
@@ -121,6 +128,14 @@ def test_page_counters_replace_the_timer(share: float) -> None:
     # 0.25, 0.5, 1, 2, 4, 8, then 15 s each
     assert quiet <= 10
     assert ramp <= quiet + 40
+
+
+def test_what_the_per_cpu_lists_could_reach_is_counted_too() -> None:
+    """A quiet minute causes only the back-off's samples, though the lists hold enough for the threshold."""
+    curve = Curve(1900, [(0.0, 12_000)], lists_pages=500)
+    assert _samples(curve, 2000, "used", {"least_pages": 1, "share": 1.0}) <= 10
+    # Without page counters the timer watches it.
+    assert _samples(curve, 2000, "used", {}) >= 60 / UPDATE_S
 
 
 def test_the_reach_bounds_the_interval() -> None:

@@ -39,6 +39,7 @@ def walk(chance: random.Random) -> Curve:
         chance.randrange(SPAN_PAGES),
         [*steps, (0.0, 2 * round(UPDATE_S / STEP_S))],
         churn=chance.choice([0.0, 1.0]),
+        lists_pages=chance.choice([0, 200, 5000]),
     )
 
 

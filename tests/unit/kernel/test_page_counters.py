@@ -20,7 +20,14 @@ from support.require import unavailable
 
 from memnotify.kernel import page_counters
 from memnotify.kernel.meminfo import MemInfoReader
-from memnotify.kernel.page_counters import ALLOCATED, DRAINED, FREED, PageCounter, open_page_counters
+from memnotify.kernel.page_counters import (
+    ALLOCATED,
+    DRAINED,
+    EVERY_ALLOCATION,
+    FREED,
+    PageCounter,
+    open_page_counters,
+)
 from memnotify.kernel.syscalls import Tracepoint, TracepointCounter, tracepoint
 
 CHUNK_PAGES = 256
@@ -94,8 +101,9 @@ def test_ready_when_as_many_have_been_freed() -> None:
     page_counters = open_page_counters()
     if page_counters is None:
         unavailable("pages cannot be counted here: run as root, on a kernel with kmem tracepoints")
-    allocated, freed = page_counters
+    allocated, freed, every = page_counters
     allocated.close()
+    every.close()
     file = os.memfd_create("taken")
     assert freed.arm(1 << 18)
     chunks = (1 << 18) // CHUNK_PAGES
@@ -377,15 +385,32 @@ def test_dropped_cache_that_is_taken_is_counted(counter: PageCounter, tmp_path: 
     assert is_ready(counter)
 
 
+def test_allocations_from_the_per_cpu_lists() -> None:
+    """What the lists give and take again and again counts as often as it is given."""
+    try:
+        every = PageCounter(EVERY_ALLOCATION)
+    except OSError as error:
+        unavailable(f"allocations cannot be counted here: {error}")
+    armed_pages = every.arm(every.least_pages)
+    for _ in range(armed_pages // CHUNK_PAGES + 1):
+        fault(0).close()
+    assert is_ready(every)
+    every.close()
+
+
 def test_rests_longer_each_time(counter: PageCounter) -> None:
-    """A counter that fires too early rests for 1, 2, 4... samples, until it does not fire too early."""
+    """A counter that fires too early rests for 0, 1, 2, 4... samples, until it does not fire too early."""
+    assert counter.arm(1 << 40)
+    assert not counter.rest()
     for refused in (1, 2, 4, 8, 16, 32, 64, 64):
         assert counter.arm(1 << 40)
-        counter.rest()
+        assert counter.rest()
         assert [counter.arm(1 << 40) for _ in range(refused)] == [0] * refused
     assert counter.arm(1 << 40)
     assert counter.arm(1 << 40)
-    counter.rest()
+    assert not counter.rest()
+    assert counter.arm(1 << 40)
+    assert counter.rest()
     assert list(map(bool, [counter.arm(1 << 40), counter.arm(1 << 40)])) == [False, True]
 
 
