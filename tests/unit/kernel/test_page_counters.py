@@ -273,9 +273,32 @@ def test_a_suspend_kills_the_counters(counters: list[FakeCounter], monkeypatch: 
     assert counter.arm(1 << 30)
     assert len(counters) == 2 * before
     assert counters[-1].armed
+    assert counter.arm(1 << 30)
+    assert sum(each.closed for each in counters) == before
     # Never all of a tracepoint's: to close its last counter takes as long as 36 ms.
     assert min(FakeCounter.open_at_once) > before
     counter.close()
+
+
+def test_slow_closes_delay_no_sample(counters: list[FakeCounter], monkeypatch: pytest.MonkeyPatch) -> None:
+    """If each close takes long, each sample closes one counter."""
+    counter = PageCounter(FREED)
+    assert counter.arm(1 << 30)
+    before = list(counters)
+    close = FakeCounter.close
+
+    def close_slowly(each: FakeCounter) -> None:
+        time.sleep(page_counters._CLOSING_S)
+        close(each)
+
+    monkeypatch.setattr(FakeCounter, "close", close_slowly)
+    boot_s = time.clock_gettime
+    monkeypatch.setattr(time, "clock_gettime", lambda clock: boot_s(clock) + 3600)
+    for closed in range(len(before) + 1):
+        assert counter.arm(1 << 30)
+        assert sum(each.closed for each in before) == closed
+    counter.close()
+    assert all(each.closed for each in counters)
 
 
 def test_the_counters_of_a_cpu_that_stays_are_kept(
@@ -291,6 +314,7 @@ def test_the_counters_of_a_cpu_that_stays_are_kept(
     online.write_text("0,2-3,7\n")
     assert counter.arm(1 << 30)
     assert len(counters) == 5 * a_cpu
+    counter.arm(1 << 30)
     assert {each.cpu for each in counters if each.closed} == {1}
     assert {each.cpu for each in counters if not each.closed} == {0, 2, 3, 7}
     assert {each.cpu for each in counters[4 * a_cpu :]} == {7}
