@@ -69,9 +69,8 @@ class WakeSources(NamedTuple):
     """The sources that cause a sample, beside the timer. The sampler closes them."""
 
     pressure: PressureTrigger | None = None
-    page_counters: tuple[PageCounter, ...] | None = None
-    """The first counts pages that leave the buddy allocator or the page cache, the second freed pages, the
-    third, if pages on the per-CPU lists are free, every allocation."""
+    page_counters: tuple[PageCounter, PageCounter] | None = None
+    """The first counts allocated pages, the second freed pages."""
 
 
 def poll(poller: select.poll, timeout_s: float | None) -> list[tuple[int, int]]:
@@ -298,7 +297,7 @@ class Sampler:
             distances = self._count(sample)
             nearest_pages, rate_pages_s = distances.nearest, 0.0
             if self._groups is not None:
-                if groups and not any(counter.resting for counter in self._page_counters[:2]):
+                if groups and not any(counter.resting for counter in self._page_counters):
                     # Before the readings, which take long if there are many: what passes meanwhile counts.
                     self._arm_page_counters(distances, sample.taken_s)
                 self._groups.read_due(groups, sample, sample.taken_s, self._parameters)
@@ -370,9 +369,7 @@ class Sampler:
             return min(distances.nearest, (due_s - taken_s) * rate_pages_s)
         margin_pages = math.inf
         if groups is not None:
-            margin_pages = groups.margin_pages(
-                max(counter.least_pages for counter in self._page_counters[:2])
-            )
+            margin_pages = groups.margin_pages(max(counter.least_pages for counter in self._page_counters))
         armed = [0, 0]
 
         def announces(place: int, pages: float) -> bool:
@@ -381,17 +378,15 @@ class Sampler:
             moved_pages = rate_pages_s * (self._clock() - taken_s)
             # A threshold on `used` that is too near to count for leaves the counters to the cgroups.
             near = pages - moved_pages < counter.least_pages and margin_pages < math.inf
-            armed[place] = counter.arm(margin_pages if near else min(pages, margin_pages), moved_pages)
+            # Every allocation costs four times as much a page (docs/performance.md), so it is counted only
+            # while what lies on the per-CPU lists could reach the threshold.
+            every_pages = distances.rising if place == 0 and not near else 0.0
+            wanted_pages = margin_pages if near else min(pages, margin_pages)
+            armed[place] = counter.arm(wanted_pages, moved_pages, every_pages)
             return armed[place] > 0 and not near
 
-        rising_announced = announces(0, distances.allocated)
-        for counter in self._page_counters[2:]:
-            # It costs four times as much a page (docs/performance.md), so it counts only what lies on the
-            # lists.
-            wanted_pages = math.inf if rising_announced else distances.rising
-            rising_announced |= counter.arm(wanted_pages, rate_pages_s * (self._clock() - taken_s)) > 0
         unannounced_pages = min(
-            math.inf if rising_announced else distances.rising,
+            math.inf if announces(0, distances.allocated) else distances.rising,
             math.inf if announces(1, distances.falling) else distances.falling,
             distances.other,
         )

@@ -67,6 +67,8 @@ class _Kind(NamedTuple):
     """For how many pages one event stands."""
     share: float
     """The share of the pages that its counters on all CPUs may hide."""
+    every: bool
+    """Whether it counts every allocation, instead of what the others count."""
 
 
 class PageCounter:
@@ -77,8 +79,8 @@ class PageCounter:
     counters or refuses them to this process.
     """
 
-    def __init__(self, names: Iterable[str]) -> None:
-        """Open counters for tracepoints, none armed."""
+    def __init__(self, names: Iterable[str], every_names: Iterable[str] = ()) -> None:
+        """Open counters for tracepoints, none armed; for those of ``every_names`` see ``arm``."""
         self._largest_pages = _read_largest_pages()
         self._online = os.open(ONLINE_FILE, os.O_RDONLY | os.O_CLOEXEC)
         self._epoll = select.epoll()
@@ -93,10 +95,14 @@ class PageCounter:
         self._dead: list[TracepointCounter] = []
         self._lag_pages = 0
         self._armed_pages = 0
+        self._armed_every = False
         self._rest = self._to_rest = 0
         self._fired_early = False
         try:
-            self._kinds = self._kinds_of(tracepoint(name) for name in names)
+            self._kinds = self._kinds_of(map(tracepoint, names))
+            self._can_every = bool(every_names)
+            if every_names:
+                self._kinds += self._kinds_of(map(tracepoint, every_names), every=True)
             self._follow_cpus()
         except BaseException:
             self.close()
@@ -114,13 +120,16 @@ class PageCounter:
         share_pages = math.ceil(_LEAST_SHARE_PAGES * len(self._counters) / self._kinds[0].share)
         return self._lag_pages + (1 << (share_pages - 1).bit_length())
 
-    def arm(self, pages: float, moved_pages: float = 0.0) -> int:
+    def arm(self, pages: float, moved_pages: float = 0.0, every_pages: float = 0.0) -> int:
         """Fire no later than when ``pages`` more have passed than at a reading; return for how many, or 0.
 
         Since the reading ``moved_pages`` may have passed already. A counter that stays as it is has counted
         these. It is not armed for fewer than ``least_pages``, for infinity, or while it rests. Arming
         interrupts each CPU. So a counter is armed for a power of two, and stays as it is while that is not
         above the new number and more than a quarter of it: it may then fire early, never late.
+
+        If ``pages`` are too few, fire no later than when ``every_pages`` have passed the tracepoints of
+        ``every_names`` instead.
         """
         if self._armed_pages:
             if not self._fired_early:
@@ -134,6 +143,8 @@ class PageCounter:
             return 0
         try:
             self._follow_cpus()
+            if self._can_every and self._too_few(pages):
+                return self._arm(every_pages, moved_pages, every=True)
             return self._arm(pages, moved_pages)
         except OSError as error:
             log.warning(
@@ -188,15 +199,19 @@ class PageCounter:
         self._epoll.close()
         os.close(self._online)
 
-    def _arm(self, pages: float, moved_pages: float) -> int:
+    def _too_few(self, pages: float) -> bool:
+        return self._lag_pages + self._rounded(pages) < self.least_pages
+
+    def _arm(self, pages: float, moved_pages: float, *, every: bool = False) -> int:
         if not any(self._counters.values()):
             self.disarm()
             return 0
-        if not (self._armed_pages and self._armed_pages <= self._rounded(pages) < 4 * self._armed_pages):
+        kept = self._armed_pages > 0 and self._armed_every is every
+        if not (kept and self._armed_pages <= self._rounded(pages) < 4 * self._armed_pages):
             rounded = self._rounded(pages - moved_pages)
             # The figures include what was counted until now.
             self.disarm()
-            if self._lag_pages + rounded < self.least_pages:
+            if self._too_few(pages - moved_pages):
                 return 0
             self.drain()
             # At least 1: one event of a larger order may stand for more than the share.
@@ -205,9 +220,10 @@ class PageCounter:
                 for kind in self._kinds
             ]
             for counters in self._counters.values():
-                for counter, number in zip(counters, events, strict=True):
-                    counter.arm(number)
-            self._armed_pages = rounded
+                for kind, counter, number in zip(self._kinds, counters, events, strict=True):
+                    if kind.every is every:
+                        counter.arm(number)
+            self._armed_pages, self._armed_every = rounded, every
         return self._armed_pages + self._lag_pages
 
     def _rounded(self, pages: float) -> int:
@@ -215,7 +231,7 @@ class PageCounter:
         countable = int(pages) - self._lag_pages
         return 1 << countable.bit_length() - 1 if countable > 0 else 0
 
-    def _kinds_of(self, points: Iterable[Tracepoint]) -> list[_Kind]:
+    def _kinds_of(self, points: Iterable[Tracepoint], *, every: bool = False) -> list[_Kind]:
         """Return what to count of tracepoints.
 
         99 % of the pages that a page fault, MAP_POPULATE or a tmpfs file takes are of order 0, so these are
@@ -230,7 +246,7 @@ class PageCounter:
             for condition, weight_pages in (by_order if point.has_order else (("", self._largest_pages),))
         ]
         shares = [0.5, 0.25, *(0.25 / (len(kinds) - 2) for _ in kinds[2:])]
-        return [_Kind(*kind, share) for kind, share in zip(kinds, shares, strict=True)]
+        return [_Kind(*kind, share, every) for kind, share in zip(kinds, shares, strict=True)]
 
     def _follow_cpus(self) -> None:
         """Count on the CPUs that are online. A CPU that goes offline, as in a suspend, ends its counters.
@@ -296,19 +312,19 @@ class PageCounter:
             counter.close()
 
 
-def open_page_counters(*, pcp_is_free: bool = True) -> tuple[PageCounter, ...] | None:
-    """Return a counter of allocated pages, one of freed pages, and if the lists are free one of both sources.
+def open_page_counters(*, pcp_is_free: bool = True) -> tuple[PageCounter, PageCounter] | None:
+    """Return a counter of allocated pages and one of freed pages; the per-CPU lists may count as free.
 
     Return None, with one line in the log, if the kernel lacks or refuses them.
     """
-    kinds = (ALLOCATED, FREED, EVERY_ALLOCATION) if pcp_is_free else (ALLOCATED, DRAINED)
-    opened: list[PageCounter] = []
     try:
-        opened.extend(map(PageCounter, kinds))
-        return tuple(opened)
+        allocated = PageCounter(ALLOCATED, EVERY_ALLOCATION if pcp_is_free else ())
+        try:
+            return allocated, PageCounter(FREED if pcp_is_free else DRAINED)
+        except OSError:
+            allocated.close()
+            raise
     except OSError as error:
-        for counter in opened:
-            counter.close()
         log.info("pages are not counted (%s): the timer alone watches the nearest threshold", error)
         return None
 

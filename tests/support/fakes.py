@@ -118,6 +118,8 @@ class FakePageCounter(PageCounter):
         self.armed_pages = math.inf
         self._armed_for = 0
         self.rests = self._to_rest = 0
+        self.every = False
+        """Whether it counts every allocation."""
         self.patient = False
         """Whether it goes on once if it fires too early."""
         self._ready = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -131,8 +133,11 @@ class FakePageCounter(PageCounter):
         """Return what polls ready."""
         return self._ready
 
-    def arm(self, pages: float, moved_pages: float = 0.0) -> int:
+    def arm(self, pages: float, moved_pages: float = 0.0, every_pages: float = 0.0) -> int:
         """Arm it, unless the pages are too few or infinite; if for as many as before, let it go on."""
+        self.every = pages < max(1, self._least_pages)
+        if self.every:
+            pages = every_pages
         if pages < math.inf and 0 < math.floor(pages) == self._armed_for:
             return self._armed_for
         pages -= moved_pages

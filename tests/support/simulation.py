@@ -81,15 +81,16 @@ class CurveCounter(FakePageCounter):
         self.share = share
         self.due_s = math.inf
 
-    def arm(self, pages: float, moved_pages: float = 0.0) -> int:
+    def arm(self, pages: float, moved_pages: float = 0.0, every_pages: float = 0.0) -> int:
         """Arm it."""
-        armed = super().arm(pages, moved_pages)
+        armed = super().arm(pages, moved_pages, every_pages)
+        passed = self.curve.handed_out if self.every else self.passed
         self.patient = True
         self.due_s = math.inf
         if armed:
-            wanted = self.passed[self.curve.step(self.clock())] + armed * self.share
-            step = bisect.bisect_left(self.passed, wanted)
-            if step < len(self.passed):
+            wanted = passed[self.curve.step(self.clock())] + armed * self.share
+            step = bisect.bisect_left(passed, wanted)
+            if step < len(passed):
                 self.due_s = step * STEP_S
         return armed
 
@@ -133,7 +134,7 @@ class Simulation(Bench[CurveReader]):
         self.curve = curve
         self.counters = [
             CurveCounter(curve, passed, clock, int(counter["least_pages"]), counter["share"])
-            for passed in (curve.allocated, curve.freed, curve.handed_out)
+            for passed in (curve.allocated, curve.freed)
             if counter
         ]
         super().__init__(
@@ -141,7 +142,7 @@ class Simulation(Bench[CurveReader]):
             parameters,
             table=ObserverTable(len(WIDE._fields)),
             notify=lambda handles, count: on_notify(list(handles[:count])),
-            sources=WakeSources(page_counters=tuple(self.counters) if counter else None),
+            sources=WakeSources(page_counters=(self.counters[0], self.counters[1]) if counter else None),
             timing=Timing(clock, self._wait),
         )
         self.clock = clock

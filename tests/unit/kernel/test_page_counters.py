@@ -101,9 +101,8 @@ def test_ready_when_as_many_have_been_freed() -> None:
     page_counters = open_page_counters()
     if page_counters is None:
         unavailable("pages cannot be counted here: run as root, on a kernel with kmem tracepoints")
-    allocated, freed, every = page_counters
+    allocated, freed = page_counters
     allocated.close()
-    every.close()
     file = os.memfd_create("taken")
     assert freed.arm(1 << 18)
     chunks = (1 << 18) // CHUNK_PAGES
@@ -412,10 +411,10 @@ def test_dropped_cache_that_is_taken_is_counted(counter: PageCounter, tmp_path: 
 def test_allocations_from_the_per_cpu_lists() -> None:
     """What the lists give and take again and again counts as often as it is given."""
     try:
-        every = PageCounter(EVERY_ALLOCATION)
+        every = PageCounter(ALLOCATED, EVERY_ALLOCATION)
     except OSError as error:
         unavailable(f"allocations cannot be counted here: {error}")
-    armed_pages = every.arm(every.least_pages)
+    armed_pages = every.arm(0, 0, every.least_pages)
     for _ in range(armed_pages // CHUNK_PAGES + 1):
         fault(0).close()
     assert is_ready(every)
