@@ -132,9 +132,13 @@ class SamplingSchedule:
         """
         parameters = self.parameters
         quiet_s = taken_s - self._last_s
-        learning = counter_fired and quiet_s >= parameters.update_period_s
         self._last_s = taken_s
+        seen_pages_s = self._seen_rate_pages_s
         self._update_rate(taken_s, figures, quiet_s, moved_pages_s, exact=exact)
+        # A burst that began since the last sample is faster than it looks.
+        learning = counter_fired and (
+            quiet_s >= parameters.update_period_s or self._seen_rate_pages_s > 2 * seen_pages_s
+        )
         self._update_back_off(taken_s, figures, granularity_pages, exact=exact)
         rate_pages_s = self.rate_pages_s
         near = self._seen_rate_pages_s * parameters.update_period_s >= nearest_pages

@@ -181,6 +181,16 @@ def test_a_sample_by_a_page_counter_is_followed_by_a_second_one() -> None:
     assert interval.timer_s >= UPDATE_S
 
 
+def test_a_burst_soon_after_a_sample_is_measured_too() -> None:
+    """It began since, so it is faster than it looks: 900 pages in 0.2 s, perhaps in much less."""
+    schedule = SamplingSchedule(PARAMETERS)
+    schedule.update(0.0, Figures(TOTAL_PAGES, 0, 0), 1, 90_000, unannounced_pages=math.inf)
+    interval = schedule.update(
+        0.2, Figures(TOTAL_PAGES, 900, 0), 1, 89_100, unannounced_pages=math.inf, counter_fired=True
+    )
+    assert interval.timer_s == PARAMETERS.min_update_period_s
+
+
 def test_only_a_fast_movement_towards_a_near_level_shortens_the_interval() -> None:
     schedule = SamplingSchedule(PARAMETERS)
     interval = schedule.update(0.0, Figures(TOTAL_PAGES, 0, 0), 1)
