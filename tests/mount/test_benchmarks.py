@@ -52,6 +52,12 @@ def test_abuse() -> None:
         assert min(numbers(output, row)) > 0
 
 
+def test_restart() -> None:
+    output = benchmark("restart.py", "--clients", "50", "--rounds", "2")
+    assert min(numbers(output, "gap in service")) > 0
+    assert "100 of 100 told once" in output
+
+
 @pytest.mark.parametrize("way", ["touch", "memset", "hugepages"])
 def test_latency(way: str) -> None:
     """A crossing is noticed after it happened, however memory is taken, and huge pages are put back."""
