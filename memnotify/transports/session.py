@@ -153,6 +153,9 @@ class Session:
         if self._shim != ffi.NULL:
             lib.shim_destroy(self._shim, self.unmounts)
             self._shim = ffi.NULL
+            # The session and its handle are a cycle. Python 3.11 may crash where its collector clears a
+            # memoryview that is exported (gh-77894).
+            self._kept = None
 
     def reply(self, data: bytes) -> None:
         """Copy the reply to a read into the shim's buffer."""

@@ -558,10 +558,16 @@ def test_what_was_received_is_answered_before_an_interruption(at: int) -> None:
             # Otherwise it may read from the next test's socket, which has the same number.
             thread.join()
         kernel.close()
-    # The session refers to `answer`, and this to the session. Python 3.11 may crash where its collector
-    # clears a memoryview in such a cycle (gh-77894: memory_dealloc without mbuf).
-    operations.answers.clear()
     assert sorted(replies) == sent
+
+
+def test_a_closed_session_exports_no_memory() -> None:
+    words = memoryview(array("Q", bytes(32)))
+    with connected(Scripted()) as (_, session):
+        session.keep(words)
+        with pytest.raises(BufferError):
+            words.release()
+    words.release()
 
 
 def test_long_writes_that_wait_are_cut_and_still_too_long() -> None:
