@@ -4,12 +4,13 @@
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from memnotify.kernel.syscalls import OUT_OF_MEMORY
-from memnotify.worker import Worker
+from memnotify.worker import Worker, stop_all
 
 LINE = "<2>memnotify: no memory is left: the daemon ends, to be started again\n"
 _THREAD = """
@@ -95,3 +96,18 @@ def test_a_thread_that_hangs_does_not_hold_the_end(
     worker.stop()
     assert "the thread hanging hangs" in caplog.text
     go_on.set()
+
+
+def test_threads_that_hang_hold_the_end_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not once each."""
+    stop_s = 0.2
+    monkeypatch.setattr("memnotify.worker.STOP_S", stop_s)
+    go_on = threading.Event()
+    workers = [Worker(f"hanging-{number}", go_on.wait) for number in range(20)]
+    for worker in workers:
+        worker.start(lambda: None)
+    begun_s = time.monotonic()
+    stop_all(workers)
+    took_s = time.monotonic() - begun_s
+    go_on.set()
+    assert stop_s <= took_s < len(workers) * stop_s
