@@ -95,6 +95,22 @@ def test_the_program_replaces_itself(memory: FakeMemory) -> None:
             assert clients.told()
 
 
+@pytest.mark.parametrize("used", [60, 70])
+def test_a_daemon_that_was_stopped_tells_what_is_crossed_then(memory: FakeMemory, used: int) -> None:
+    """SIGSTOP: what was crossed and still is, is told once after SIGCONT."""
+    with (
+        Daemon(*ARGUMENTS, name=NAME, program=memory.program) as daemon,
+        clients_of(daemon, 20) as clients,
+    ):
+        daemon.process.send_signal(signal.SIGSTOP)
+        try:
+            memory.use(used)
+            assert clients.epoll.poll(0) == []
+        finally:
+            daemon.process.send_signal(signal.SIGCONT)
+        assert clients.told()
+
+
 def upgrade(*arguments: str, path: str = f"/dev/{NAME}") -> "subprocess.CompletedProcess[str]":
     """Run ``memnotify upgrade``."""
     return subprocess.run(
