@@ -6,7 +6,8 @@ from pathlib import Path
 from guest import vm
 from support.program import build_client
 
-# There is no network; all dependencies are installed.
+# There is no network; all dependencies are installed. 7 is the number of poll(2). The installation of the new
+# packages takes less memory than the second client waits for.
 SCRIPT = r"""
 set -eEux
 trap 'journalctl --no-pager --unit="memnotify*"' ERR
@@ -22,14 +23,19 @@ systemctl is-enabled memnotify
 systemctl is-active memnotify
 systemctl status --no-pager memnotify
 
-used=$(mn_test | sed -n 's/.* used \([0-9]*\) .*/\1/p')
-mn_test "used $((used + 16384))" >said &
-# 7 is the number of poll(2).
-until grep '^7 ' "/proc/$(pgrep --exact mn_test)/syscall"; do sleep 0.1; done
-user python3 -c 'b"x" * (128 << 20)'
-wait $!
-cat said
-grep '^--> memory figures reached' said
+wait_in_background() {
+	used=$(mn_test | sed -n 's/.* used \([0-9]*\) .*/\1/p')
+	mn_test "used $((used + $1))" >said &
+	until grep '^7 ' "/proc/$(pgrep --exact mn_test)/syscall"; do sleep 0.1; done
+}
+cross() {
+	user python3 -c "b'x' * ($1 << 20)"
+	wait $!
+	cat said
+	test "$(grep --count '^--> memory figures reached' said)" = 1
+}
+wait_in_background 16384
+cross 128
 
 before=$(pid)
 echo 'update_period = 500' >/etc/memnotify/memnotify.toml.d/10-local.toml
@@ -43,11 +49,14 @@ systemctl enable memnotify.socket
 systemctl restart memnotify
 before=$(pid)
 
+wait_in_background 65536
 apt install ./new/*.deb
 systemctl is-active memnotify memnotify.socket
 user python3 -c 'import socket; socket.socket(socket.AF_UNIX).connect("/run/memnotify/socket")'
 test "$(pid)" != "$before"
 grep 'update_period = 500' /etc/memnotify/memnotify.toml.d/10-local.toml
+pgrep --exact mn_test
+cross 384
 mn_test
 
 dpkg --remove memnotify
