@@ -82,36 +82,31 @@ class Client:
 
 
 @contextmanager
-def asking(socket: str, took_s: list[tuple[float, float]], observers: int) -> Iterator[None]:
-    """Ask for the status in a loop, in another process; add each reply's seconds, and those of CPU there."""
-    command = [sys.executable, "-c", _ASK, socket]
+def beside(program: str, *arguments: str) -> Iterator[list[str]]:
+    """Run a program in another process from its first line on; the list has the other lines at the end."""
+    lines: list[str] = []
+    command = [sys.executable, "-c", program, *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None  # noqa: S101 - for mypy
         process.stdout.readline()
         try:
-            yield
+            yield lines
         finally:
             process.kill()
-            lines = process.stdout.read().splitlines(keepends=True)
+            lines += process.stdout.read().splitlines(keepends=True)
+
+
+@contextmanager
+def asking(socket: str, took_s: list[tuple[float, float]], observers: int) -> Iterator[None]:
+    """Ask for the status in a loop; add each reply's seconds, and those of CPU in the process that asks."""
+    with beside(_ASK, socket) as lines:
+        yield
     for line in lines:
         if line.endswith("\n"):
             seconds, busy, count = line.split()
             if int(count) < observers:
                 raise BenchmarkError(f"a reply had {count} observers only")
             took_s.append((float(seconds), float(busy)))
-
-
-@contextmanager
-def computing(cycle_s: float, busy_s: float) -> Iterator[None]:
-    """Compute in another process."""
-    command = [sys.executable, "-c", _COMPUTE, str(cycle_s), str(busy_s)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None  # noqa: S101 - for mypy
-        process.stdout.readline()
-        try:
-            yield
-        finally:
-            process.kill()
 
 
 def percentile(values: list[float], share: float) -> float:
@@ -150,7 +145,7 @@ def measure(options: argparse.Namespace, directory: Path) -> None:
             if not replies_s:
                 raise BenchmarkError("no reply came: more --wakes")
             reply_s, busy_s = map(statistics.median, zip(*replies_s, strict=True))
-            with computing(reply_s, busy_s):
+            with beside(_COMPUTE, str(reply_s), str(busy_s)):
                 beside_s += [client.wake() for _ in range(options.wakes)]
             progress(f"round {number + 1} of {options.rounds}")
         rss_kib = daemon.status("VmRSS")
