@@ -93,15 +93,15 @@ static int64_t at_least_0(int64_t value)
 static int read_plain(struct meter *meter, struct sample *out)
 {
 	enum {
-		RAM, FREE, BUFFERS, CACHED, SWAP_CACHED, ACT, MLOCKED, SWAP, SWAP_FREE, SHMEM, RECLAIMABLE,
-		FIELDS
+		RAM, FREE, BUFFERS, CACHED, SWAP_CACHED, ACT, ACT_FILE, INACT_FILE, MLOCKED, SWAP, SWAP_FREE,
+		SHMEM, RECLAIMABLE, FIELDS
 	};
 	/* In the kernel's order, so that one pass finds them all. */
 	static const char *const fields[FIELDS] = {
 		"MemTotal:", "\nMemFree:", "\nBuffers:", "\nCached:", "\nSwapCached:", "\nActive:",
-		"\nMlocked:", "\nSwapTotal:", "\nSwapFree:", "\nShmem:", "\nSReclaimable:",
+		"\nActive(file):", "\nInactive(file):", "\nMlocked:", "\nSwapTotal:", "\nSwapFree:", "\nShmem:", "\nSReclaimable:",
 	};
-	int64_t kib[FIELDS];
+	int64_t kib[FIELDS], locked;
 	char *at;
 
 	out->taken = now_ns();
@@ -115,10 +115,14 @@ static int read_plain(struct meter *meter, struct sample *out)
 			return -1;
 		kib[i] = strtoll(at + strlen(fields[i]), &at, 10);
 	}
+	/* Mlocked has anonymous memory too, which `used` has already. */
+	locked = at_least_0(kib[BUFFERS] + kib[CACHED] - kib[SHMEM] - kib[ACT_FILE] - kib[INACT_FILE]);
+	if (locked > kib[MLOCKED])
+		locked = kib[MLOCKED];
 	out->figures.pages[TOTAL] = (kib[RAM] + kib[SWAP]) / page_kib;
 	out->figures.pages[USED] = at_least_0(kib[RAM] + kib[SWAP] - kib[FREE] - kib[RECLAIMABLE] -
 				      (kib[BUFFERS] + kib[CACHED] + kib[SWAP_CACHED]) + kib[SHMEM] +
-				      kib[MLOCKED] - kib[SWAP_FREE]) / page_kib;
+				      locked - kib[SWAP_FREE]) / page_kib;
 	out->figures.pages[ACTIVE] = kib[ACT] / page_kib;
 	return 0;
 }

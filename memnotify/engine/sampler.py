@@ -312,7 +312,7 @@ class Sampler:
             self._granularity_pages(sample),
             nearest_pages,
             unannounced_pages=unannounced_pages,
-            exact=sample.exact,
+            pcp_pages=sample.pcp_pages if sample.exact else None,
             counter_fired=counter_fired,
             moved_pages_s=rate_pages_s,
         )

@@ -61,6 +61,22 @@ class Interval(NamedTuple):
         )
 
 
+class _Reading(NamedTuple):
+    """The figures of one sample, with and without the pages on the per-CPU lists."""
+
+    taken_s: float
+    plain: Sequence[int]
+    exact: Sequence[int] | None
+
+    def moved_pages(self, earlier: "_Reading") -> int:
+        """Return how far the figure moved that moved most. The per-CPU lists count only if they must."""
+        if self.exact is None or earlier.exact is None:
+            pairs = zip(self.plain, earlier.plain, strict=True)
+        else:
+            pairs = zip(self.exact, earlier.exact, strict=True)
+        return max(abs(now - then) for now, then in pairs)
+
+
 class SamplingSchedule:
     """When the next sample is due after the last one. Threads: the sampler's only.
 
@@ -92,8 +108,7 @@ class SamplingSchedule:
     def reset(self, parameters: SamplingParameters) -> Interval:
         """Begin again with these parameters and return the first interval. Keep the seen rate."""
         self.parameters = parameters
-        # The last exact and the last plain sample: they differ in `used` by the per-CPU lists.
-        self._last: dict[bool, tuple[float, Sequence[int]]] = {}
+        self._last: _Reading | None = None
         return self.restart(Interval(math.inf, parameters.update_period_s))
 
     @property
@@ -107,7 +122,7 @@ class SamplingSchedule:
         Never lengthen the interval: a new subscription must not delay a sample that another observer needs.
         """
         self._back_off_s = self.parameters.update_period_s
-        self._origin: dict[bool, Sequence[int]] = {}
+        self._origin: _Reading | None = None
         self._still_since_s = math.inf
         return interval._replace(timer_s=min(interval.timer_s, self._back_off_s))
 
@@ -119,7 +134,7 @@ class SamplingSchedule:
         nearest_pages: float = math.inf,
         *,
         unannounced_pages: float | None = None,
-        exact: bool = True,
+        pcp_pages: int | None = 0,
         counter_fired: bool = False,
         moved_pages_s: float = 0.0,
     ) -> Interval:
@@ -127,19 +142,21 @@ class SamplingSchedule:
 
         ``taken_s`` is the clock's. ``nearest_pages`` is the distance of the nearest level, infinite if there
         is none; ``unannounced_pages`` that of the nearest level that no page counter announces, by default
-        the same. ``exact`` is the sample's; ``counter_fired`` is true if a page counter caused it;
-        ``moved_pages_s`` is how fast anything moved that is not among the figures.
+        the same. ``pcp_pages`` were on the per-CPU lists and are taken out of ``figures``; None if they were
+        not counted. ``counter_fired`` is true if a page counter caused the sample; ``moved_pages_s`` is how
+        fast anything moved that is not among the figures.
         """
         parameters = self.parameters
         quiet_s = taken_s - self._last_s
         self._last_s = taken_s
         seen_pages_s = self._seen_rate_pages_s
-        self._update_rate(taken_s, figures, quiet_s, moved_pages_s, exact=exact)
+        reading = _reading(taken_s, figures, pcp_pages)
+        self._update_rate(reading, quiet_s, moved_pages_s)
         # A burst that began since the last sample is faster than it looks.
         learning = counter_fired and (
             quiet_s >= parameters.update_period_s or self._seen_rate_pages_s > 2 * seen_pages_s
         )
-        self._update_back_off(taken_s, figures, granularity_pages, exact=exact)
+        self._update_back_off(reading, granularity_pages)
         rate_pages_s = self.rate_pages_s
         near = self._seen_rate_pages_s * parameters.update_period_s >= nearest_pages
         floor_s = parameters.min_update_period_s if near else parameters.update_period_s
@@ -154,32 +171,32 @@ class SamplingSchedule:
             reason = "measuring how fast memory moves"
         return Interval(timer_s, counter_s, reason, self._back_off_s, reach_s, self._seen_rate_pages_s)
 
-    def _update_rate(
-        self, taken_s: float, figures: Sequence[int], quiet_s: float, seen: float, *, exact: bool
-    ) -> None:
-        if exact in self._last:
-            last_s, last = self._last[exact]
+    def _update_rate(self, reading: _Reading, quiet_s: float, seen: float) -> None:
+        if self._last is not None:
             # At least a millisecond: two samples in a row differ by noise, not by a rate.
-            elapsed_s = max(taken_s - last_s, 0.001)
-            moved = max(abs(now - then) for now, then in zip(figures, last, strict=True))
-            seen = max(seen, moved / elapsed_s)
+            elapsed_s = max(reading.taken_s - self._last.taken_s, 0.001)
+            seen = max(seen, reading.moved_pages(self._last) / elapsed_s)
         self._seen_rate_pages_s = max(seen, self._seen_rate_pages_s * 0.5 ** (quiet_s / _HALF_LIFE_S))
-        self._last[exact] = taken_s, figures
+        self._last = reading
 
-    def _update_back_off(
-        self, taken_s: float, figures: Sequence[int], granularity_pages: int, *, exact: bool
-    ) -> None:
-        if exact not in self._origin:
-            self._origin[exact] = figures
-            self._still_since_s = taken_s
+    def _update_back_off(self, reading: _Reading, granularity_pages: int) -> None:
+        if self._origin is None:
+            self._origin = reading
+            self._still_since_s = reading.taken_s
             return
         # At least a page: with a granularity of 0 every figure would count as moved.
-        moved = max(1, granularity_pages)
-        if any(abs(now - then) >= moved for now, then in zip(figures, self._origin[exact], strict=True)):
-            self._origin = {exact: figures}
+        if reading.moved_pages(self._origin) >= max(1, granularity_pages):
+            self._origin = reading
             self._back_off_s = self.parameters.update_period_s
-            self._still_since_s = taken_s
+            self._still_since_s = reading.taken_s
         # A sample taken earlier for another reason is no interval; timer slack may shorten one a little.
-        elif taken_s - self._still_since_s >= 0.75 * self._back_off_s:
+        elif reading.taken_s - self._still_since_s >= 0.75 * self._back_off_s:
             self._back_off_s = min(2 * self._back_off_s, self.parameters.max_update_period_s)
-            self._still_since_s = taken_s
+            self._still_since_s = reading.taken_s
+
+
+def _reading(taken_s: float, figures: Sequence[int], pcp_pages: int | None) -> _Reading:
+    if pcp_pages is None:
+        return _Reading(taken_s, figures, None)
+    total, used, *others = figures
+    return _Reading(taken_s, (total, used + pcp_pages, *others), figures)
