@@ -50,7 +50,7 @@ class Worker:
     def start(self, on_failure: Callable[[], object]) -> None:
         """Start the thread. If ``turn`` raises, the thread logs that, calls ``on_failure`` and ends.
 
-        A MemoryError ends the process.
+        A MemoryError ends the process. Raises OSError if the thread cannot be started.
         """
 
         def run() -> None:
@@ -65,13 +65,19 @@ class Worker:
                 log.exception("the thread %s failed", self.name)
                 on_failure()
 
-        self._thread = threading.Thread(target=run, name=self.name, daemon=True)
+        thread = threading.Thread(target=run, name=self.name, daemon=True)
         # A thread inherits the signal mask of the thread that starts it.
         mask = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
         try:
-            self._thread.start()
+            thread.start()
+        except RuntimeError as error:
+            # For EAGAIN of clone(2), without the errno (_threadmodule.c:thread_PyThread_start_new_thread).
+            raise OSError(
+                f"the thread {self.name} cannot be started: see ulimit -u, pids.max and the free memory"
+            ) from error
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        self._thread = thread
 
     def wake(self) -> None:
         """End the wait of the current turn, or of the next one."""

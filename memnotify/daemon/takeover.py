@@ -373,13 +373,17 @@ def works() -> bool:
     arguments = sys.orig_argv
     at = arguments.index("serve")
     check = [*arguments[:at], "check-config", *arguments[at + 1 :]]
-    pid = os.posix_spawn(
-        sys.executable,
-        check,
-        os.environ,
-        file_actions=[(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)],
-        setsigmask=[],
-    )
+    try:
+        pid = os.posix_spawn(
+            sys.executable,
+            check,
+            os.environ,
+            file_actions=[(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)],
+            setsigmask=[],
+        )
+    except OSError as error:
+        log.error("%s cannot be started: %s", sys.executable, error.strerror)  # noqa: TRY400 - not a defect
+        return False
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
