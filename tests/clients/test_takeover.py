@@ -9,13 +9,13 @@ import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from support.daemon import PROGRAM, QUICK, Daemon, ready
-from support.fake_manager import UNIT, FakeManager
 from support.fake_memory import FakeMemory
+from support.kept import Service, clients_of
 from support.waiting import DEADLINE_S, eventually
 
 NAME = "memnotify-takeover"
@@ -30,59 +30,12 @@ def memory(tmp_path: Path) -> FakeMemory:
     return FakeMemory(tmp_path)
 
 
-class Clients:
-    """Open files with a threshold at 60 %, polled by epoll from the beginning; none is opened again."""
-
-    def __init__(self, path: str, count: int = CLIENTS) -> None:
-        # The answer to its FUSE_FLUSH is ENOSYS, so later a close(), of a child as well, waits for no daemon.
-        os.close(os.open(path, os.O_RDWR))
-        self.epoll = select.epoll()
-        self.fds = [os.open(path, os.O_RDWR) for _ in range(count)]
-        for fd in self.fds:
-            os.write(fd, b"used 60%")
-            self.epoll.register(fd, select.EPOLLIN | select.EPOLLET)
-
-    def told(self) -> bool:
-        """Wait until each client has an event, and read; return True if each had one and no other."""
-        events = dict.fromkeys(self.fds, 0)
-
-        def all_told() -> bool:
-            for fd, what in self.epoll.poll(0):
-                assert what == select.EPOLLIN
-                assert b" used " in os.read(fd, 256)
-                events[fd] += 1
-            return all(events.values())
-
-        eventually(all_told, "each client has an event")
-        return set(events.values()) == {1} and self.silent()
-
-    def silent(self) -> bool:
-        """Return True if no client has an event."""
-        return all(not ready(fd, timeout_s=0) & select.POLLIN for fd in self.fds)
-
-    def close(self) -> None:
-        """Close all."""
-        for fd in self.fds:
-            os.close(fd)
-        self.epoll.close()
-
-
-@contextmanager
-def clients_of(daemon: Daemon, count: int = CLIENTS) -> Iterator[Clients]:
-    """Give clients, and close them."""
-    clients = Clients(daemon.path, count)
-    try:
-        yield clients
-    finally:
-        clients.close()
-
-
 @pytest.mark.representative
 def test_the_program_replaces_itself(memory: FakeMemory) -> None:
     """Open files, thresholds and waiting clients stay; what is crossed afterwards is an event."""
     with (
         Daemon(*ARGUMENTS, name=NAME, program=memory.program) as daemon,
-        clients_of(daemon) as clients,
+        clients_of(daemon, CLIENTS) as clients,
     ):
         for times in range(1, 4):
             os.kill(daemon.pid, signal.SIGUSR2)
@@ -153,57 +106,13 @@ def test_upgrade(memory: FakeMemory, tmp_path: Path) -> None:
     assert upgrade("--quiet").stderr == ""
 
 
-class Service:
-    """The daemon under a service manager that has a store of descriptors."""
-
-    def __init__(self, memory: FakeMemory, directory: Path, *arguments: str) -> None:
-        self.manager = FakeManager()
-        self.manager.offer_store(directory)
-        self.jobs = directory / "jobs"
-        self._program = memory.program
-        self._arguments = (*ARGUMENTS, *arguments)
-        self.daemon = self.start()
-
-    def start(self, *arguments: str) -> Daemon:
-        """Start a process of the service; it has what is stored."""
-        program, environment = self.manager.passing(self._program)
-        fds = [*self.manager.stored.values(), *self.manager.clients]
-        try:
-            self.daemon = Daemon(
-                *self._arguments, *arguments, name=NAME, program=program, environment=environment, fds=fds
-            )
-        except AssertionError:
-            # Nothing serves what is stored: a client's close() would wait for it.
-            self.manager.drop()
-            raise
-        return self.daemon
-
-    def restart(self, number: int = signal.SIGTERM, *arguments: str) -> None:
-        """End the process by a signal and start the next one."""
-        self.daemon.end(number)
-        self.start(*arguments)
-
-    def stop(self) -> None:
-        """End the process as ``systemctl stop`` does; the store is emptied then."""
-        self.jobs.write_text(f"123 {UNIT} stop running\n")
-        self.daemon.end()
-        self.manager.drop()
-
-    def close(self) -> None:
-        """Stop, if the service runs, and check what it has logged."""
-        if self.daemon.process.poll() is None:
-            self.stop()
-        self.manager.close()
-        assert "Traceback" not in self.daemon.log, self.daemon.log
-
-
 @pytest.fixture
 def serving(memory: FakeMemory, tmp_path: Path) -> Iterator[Callable[..., Service]]:
     """Give what starts a service, with options."""
     with ExitStack() as closed:
 
         def start(*arguments: str) -> Service:
-            service = Service(memory, tmp_path, *arguments)
+            service = Service(memory.program, tmp_path, *ARGUMENTS, *arguments, name=NAME)
             closed.callback(service.close)
             return service
 
@@ -219,7 +128,7 @@ def service(serving: Callable[..., Service]) -> Service:
 @pytest.mark.representative
 def test_restart(service: Service, memory: FakeMemory) -> None:
     """What was crossed between two processes is an event, and what was pending stays pending."""
-    with clients_of(service.daemon) as clients:
+    with clients_of(service.daemon, CLIENTS) as clients:
         service.daemon.end()
         memory.use(70)
         service.start()
@@ -304,7 +213,7 @@ def test_another_daemon_of_the_same_name_is_refused(service: Service, memory: Fa
 
 def test_other_figures(service: Service, memory: FakeMemory) -> None:
     """A setting that takes a restart costs no client."""
-    with clients_of(service.daemon) as clients:
+    with clients_of(service.daemon, CLIENTS) as clients:
         service.restart(signal.SIGTERM, "--figures", "available")
         assert b" available " in os.read(clients.fds[0], 256)
         memory.use(70)
