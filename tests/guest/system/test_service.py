@@ -5,16 +5,16 @@ import json
 import os
 import pwd
 import re
-import select
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from support.daemon import status
 from support.memory import Hog, step_pages, used_pages
 from support.program import Program
+from support.restarts import GATE, check_restarts
 from support.unit import (
     CLIENT,
     DEVICE,
@@ -174,27 +174,11 @@ def test_any_user_may_ask_for_its_status_after_restarts_as_well(fd: int) -> None
         change()
 
 
-def test_clients_do_not_notice_a_restart(started: None) -> None:
-    """A thousand open files, and the posted program, which waits."""
-    with Hog() as hog:
-        fds = [os.open(NODE, os.O_RDWR) for _ in range(1000)]
-        threshold = used_pages(fds[0]) + step_pages()
-        poller = select.poll()
-        for fd in fds:
-            os.write(fd, b"used %d" % threshold)
-            poller.register(fd, select.POLLIN)
-        with Program(CLIENT, f"used {threshold}", user="nobody") as program:
-            program.settle()
-            for _ in range(3):
-                systemctl("restart", NAME)
-                assert "took over 1001 clients" in log()
-                assert poller.poll(0) == []
-            hog.hold(2 * step_pages())
-            eventually(lambda: len(poller.poll(0)) == len(fds), "each has an event")
-            assert program.end(0) == 0
-        for fd in fds:
-            os.close(fd)
-    assert program.lines[-1].startswith("--> memory figures reached 'total "), program.lines
+def test_clients_do_not_notice_a_restart(
+    started: None, record_property: Callable[[str, object], None]
+) -> None:
+    with drop_in(GATE):
+        check_restarts("CUSE", record_property)
 
 
 def test_hung_it_is_killed_and_there_again(started: None) -> None:
@@ -282,9 +266,9 @@ def test_the_unit_is_understood() -> None:
     assert analyzed("verify", "--man=no", NAME).stderr == ""
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def without_cuse() -> Iterator[None]:
-    """Remove CUSE from the kernel; systemd has not noticed."""
+    """Remove CUSE from the kernel until the end of the module; systemd has not noticed."""
     systemctl("stop", NAME)
     eventually(lambda: not os.path.lexists(NODE), "the device is gone")
     subprocess.run(["modprobe", "--remove", "cuse"], check=True)
@@ -303,21 +287,23 @@ def test_no_file_is_served_where_nobody_else_would_see_it(without_cuse: None) ->
     eventually(lambda: f"cannot mount at {NODE}" in log(), "it says so")
 
 
-def test_without_cuse_a_file_is_served_for_everybody(without_cuse: None) -> None:
-    systemctl("daemon-reload")
-    assert exposure() == stated("exposure is then")
-    systemctl("start", NAME)
-    assert show("StatusText").startswith(f"{NODE}, a FUSE file")
-    assert serves()
-    opened = os.open(NODE, os.O_RDWR)
-    os.close(os.open(NODE, os.O_RDWR))
-    pid = main_pid()
-    os.kill(pid, signal.SIGKILL)
-    eventually(lambda: state() == "active" and main_pid() not in {0, pid}, "it was started again")
-    assert serves()
-    systemctl("restart", NAME)
-    assert os.read(opened, 256).startswith(b"total ")
-    os.close(opened)
-    systemctl("stop", NAME)
+def test_without_cuse_a_file_is_served_for_everybody(
+    without_cuse: None, record_property: Callable[[str, object], None]
+) -> None:
+    with drop_in(GATE):
+        assert exposure() == stated("exposure is then")
+        systemctl("start", NAME)
+        assert show("StatusText").startswith(f"{NODE}, a FUSE file")
+        assert serves()
+        opened = os.open(NODE, os.O_RDWR)
+        os.close(os.open(NODE, os.O_RDWR))
+        pid = main_pid()
+        os.kill(pid, signal.SIGKILL)
+        eventually(lambda: state() == "active" and main_pid() not in {0, pid}, "it was started again")
+        assert serves()
+        assert os.read(opened, 256).startswith(b"total ")
+        os.close(opened)
+        check_restarts("FUSE", record_property)
+        systemctl("stop", NAME)
     assert not os.path.lexists(NODE)
     assert NODE not in Path("/proc/self/mountinfo").read_text()
