@@ -12,11 +12,13 @@ REQUIRE_ALL = "MEMNOTIFY_REQUIRE_ALL"
 
 MN_TEST_C = "MEMNOTIFY_MN_TEST_C"
 """The path of the posted mn_test.c."""
+_COUNTS = ("MEMNOTIFY_KILLS", "MEMNOTIFY_RESTART_CLIENTS", "MEMNOTIFY_COMMIT_ROUNDS")
+"""How much tests do: see CONTRIBUTING.md."""
 
 
 def required() -> dict[str, str]:
-    """Return the variables for a program whose tests skip or fail as this machine's do: a guest's."""
-    return {name: os.environ[name] for name in (REQUIRE_ALL, MN_TEST_C) if name in os.environ}
+    """Return the variables with which a guest's tests skip, fail and count as this machine's do."""
+    return {name: os.environ[name] for name in (REQUIRE_ALL, MN_TEST_C, *_COUNTS) if name in os.environ}
 
 
 def unavailable(reason: str) -> NoReturn:

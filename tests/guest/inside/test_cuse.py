@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.daemon import AS_NOBODY, NOBODY, PROGRAM, Daemon, start
+from support.daemon import AS_NOBODY, NOBODY, PROGRAM, QUICK, Daemon, start
+from support.fake_memory import FakeMemory
+from support.kept import clients_of
 from support.program import Program
 from support.waiting import DEADLINE_S, eventually
 
@@ -113,6 +115,23 @@ def test_abort_in_sysfs_ends_the_daemon_with_an_error() -> None:
     assert daemon.process.wait(DEADLINE_S) == 1
     eventually(lambda: "is gone" in daemon.log, "it says why")
     assert not os.path.lexists(daemon.path)
+
+
+def test_open_files_outlive_a_node_that_is_removed_or_replaced(tmp_path: Path) -> None:
+    """What was put in its place stays."""
+    memory = FakeMemory(tmp_path)
+    with Daemon(*QUICK, *memory.ARGUMENTS, program=memory.program) as daemon:
+        other = Path(daemon.path)
+        with clients_of(daemon, 2) as clients:
+            other.unlink()
+            memory.use(70)
+            assert clients.told()
+            other.write_text("another's")
+            memory.use(50)
+            assert clients.told()
+        assert daemon.end() == 0
+    assert other.read_text() == "another's"
+    other.unlink()
 
 
 class _Nothing:
