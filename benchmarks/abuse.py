@@ -3,7 +3,8 @@
 
 The figures are those of a file in place of /proc/meminfo, in a mount namespace of its own, so that a
 crossing comes when it is wanted and the machine's memory stays as it is. The daemon samples every 10 ms. A
-wake-up's time is from the crossing to when a client has read, with the wait for the sample.
+wake-up's time is from the crossing to when a client has read, with the wait for the sample. The processes of
+the control only take CPU time: a row that is no longer than the control's is the scheduler's.
 """
 
 import argparse
@@ -19,11 +20,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from common import BenchmarkError, Driven, Server, await_that, build, positive, progress, run, table
+from common import BenchmarkError, Driven, Server, await_that, build, on_core, positive, progress, run, table
 
+_HEADS = ("wake-ups", "p50, ms", "p99, ms", "x quiet", "p99", "x control", "p99")
+_FLOOR_TIMES = 20_000
 # Users that have no other process.
 _INNOCENT, _HOSTILE = 1_999_999_998, 1_999_999_999
-DEVICE = ("spin", "read", "write", "refused", "long", "poll", "open", "epoll", "observers")
+CONTROL = "spin"
+DEVICE = ("read", "write", "refused", "long", "poll", "open", "epoll", "observers")
 SOCKET = ("socket-write", "socket-lines", "socket-junk", "socket-connect")
 _PERIOD_MS = 10
 _TOTAL_KIB, _FREE_KIB = 16_000_000, 8_000_000
@@ -106,39 +110,50 @@ def _wakes_ms(clients: Driven, memory: Memory, options: Namespace) -> list[float
     return sorted(times)
 
 
-def _row(name: str, times: list[float], quiet: list[float] | None) -> list[str]:
-    p50, p99 = (times[int(len(times) * part)] for part in (0.5, 0.99))
-    row = [name, str(len(times)), f"{p50:.1f}", f"{p99:.1f}"]
-    if quiet is None:
-        return [*row, "", ""]
-    return [
-        *row,
-        *(f"{value / quiet[int(len(quiet) * part)]:.1f}" for value, part in ((p50, 0.5), (p99, 0.99))),
-    ]
+def _parts(times: list[float]) -> list[float]:
+    return [times[int(len(times) * part)] for part in (0.5, 0.99)]
+
+
+def _row(name: str, times: list[float], *bases: list[float]) -> list[str]:
+    """Return a row of the table: the times, and how often the bases they are; empty where there are none."""
+    parts = _parts(times)
+    cells = [f"{part / base:.2f}" for other in bases for part, base in zip(parts, _parts(other), strict=True)]
+    return [name, str(len(times)), *(f"{part:.1f}" for part in parts), *cells, *[""] * (4 - len(cells))]
+
+
+def _floor_us() -> float:
+    """Return how long one byte takes to another process and back by two pipes, on one CPU."""
+    with on_core(max(os.sched_getaffinity(0))):
+        done = subprocess.run(
+            [str(build("client")), "pipe", "-", str(_FLOOR_TIMES)], check=True, stdout=subprocess.PIPE
+        )
+    return int(done.stdout) / _FLOOR_TIMES / 1000
 
 
 def measure(options: Namespace, directory: Path) -> None:
-    """Measure quiet and under each kind, and print the table."""
+    """Measure quiet, the control and each kind, and print the table."""
     directory.chmod(0o755)
     memory = Memory(directory)
     program = directory / "abuse"
     shutil.copy(build("abuse"), program)
     print(f"Linux {platform.release()}, {os.cpu_count()} CPUs, Python {platform.python_version()}")
-    for waiting in ("wait", "wait-socket"):
-        rows = [[f"{options.transport}, {waiting}", "wake-ups", "p50, ms", "p99, ms", "x p50", "x p99"]]
-        quiet: list[float] | None = None
-        for kind in ("quiet", *options.kinds):
+    print(f"pipe ping-pong, the floor: {_floor_us():.1f} us")
+    for waiting in options.waiting:
+        rows = [[f"{options.transport}, {waiting}", *_HEADS]]
+        bases: list[list[float]] = []
+        for kind in ("quiet", CONTROL, *options.kinds):
             with _served(options, directory) as (device, socket):
                 mine = socket if waiting == "wait-socket" else device
                 with _started(program, waiting, _INNOCENT, mine, options.clients) as clients:
                     if kind == "quiet":
-                        quiet = times = _wakes_ms(clients, memory, options)
-                        rows.append(_row(kind, times, None))
+                        times = _wakes_ms(clients, memory, options)
                     else:
                         theirs = socket if kind in SOCKET else device
                         with _started(program, kind, _HOSTILE, theirs, options.processes):
                             times = _wakes_ms(clients, memory, options)
-                        rows.append(_row(kind, times, quiet))
+            rows.append(_row(kind, times, *bases))
+            if kind in {"quiet", CONTROL}:
+                bases.append(times)
             progress("  ".join(rows[-1]))
         print(f"\n{table(rows)}\n", flush=True)
 
@@ -155,6 +170,13 @@ def parse_options() -> Namespace:
         choices=(*DEVICE, *SOCKET),
         default=(*DEVICE, *SOCKET),
         help="of hostile processes",
+    )
+    parser.add_argument(
+        "--waiting",
+        nargs="+",
+        choices=("wait", "wait-socket"),
+        default=("wait", "wait-socket"),
+        help="innocent clients of the device, of the socket",
     )
     parser.add_argument("--seconds", type=float, default=10, help="of each measurement")
     parser.add_argument("--processes", type=positive, default=8, help="hostile ones, of one user")

@@ -38,7 +38,7 @@ class GroupSampler:
     descendants, is read only if memory.current does not decide.
     """
 
-    def __init__(self, table: ObserverTable, notify: Callable[[tuple[HandleBatch, ...]], object]) -> None:
+    def __init__(self, table: ObserverTable, notify: Callable[[tuple[HandleBatch, ...]], bool]) -> None:
         self._table = table
         self._notify = notify
         # How much the counters may have counted in this epoch before they were armed last, and for how much
@@ -139,10 +139,13 @@ class GroupSampler:
     def _count(
         self, group: Group, value_pages: int, limit_pages: int, parameters: SamplingParameters, now_s: float
     ) -> float:
-        """Notify the observers that cross; return the distance of the nearest level then."""
+        """Notify the observers that cross; return the distance of the nearest level then, or -inf."""
         granularity_pages = parameters.granularity_pages(limit_pages)
         batches = self._table.advance_group(group, value_pages, limit_pages, granularity_pages, now_s)
-        self._notify(batches)
+        if self._notify(batches):
+            # It must be read again, since the sampler thread arms what fired.
+            group.fresh = True
+            return -math.inf
         return self._table.rearm_group(group)
 
     def due(self, now_s: float, parameters: SamplingParameters, rate_pages_s: float) -> Sequence[Group]:

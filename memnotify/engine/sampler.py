@@ -41,6 +41,9 @@ _LIMIT_AGE_S = 600.0
 # On a slow machine a good reading may take longer than an update_period: with 20 ms, reads failed with EIO in
 # a guest.
 _HANGS_S = 1.0
+# More thresholds that fire are left to the sampler thread: 4,096 of one user took a serving thread 20 ms, in
+# which it served no client.
+_SERVED_AT_ONCE = 128
 
 
 class FigureReader(Protocol):
@@ -94,6 +97,10 @@ class Sampler:
     are notified, so samples count in the order in which they were taken. ``notify`` is called with the
     handles of the observers that crossed and their number; it must send and free the handles.
 
+    If many thresholds fire at a reading for a client, the sampler thread does what takes long, because other
+    clients wait for the serving thread: it notifies the last batch, and arms what fired. Whichever thread
+    samples next does so first: otherwise what had fired could not fire again, and a crossing would be lost.
+
     A sample is taken when the interval is over, when tasks stall for memory, and when a page counter
     announces that the nearest threshold on ``used`` may have been reached; this threshold then does not bound
     the interval. Between a crossing and its notification the sampler logs nothing, waits for nothing and
@@ -110,6 +117,9 @@ class Sampler:
     failures = 0
     """How many readings of the machine's figures failed. Any thread may read it."""
     _begun_s = -math.inf
+    # Whether a serving thread samples, and the batch that it has left to the sampler thread.
+    _serving = False
+    _left: HandleBatch | None = None
 
     def __init__(
         self,
@@ -209,6 +219,7 @@ class Sampler:
         if not self._sampling_lock.acquire(timeout=max(_HANGS_S, self._parameters.update_period_s)):
             return self._reuse(use)
         try:
+            self._finish(serving=True)
             try:
                 sample = self._read_exact()
             except MemInfoError:
@@ -220,7 +231,8 @@ class Sampler:
                     use(sample)
             finally:
                 # The reading counts, even if the observer was closed meanwhile.
-                self._count(sample)
+                if not self._count(sample):
+                    self._rearm(sample)
             crossed = self._table.event_s != crossings
         finally:
             self._sampling_lock.release()
@@ -238,11 +250,12 @@ class Sampler:
         if not self._sampling_lock.acquire(timeout=max(_HANGS_S, self._parameters.update_period_s)):
             return
         try:
+            self._finish(serving=True)
             if self._groups is None:
                 # Imported here, because a daemon without a threshold on a cgroup saves 100 KB.
                 from memnotify.engine.groups import GroupSampler  # noqa: PLC0415
 
-                self._groups = GroupSampler(self._table, self._notify_all)
+                self._groups = GroupSampler(self._table, self._notify_fired)
             events = group.events
             self._begun_s = self._clock()
             self._groups.read(group, self._table.latest_exact, self._begun_s, self._parameters)
@@ -285,6 +298,7 @@ class Sampler:
     def sample(self, *, counter_fired: bool = False) -> None:
         """Take one sample and notify the observers that crossed. Raises MemInfoError."""
         with self._sampling_lock:
+            self._finish(serving=False)
             sample = self._read_plain()
             groups = self._due_groups(sample.taken_s, counter_fired=counter_fired)
             if not sample.exact and (
@@ -294,7 +308,8 @@ class Sampler:
                 or self._table.needs_exact_figures(sample.figures, self._reader.pcp_limit_pages)
             ):
                 sample = self._read_exact()
-            distances = self._count(sample)
+            self._count(sample)
+            distances = self._rearm(sample)
             nearest_pages, rate_pages_s = distances.nearest, 0.0
             if self._groups is not None:
                 if groups and not any(counter.resting for counter in self._page_counters):
@@ -328,20 +343,49 @@ class Sampler:
             self._groups.uncover()
         return self._groups.due(now_s, self._parameters, self._schedule.rate_pages_s)
 
-    def _count(self, sample: Sample) -> Distances:
-        """Notify the observers that cross with a sample, and arm what fired; return the distances then."""
+    def _count(self, sample: Sample) -> bool:
+        """Notify the observers that cross with a sample; return as ``_notify_fired``."""
         self.samples += 1
-        self._notify_all(self._table.advance(sample, self._granularity_pages(sample)))
+        return self._notify_fired(self._table.advance(sample, self._granularity_pages(sample)))
+
+    def _rearm(self, sample: Sample) -> Distances:
         return self._table.rearm(sample, self._reader.pcp_limit_pages)
 
-    def _notify_all(self, batches: Sequence[HandleBatch]) -> None:
+    def _notify_fired(self, batches: Sequence[HandleBatch]) -> bool:
+        """Notify the observers that crossed; return whether the last batch and the arming are left.
+
+        A serving thread leaves both to the sampler thread if many thresholds fired.
+        """
+        last = batches[-1]
+        leaves = self._serving and self._table.fired > _SERVED_AT_ONCE
         notified = False
         for batch in batches:
-            if batch.count:
+            if batch.count and not (leaves and batch is last):
                 (batch.notify or self._notify)(batch.handles, batch.count)
                 notified = True
-        if notified:
+        if leaves:
+            self._left = last
+            self.worker.wake()
+        elif notified:
             self.latencies.add(self._clock() - self._begun_s)
+        return leaves
+
+    def finish(self) -> None:
+        """Do what a serving thread has left to the sampler thread. Any thread."""
+        if self._left is not None:
+            with self._sampling_lock:
+                self._finish(serving=False)
+
+    def _finish(self, *, serving: bool) -> None:
+        """Do the same with the lock held; ``serving`` is whether what follows may leave something."""
+        self._serving = serving
+        last, self._left = self._left, None
+        if last is None:
+            return
+        if last.count:
+            (last.notify or self._notify)(last.handles, last.count)
+        self.latencies.add(self._clock() - self._begun_s)
+        self._rearm(self._table.latest)
 
     def _granularity_pages(self, sample: Sample) -> int:
         return self._parameters.granularity_pages(sample.figures.total)
@@ -436,6 +480,10 @@ class Sampler:
     def stop(self) -> None:
         """End the thread. When this returns, ``notify`` is not running and is not called again."""
         self.worker.stop()
+        # A reading that hangs has the lock, and has left nothing.
+        if self._sampling_lock.acquire(blocking=False):
+            self._finish(serving=False)
+            self._sampling_lock.release()
         # Observers may be closed later, when the number of wake_fd may be another file's.
         self._table.on_thresholds_changed = lambda: None
         self.worker.close()
@@ -460,6 +508,7 @@ class Sampler:
     def turn(self) -> None:
         """Sleep once, and sample if a sample is due; the body of the sampler thread."""
         self._published_due_s = math.inf
+        self.finish()
         if self._table.sparse:
             # Between two samples, and never when a client releases.
             self._table.compact()

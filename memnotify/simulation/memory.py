@@ -89,6 +89,7 @@ class Memory:
         self.sampler.refresh()
         for group in self.table.watched_groups():
             self.sampler.refresh_group(group)
+        self.sampler.finish()
 
     def close(self) -> None:
         """Close the engine's descriptors; no client is served any more."""

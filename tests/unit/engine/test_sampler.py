@@ -4,7 +4,7 @@
 import os
 import threading
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -281,6 +281,55 @@ def test_what_a_client_is_told_is_acknowledged_before_it_counts() -> None:
     assert happened == ["told", "notified"]
     assert bench.table.poll(bench.fh, NO_HANDLE)
     bench.sampler.stop()
+
+
+HOSTILE, INNOCENT = 1 << 32 | 1001, 2 << 32 | 1002
+FINISHES: dict[str, Callable[[SamplerBench], object]] = {
+    "the sampler's next turn": lambda bench: bench.sampler.turn(),
+    "the next sample": lambda bench: bench.sampler.sample(),
+    "the next read": lambda bench: bench.sampler.refresh(),
+    "the end": lambda bench: bench.sampler.stop(),
+}
+
+
+@pytest.fixture
+def crowd() -> Iterator[SamplerBench]:
+    """Yield a bench with 200 waiting observers of one user, and after them one of another user."""
+    bench = SamplerBench()
+    for handle in (*range(1, 201), 1000):
+        fh = bench.table.open(opener=INNOCENT if handle == 1000 else HOSTILE)
+        bench.table.subscribe(fh, levels({USED: 500}), bench.current())
+        bench.table.poll(fh, handle)
+    bench.clock.tick(1)
+    bench.reader.use(600)
+    yield bench
+    if not bench.sampler.worker._stopping:
+        bench.sampler.stop()
+
+
+@pytest.mark.parametrize("finish", FINISHES.values(), ids=FINISHES)
+def test_a_read_at_which_many_fire(crowd: SamplerBench, finish: Callable[[SamplerBench], object]) -> None:
+    """The thread that serves a read leaves a user's many observers to the sampler; each is notified once."""
+    crowd.sampler.refresh()
+    assert sorted(crowd.notified) == [*range(1, 65), 1000]
+    assert {each.armed for each in crowd.table.threshold_counts() if each.figure == USED} == {0}
+    crowd.clock.tick(1)
+    finish(crowd)
+    assert sorted(crowd.notified) == [*range(1, 201), 1000]
+    assert [each.armed for each in crowd.table.threshold_counts() if each.figure == USED] == [0, 201]
+
+
+@pytest.mark.parametrize("sample", ["refresh", "sample"])
+def test_a_crossing_back_while_many_are_not_armed(crowd: SamplerBench, sample: str) -> None:
+    """All fire again at the next figures, whichever thread reads them, though the sampler had no turn."""
+    crowd.sampler.refresh()
+    fhs = crowd.table.fhs()[1:]
+    for fh in fhs:
+        crowd.table.acknowledge(fh)
+    crowd.reader.use(400)
+    crowd.clock.tick(1)
+    getattr(crowd.sampler, sample)()
+    assert all(crowd.table.poll(fh, NO_HANDLE) for fh in fhs)
 
 
 def test_a_reading_counts_whatever_its_use_does(bench: SamplerBench) -> None:

@@ -2,8 +2,10 @@
 """The table of observers against the model, and its other promises."""
 
 import errno
+import itertools
 import math
 import os
+import threading
 import tracemalloc
 from array import array
 from collections.abc import Callable, Iterable
@@ -25,6 +27,7 @@ from support.fakes import FakeClock
 from support.levels import levels
 from support.model import ModelObserver, understood
 from support.strategies import WIDE, granularities, small_figures, small_thresholds, small_writes
+from support.waiting import DEADLINE_S, eventually
 
 from memnotify.abi.figures import Figures
 from memnotify.abi.thresholds import parse
@@ -33,6 +36,25 @@ from memnotify.engine.saved_state import NO_PLACE, SavedState
 from memnotify.engine.table import Distances, Limits, ObserverTable, Sample
 
 USED = 1
+
+
+class Turns:
+    """In place of the lock that is free between some thresholds that are armed and others."""
+
+    def __init__(self, table: ObserverTable, serve: Callable[[], object]) -> None:
+        self._table, self._serve = table, serve
+        self._serving = False
+
+    def __enter__(self) -> None:
+        """Call ``serve``, which may use the table, as another thread may."""
+        if not self._serving:
+            assert not self._table._lock.locked()
+            self._serving = True
+            self._serve()
+            self._serving = False
+
+    def __exit__(self, *_: object) -> None:
+        """Do nothing."""
 
 
 class TableMachine(RuleBasedStateMachine):
@@ -52,6 +74,8 @@ class TableMachine(RuleBasedStateMachine):
         self.handles = 0
         self.kept: set[int] = set()
         self.kh: dict[int, int] = {}
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr("memnotify.engine.table._REARMED_AT_ONCE", 1)
 
     def sample(self, figures: Figures) -> Sample:
         """Return a sample newer than all before."""
@@ -200,13 +224,47 @@ class TableMachine(RuleBasedStateMachine):
     def count(self, sample: Sample) -> None:
         """Count a sample."""
         crossed = self.table.advance(sample, self.granularity)
-        self.table.rearm(sample, 0)
         assert self.table.latest is sample
         woken = {observer.see(sample.figures, self.granularity) for observer in self.model.values()}
         woken -= {NO_HANDLE}
         assert sorted(_handles(crossed)) == sorted(woken)
         assert woken <= self.kept
         self.kept -= woken
+        self.table.rearm(sample, 0)
+
+    @rule(
+        figures=small_figures,
+        granularity=granularities,
+        requests=st.lists(
+            st.tuples(
+                st.integers(0, 2), st.sampled_from(("poll", "read", "write", "acknowledge")), small_writes
+            ),
+            max_size=5,
+        ),
+    )
+    def serve_while_arming(
+        self, figures: Figures, granularity: int, requests: list[tuple[int, str, bytes]]
+    ) -> None:
+        """Serve a request each time that the lock is free between two thresholds that are armed."""
+        self.granularity = granularity
+        waiting = iter(requests)
+
+        def serve() -> None:
+            for place, what, text in waiting:
+                fh = [*self.model][place % len(self.model)]
+                if what == "poll":
+                    self.poll(fh, waits=True)
+                elif what == "read":
+                    self.read(fh)
+                elif what == "write":
+                    self.subscribe(fh, text)
+                else:
+                    self.acknowledge(fh)
+                return
+
+        self.table._next = Turns(self.table, serve)  # type: ignore[assignment]  # stands for the lock
+        self.count(self.sample(figures))
+        self.table._next = threading.Lock()
 
     @invariant()
     def agree(self) -> None:
@@ -227,6 +285,7 @@ class TableMachine(RuleBasedStateMachine):
         """Close all."""
         for fh in self.model:
             self.table.close(fh)
+        self.patch.undo()
         assert len(self.table) == 0
         assert not self.table.watching
         os.close(self.saved.fd)
@@ -479,6 +538,47 @@ def test_watching_while_a_threshold_fires(monkeypatch: pytest.MonkeyPatch) -> No
     seen.append(table.watching)
     table.rearm(there, 0)
     assert seen == [True, True]
+
+
+def test_the_lock_is_given_back_while_many_are_armed() -> None:
+    """Polls and reads need not wait until all thresholds that fired are armed."""
+    table = ObserverTable()
+    armed: list[int] = []
+    sample = Sample(1, Figures(0, 5, 0), exact=True)
+    for _ in range(1000):
+        table.subscribe(table.open(), levels({USED: 5}), Sample(0, Figures(0, 0, 0), exact=True))
+    count = {each.above: each for each in table.threshold_counts() if each.figure == USED}
+    assert count[False].armed == 1000
+
+    def note() -> None:
+        armed.extend(each.armed for each in table.threshold_counts() if each.figure == USED and each.above)
+
+    table._next = Turns(table, note)  # type: ignore[assignment]  # stands for the lock
+    table.advance(sample, 0)
+    table.rearm(sample, 0)
+    note()
+    assert armed[0] == 0
+    assert armed[-1] == 1000
+    assert all(0 < then - before <= 64 for before, then in itertools.pairwise(armed))
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda table, fh: table.poll(fh, 7),
+        lambda table, fh: table.acknowledge_read(fh, table.latest),
+    ],
+    ids=["poll", "read"],
+)
+def test_the_sampler_does_not_overtake(ask: Callable[[ObserverTable, int], object]) -> None:
+    """A poll or read that waits for the table gets it before the sampler goes on."""
+    table = ObserverTable()
+    thread = threading.Thread(target=ask, args=(table, table.open()))
+    with table._lock:
+        thread.start()
+        eventually(table._next.locked, "the request waits for its turn")
+    thread.join(DEADLINE_S)
+    assert not table._next.locked()
 
 
 def between(table: ObserverTable, fh: int, then: Callable[[], Any]) -> Distances:
