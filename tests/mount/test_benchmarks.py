@@ -48,7 +48,7 @@ def test_abuse() -> None:
     output = benchmark(
         "abuse.py", "--seconds", "0.3", "--clients", "3", "--processes", "2", "--kinds", "read", "socket-junk"
     )
-    for row in ("quiet", "read", "socket-junk"):
+    for row in ("quiet", "spin", "read", "socket-junk"):
         assert min(numbers(output, row)) > 0
 
 
