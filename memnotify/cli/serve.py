@@ -17,7 +17,7 @@ from memnotify.config import files
 from memnotify.config.settings import COMMAND_LINE, SETTINGS, ConfigError, Configuration, Given, Settings
 
 if TYPE_CHECKING:
-    from memnotify.daemon.status import StatusSocket
+    from memnotify.daemon.status_socket import StatusSocket
     from memnotify.transports.unix_listener import Listener
 
 log = logging.getLogger(__name__)
@@ -187,7 +187,7 @@ def _open_status_socket(
             os.close(kept)
         return None
     # Imported here for the same reason.
-    from memnotify.daemon.status import StatusSocket  # noqa: PLC0415
+    from memnotify.daemon.status_socket import StatusSocket  # noqa: PLC0415
 
     made = StatusSocket(settings.status_socket, lambda: configuration.origins, kept)
     return undo.enter_context(closing(made))

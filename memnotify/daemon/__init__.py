@@ -54,7 +54,7 @@ from memnotify.transports.session import Session
 from memnotify.worker import Worker
 
 if TYPE_CHECKING:
-    from memnotify.daemon.status import StatusServer, StatusSocket
+    from memnotify.daemon.status_socket import StatusServer, StatusSocket
     from memnotify.transports.unix_listener import Listener
     from memnotify.transports.unix_server import SocketServer
 
@@ -212,7 +212,8 @@ def _end_preparation(
     user: User | None,
     kept: Kept,
     transport: Transport,
-    *sockets: "Listener | StatusSocket | None",
+    listener: "Listener | None",
+    status_socket: "StatusSocket | None",
 ) -> CleanupProcess | None:
     """Lock memory and give up root; return the process that removes at the end what only root may remove.
 
@@ -224,17 +225,21 @@ def _end_preparation(
     gc.collect()
     gc.freeze()
     if user is not None:
-        removals = [removal for each in (transport, *sockets) if each and (removal := each.hand_over())]
+        served = [each for each in (transport, listener, status_socket) if each]
+        removals = [removal for each in served if (removal := each.hand_over())]
         cleaner = CleanupProcess(removals) if removals else None
-        _become(user)
+        _become(user, serves_status=status_socket is not None)
     elif cleaner is not None:
         transport.hand_over()
     return cleaner
 
 
-def _become(user: User) -> None:
-    # The user may not be able to read them when the first threshold on a cgroup needs them.
-    import memnotify.engine.groups  # noqa: F401, PLC0415 - a daemon that stays root saves 100 KB
+def _become(user: User, *, serves_status: bool) -> None:
+    # The user may not be able to read them when the first threshold on a cgroup, or request, needs them.
+    import memnotify.engine.groups  # noqa: PLC0415 - a daemon that stays root saves 100 KB
+
+    if serves_status:
+        import memnotify.daemon.status  # noqa: F401, PLC0415 - the same
 
     become(user)
 

@@ -1,21 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""The status socket: what the daemon does, by the Varlink protocol, served by the main thread.
+"""The replies of the status socket: what the daemon does, by the Varlink protocol."""
 
-Interface: docs/org.memnotify.Daemon.varlink. A request and its reply are JSON objects that end with a NUL.
-"""
-
-import contextlib
 import json
-import logging
 import math
 import os
-import select
-import socket
-import struct
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import chain, islice
 from typing import Any
 
 from memnotify import __version__
@@ -25,29 +15,13 @@ from memnotify.daemon.running import Engine
 from memnotify.engine.latencies import BOUNDS_S
 from memnotify.engine.table import ObserverState
 from memnotify.kernel.meminfo import MemInfoError
-from memnotify.kernel.mounts import canonical_path
-from memnotify.logs import LIMITED
-from memnotify.transports import Removal
-from memnotify.transports.unix_listener import Listener
-
-log = logging.getLogger(__name__)
 
 INTERFACE = "org.memnotify.Daemon"
 _SERVICE = "org.varlink.service"
-_REQUEST_MAX = 4096
-_CONNECTIONS_MAX = 64
-_CONNECTIONS_OF_USER_MAX = 8
-# A crossing waits for the interpreter's lock (5 ms, unless the interpreter is told less: then a thread that
-# waits for the lock gets it so soon), and for the table's lock, which is held for so many observers.
-_SWITCH_S = 0.0001
-_OBSERVERS_AT_ONCE = 20
-# No call into C may be long: it keeps the interpreter's lock. A reply of 10,000 observers has 2 MB: whole
-# it was joined, encoded and copied in five calls of 0.2 to 2.5 ms each. A part has about 40 KB.
-_OBSERVERS_IN_PART = 200
+# The interpreter's lock and the table's are held while so many are described, 0.2 ms; then the server rests.
+_OBSERVERS_IN_PART = 100
+_FALSE_TRUE = ("false", "true")
 _UNAVAILABLE = "not available: the log says why"
-# Filled in here, as json takes three times as long. Names of figures need no escapes.
-_OBSERVER = '{"id":%d,"pid":%d,"uid":%d,%s,"pending":%s,"events":%d,"last_event_age":%s,"thresholds":[%s]}'
-_THRESHOLD = '{"name":"%s","pages":%d,"above":%s,"next_pages":%d}'
 _ERRORS = {
     "MethodNotFound": "method",
     "InvalidParameter": "parameter",
@@ -62,11 +36,14 @@ class _RefusedError(Exception):
 class StatusSource:
     """Makes the reply for a user. Threads: the main thread."""
 
-    def __init__(self, engine: Engine, origins: Callable[[], Mapping[str, str]], description: str) -> None:
+    def __init__(
+        self, engine: Engine, origins: Callable[[], Mapping[str, str]], description: str, since_s: float
+    ) -> None:
+        """``since_s`` is when the daemon began to serve, since the epoch."""
         self._engine = engine
         self._origins = origins
         self._description = description
-        self._since_s = time.time()
+        self._since_s = since_s
         self.injection = Injection(engine.sampler)
 
     def reply(self, request: Any, uid: int) -> Iterator[bytes]:
@@ -123,11 +100,7 @@ class StatusSource:
         )
         yield f'{{"parameters":{status[:-1]},"observers":['.encode()
         if observers:
-            objects = self._observers(uid)
-            separator = ""
-            while part := ",".join(islice(objects, _OBSERVERS_IN_PART)):
-                yield f"{separator}{part}".encode()
-                separator = ","
+            yield from self._observers(uid)
         yield b"]}}"
 
     def _figures(self) -> list[dict[str, object]]:
@@ -199,37 +172,43 @@ class StatusSource:
             return "off: count_pages is false"
         return _UNAVAILABLE
 
-    def _observers(self, uid: int) -> Iterator[str]:
-        """Yield an object for each observer that the user may see."""
+    def _observers(self, uid: int) -> Iterator[bytes]:
+        """Yield the objects of the observers that the user may see, a part at a time."""
         table = self._engine.table
         processes: dict[int, str] = {}
         fhs = table.fhs()
         names = [*self._engine.sampler.names, "cgroup"]
-        for first in range(0, len(fhs), _OBSERVERS_AT_ONCE):
+        separator = ""
+        for first in range(0, len(fhs), _OBSERVERS_IN_PART):
             now_s = time.monotonic()
-            for state in table.describe(fhs[first : first + _OBSERVERS_AT_ONCE], uid):
-                pid = state.opener >> 32
-                if pid not in processes:
-                    processes[pid] = json.dumps(_process(pid))[1:-1]
-                yield _observer(state, processes[pid], now_s, names)
+            shown = []
+            for state in table.describe(fhs[first : first + _OBSERVERS_IN_PART], uid):
+                opener = state[1]
+                if opener not in processes:
+                    processes[opener] = _process(opener)
+                shown.append(_observer(state, processes[opener], now_s, names))
+            if shown:
+                yield f"{separator}{','.join(shown)}".encode()
+                separator = ","
+            else:
+                # The server rests after this too.
+                yield b" "
 
 
 def _observer(state: ObserverState, process: str, now_s: float, names: Sequence[str]) -> str:
-    """Return the object of an observer; ``process`` has the members of the process that opened it."""
-    fh, opener, pending, events, event_s, thresholds = state
+    """Return the object of an observer; ``process`` has the members of the process that opened it.
+
+    Made here, as json takes five times as long. Names of figures need no escapes.
+    """
+    fh, _, pending, events, event_s, thresholds = state
     shown = [
-        _THRESHOLD % (names[figure], pages, "false" if rising else "true", level)
+        f'{{"name":"{names[figure]}","pages":{pages},"above":{_FALSE_TRUE[not rising]},"next_pages":{level}}}'
         for figure, pages, rising, level in thresholds
     ]
-    return _OBSERVER % (
-        fh,
-        opener >> 32,
-        opener & 0xFFFFFFFF,
-        process,
-        "true" if pending else "false",
-        events,
-        f"{now_s - event_s:.3f}" if event_s > -math.inf else "null",
-        ",".join(shown),
+    age = f"{now_s - event_s:.3f}" if event_s > -math.inf else "null"
+    return (
+        f'{{"id":{fh},{process},"pending":{_FALSE_TRUE[pending]},"events":{events},'
+        f'"last_event_age":{age},"thresholds":[{",".join(shown)}]}}'
     )
 
 
@@ -239,9 +218,10 @@ def _as_text(value: object) -> str:
     return ",".join(value) if isinstance(value, tuple) else str(value)
 
 
-def _process(pid: int) -> dict[str, str]:
-    """Return the command and the cgroup of a process, as far as they can be had."""
-    found = {"command": "", "cgroup": ""}
+def _process(opener: int) -> str:
+    """Return the members of a process: its command and cgroup, as far as they can be had."""
+    pid, uid = opener >> 32, opener & 0xFFFFFFFF
+    found = {"pid": pid, "uid": uid, "command": "", "cgroup": ""}
     if pid:
         for key, file in (("command", "comm"), ("cgroup", "cgroup")):
             try:
@@ -249,181 +229,4 @@ def _process(pid: int) -> dict[str, str]:
                     found[key] = lines.read(4096).rstrip("\n").rpartition("\n")[2].rpartition("::")[2]
             except OSError:
                 pass
-    return found
-
-
-class _Connection:
-    """One client: what it has sent without an end, and its reply, of which `part` is sent now."""
-
-    __slots__ = ("part", "parts", "pid", "socket", "text", "uid")
-
-    def __init__(self, connected: socket.socket) -> None:
-        connected.settimeout(0)
-        size = struct.calcsize("iII")
-        credentials = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
-        self.socket = connected
-        self.pid: int
-        self.uid: int
-        self.pid, self.uid, _ = struct.unpack("iII", credentials)
-        self.text = b""
-        self.part = memoryview(b"")
-        self.parts: Iterator[bytes] | None = None
-
-
-class StatusServer:
-    """Serves the status to the clients of a listening socket. It waits for no client.
-
-    Call ``turn`` when ``fileno`` polls POLLIN, and after ``due_in_s``. A client has one request answered
-    at a time. Threads: the main thread.
-    """
-
-    def __init__(self, listener: socket.socket, source: StatusSource) -> None:
-        self._listener = listener
-        self._source = source
-        self._connections: dict[int, _Connection] = {}
-        listener.settimeout(0)
-        self._epoll = select.epoll()
-        self._epoll.register(listener, select.EPOLLIN)
-
-    def fileno(self) -> int:
-        """Return the descriptor to poll for POLLIN."""
-        return self._epoll.fileno()
-
-    @property
-    def due_in_s(self) -> float:
-        """In how many seconds ``turn`` is due, whatever the clients do."""
-        return self._source.injection.due_in_s
-
-    def end_injection(self) -> None:
-        """Let the figures be real, because the daemon ends."""
-        self._source.injection.close()
-
-    def turn(self) -> None:
-        """Do what the clients want now, and what is due. No exception leaves it."""
-        self._source.injection.do_due()
-        for fd, events in self._epoll.poll(0):
-            connection = self._connections.get(fd)
-            try:
-                if fd == self._listener.fileno():
-                    self._accept()
-                elif connection is not None:
-                    self._serve(connection, events)
-            except (BlockingIOError, ConnectionError):
-                if connection is not None:
-                    self._drop(connection)
-            except Exception:
-                log.exception("a request for the status failed", extra=LIMITED)
-                if connection is not None:
-                    self._drop(connection)
-
-    def close(self) -> None:
-        """End every connection."""
-        for connection in list(self._connections.values()):
-            self._drop(connection)
-        self._epoll.close()
-
-    def _accept(self) -> None:
-        connected, _ = self._listener.accept()
-        connection = _Connection(connected)
-        same = sum(each.uid == connection.uid for each in self._connections.values())
-        if len(self._connections) >= _CONNECTIONS_MAX or same >= _CONNECTIONS_OF_USER_MAX:
-            connected.close()
-            return
-        self._connections[connected.fileno()] = connection
-        self._epoll.register(connected, select.EPOLLIN)
-
-    def _serve(self, connection: _Connection, events: int) -> None:
-        if events & select.EPOLLOUT:
-            if connection.parts is not None:
-                self._send(connection)
-            else:
-                self._answer(connection)
-        elif events & select.EPOLLIN:
-            data = connection.socket.recv(_REQUEST_MAX)
-            connection.text += data
-            if not data or len(connection.text) > 2 * _REQUEST_MAX:
-                self._drop(connection)
-                return
-            self._answer(connection)
-        else:
-            self._drop(connection)
-
-    def _answer(self, connection: _Connection) -> None:
-        """Answer the first request that is complete; the next one follows in another turn."""
-        text, end, rest = connection.text.partition(b"\0")
-        if not end:
-            return
-        connection.text = rest
-        try:
-            request = json.loads(text)
-            request["method"]
-        except (ValueError, TypeError, KeyError):
-            self._drop(connection)
-            return
-        reply = self._source.injection.reply(request, connection, uid=connection.uid, pid=connection.pid)
-        parts = self._source.reply(request, connection.uid) if reply is None else iter((reply,))
-        connection.parts = chain(parts, (b"\0",))
-        self._send(connection)
-
-    def _send(self, connection: _Connection) -> None:
-        """Send a part as far as the client has space for it; the rest follows in another turn."""
-        assert connection.parts is not None  # noqa: S101 - for mypy
-        if not connection.part:
-            switch_s = sys.getswitchinterval()
-            sys.setswitchinterval(_SWITCH_S)
-            try:
-                connection.part = memoryview(next(connection.parts))
-            finally:
-                sys.setswitchinterval(switch_s)
-        is_last = connection.part[-1] == 0
-        with contextlib.suppress(BlockingIOError):
-            connection.part = connection.part[connection.socket.send(connection.part) :]
-        if is_last and not connection.part:
-            connection.parts = None
-        more = connection.parts is not None or b"\0" in connection.text
-        self._epoll.modify(connection.socket, select.EPOLLOUT if more else select.EPOLLIN)
-
-    def _drop(self, connection: _Connection) -> None:
-        del self._connections[connection.socket.fileno()]
-        connection.socket.close()
-        self._source.injection.owner_is_gone(connection)
-
-
-class StatusSocket:
-    """The listening socket at ``path``, not served yet; ``origins`` returns where each setting comes from.
-
-    ``kept`` is that of the program that this one replaced, or -1: this user may be unable to make another.
-    Raises TransportError.
-    """
-
-    def __init__(self, path: str, origins: Callable[[], Mapping[str, str]], kept: int = -1) -> None:
-        self._origins = origins
-        # Read before root is given up: the daemon's files may be root's alone.
-        with open(os.path.join(os.path.dirname(__file__), f"{INTERFACE}.varlink"), encoding="utf-8") as file:
-            self._description = file.read()
-        passed = socket.socket(fileno=kept) if kept >= 0 else None
-        if passed is not None and passed.getsockname() != canonical_path(path):
-            passed.close()
-            passed = None
-        self._listener = Listener(path, 0o666, passed)
-
-    @property
-    def removes(self) -> bool:
-        """Whether ``close`` removes the socket from its path."""
-        return self._listener.removes
-
-    def fileno(self) -> int:
-        """Return the descriptor of the socket."""
-        return self._listener.socket.fileno()
-
-    def serve(self, engine: Engine) -> StatusServer:
-        """Return the server; the caller closes it."""
-        return StatusServer(self._listener.socket, StatusSource(engine, self._origins, self._description))
-
-    def hand_over(self) -> Removal | None:
-        """Leave the socket to another process to remove."""
-        return self._listener.hand_over()
-
-    def close(self) -> None:
-        """Remove the socket."""
-        self._listener.close()
+    return json.dumps(found)[1:-1]

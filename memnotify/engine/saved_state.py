@@ -22,12 +22,12 @@ from memnotify.abi.thresholds import VALUE_MAX, Level
 
 log = logging.getLogger(__name__)
 
-KH, PENDING = -1, 0
-"""Where the kernel's handle and the pending event are, from the place of an observer."""
+KH, PENDING, OPENER = -1, 0, 2
+"""Where the kernel's handle, the pending event and the opener are, from the place of an observer."""
 NO_PLACE = 2
 """The place of an observer that is not saved; nothing reads what is stored there."""
 
-_FH, _COUNT, _OPENER, _GROUP, _THRESHOLDS = -2, 1, 2, 3, 4
+_FH, _COUNT, _GROUP, _THRESHOLDS = -2, 1, 3, 4
 _THRESHOLD_WORDS = 3
 _HEADER = mmap.PAGESIZE
 _GROWTH = 16 * mmap.PAGESIZE
@@ -173,7 +173,7 @@ class SavedState:
         """Save an observer whose slot is reserved."""
         place = self._place(record.fh & _SLOT)
         self.words[place + KH], self.words[place + PENDING] = record.kh, record.pending
-        self.words[place + _OPENER] = record.opener
+        self.words[place + OPENER] = record.opener
         self.set_thresholds(place, record.thresholds, record.group)
 
     def open(self, opener: int = 0) -> tuple[int, int]:
@@ -195,13 +195,13 @@ class SavedState:
         else:
             # Memory that was never used, or was given back, is zero.
             fh = self._header[_USES] << 32 | slot
-        words[place + _OPENER] = opener
+        words[place + OPENER] = opener
         words[place + _FH] = fh
         return fh, place
 
     def opener(self, place: int) -> int:
         """Return the process that opened an observer."""
-        return self.words[place + _OPENER]
+        return self.words[place + OPENER]
 
     def close(self, place: int) -> None:
         """Forget an observer."""
@@ -250,7 +250,7 @@ class SavedState:
             ats = range(first, first + _THRESHOLD_WORDS * words[place + _COUNT], _THRESHOLD_WORDS)
             thresholds = [_unpack(words[at], words[at + 1], words[at + 2]) for at in ats]
             kh, pending = words[place + KH], bool(words[place + PENDING])
-            yield Record(fh, place, kh, pending, words[place + _OPENER], words[place + _GROUP], thresholds)
+            yield Record(fh, place, kh, pending, words[place + OPENER], words[place + _GROUP], thresholds)
 
     def shrink(self) -> None:
         """Give back the memory of the free slots at the end. If there is no memory for that, keep it."""

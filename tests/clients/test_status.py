@@ -175,11 +175,13 @@ while not reply.endswith(b"\\0"):
 print(reply[:-1].decode())
 """
     os.chmod(daemon.path, 0o666)
-    with Memnotify(daemon.path) as client:
-        client.subscribe(used="80%")
+    with contextlib.ExitStack() as opened:
+        # More than one part of the reply.
+        for _ in range(250):
+            opened.callback(os.close, os.open(daemon.path, os.O_RDWR))
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     status = json.loads(done.stdout)
-    assert status["parameters"]["observer_count"] == 2
+    assert status["parameters"]["observer_count"] == 251
     (own,) = status["parameters"]["observers"]
     assert own["uid"] == NOBODY.pw_uid
 

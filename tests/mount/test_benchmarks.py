@@ -101,6 +101,12 @@ def test_tick() -> None:
     )
 
 
+def test_status() -> None:
+    output = benchmark("status.py", "--observers", "200", "--wakes", "200", "--rounds", "1")
+    assert re.search(r"^status: median [0-9.]+ ms of [1-9][0-9]* replies$", output, re.MULTILINE), output
+    assert len(re.findall(r"^wake, .+: median [0-9.]+ ms, p99 [0-9.]+ ms of 200$", output, re.MULTILINE)) == 3
+
+
 def test_plot(tmp_path: Path) -> None:
     """The daemon's log is understood; and drawn, where that is possible."""
     plan = plot.Plan(distance_mib=256, taken_mib=384, mib_s=512, still_s=0.4, python=sys.executable)
