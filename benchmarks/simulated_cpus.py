@@ -40,6 +40,7 @@ class Costs(NamedTuple):
 
     open_s: float
     arm_s: float
+    disarm_s: float
     close_s: float
 
 
@@ -56,6 +57,7 @@ def measure_costs(counters: int) -> Costs:
     costs = Costs(
         median_s(lambda _: opened.append(TracepointCounter(number, "order==0", 0, kept))),
         median_s(lambda place: opened[place].arm(1 << 20)),
+        median_s(lambda place: opened[place].arm(0)),
         median_s(lambda place: opened[place].close()),
     )
     kept.close()
@@ -79,8 +81,11 @@ def main() -> int:
         return 1
     if options.close_ms is not None:
         costs = costs._replace(close_s=options.close_ms / 1e3)
-    opened_us, armed_us, closed_us = (cost_s * 1e6 for cost_s in costs)
-    print(f"a counter: open {opened_us:.1f}, arm {armed_us:.1f}, close {closed_us:.1f} us")
+    opened_us, armed_us, disarmed_us, closed_us = (cost_s * 1e6 for cost_s in costs)
+    print(
+        f"a counter: open {opened_us:.1f}, arm {armed_us:.1f}, disarm {disarmed_us:.1f},"
+        f" close {closed_us:.1f} us; below, times are CPU times"
+    )
     print(
         "CPUs nodes  counters  open, ms  arm, ms  one CPU more, ms  resume, ms  least, MiB  exact sample, us"
     )
@@ -108,8 +113,8 @@ def _row(cpus: int, nodes: int, costs: Costs, directory: Path) -> str:
         def fileno(self) -> int:
             return self._fd
 
-        def arm(self, _: int) -> None:
-            _spend(costs.arm_s)
+        def arm(self, events: int) -> None:
+            _spend(costs.arm_s if events else costs.disarm_s)
 
         def close(self) -> None:
             os.close(self._fd)
@@ -121,23 +126,27 @@ def _row(cpus: int, nodes: int, costs: Costs, directory: Path) -> str:
         patch.object(page_counters, "ZONES_FILE", str(zones)),
     ):
         counters: list[PageCounter] = []
-        open_s = _timed(
+        open_s = _cpu_time(
             lambda: counters.extend((PageCounter(ALLOCATED, EVERY_ALLOCATION), PageCounter(FREED)))
         )
         opened = made
-        arm_s = _timed(lambda: [counter.arm(1 << 30) for counter in counters])
+        arm_s = _cpu_time(lambda: [counter.arm(1 << 30) for counter in counters])
         online.write_text(f"0-{cpus}\n")
-        more_s = _timed(lambda: [counter.arm(1 << 30) for counter in counters])
+        more_s = _cpu_time(lambda: [counter.arm(1 << 30) for counter in counters])
         now_s = time.clock_gettime
         with patch.object(time, "clock_gettime", lambda clock: now_s(clock) + 3600):
-            resume_s = max(_timed(lambda: [counter.arm(1 << 30) for counter in counters]) for _ in range(3))
+            resume_s = 0.0
+            resumed = made
+            while made < resumed + opened or any(counter.opening for counter in counters):
+                # One sample each.
+                resume_s = max(resume_s, _cpu_time(lambda: [counter.arm(1 << 30) for counter in counters]))
         least_pages = max(counter.least_pages for counter in counters)
         for counter in counters:
             counter.close()
     meminfo = directory / "meminfo"
     meminfo.write_text(re.sub(r"(MemTotal: +)[0-9]+", r"\g<1>8589934592", Path("/proc/meminfo").read_text()))
     with MemInfoReader(meminfo=str(meminfo), zoneinfo=str(zones)) as reader:
-        sample_s = _timed(lambda: [reader.read_exact() for _ in range(_SAMPLES)]) / _SAMPLES
+        sample_s = _cpu_time(lambda: [reader.read_exact() for _ in range(_SAMPLES)]) / _SAMPLES
     return (
         f"{cpus:4} {nodes:5}  {opened:8}  {open_s * 1e3:8.1f}  {arm_s * 1e3:7.2f}  {more_s * 1e3:16.1f}"
         f"  {resume_s * 1e3:10.1f}  {least_pages * PAGE_SIZE / (1 << 20):10.0f}  {sample_s * 1e6:16.0f}"
@@ -145,9 +154,16 @@ def _row(cpus: int, nodes: int, costs: Costs, directory: Path) -> str:
 
 
 def _spend(duration_s: float) -> None:
-    end_s = time.perf_counter() + duration_s
-    while time.perf_counter() < end_s:
+    end_s = time.thread_time() + duration_s
+    while time.thread_time() < end_s:
         pass
+
+
+def _cpu_time(work: Callable[[], object]) -> float:
+    """Return how long a call takes where nothing else runs."""
+    begun_s = time.thread_time()
+    work()
+    return time.thread_time() - begun_s
 
 
 def _timed(work: Callable[[], object]) -> float:

@@ -331,6 +331,10 @@ class Sampler:
             counter_fired=counter_fired,
             moved_pages_s=rate_pages_s,
         )
+        if any(counter.opening for counter in self._page_counters):
+            # Nothing is announced until they are open.
+            soon_s = min(self._interval.timer_s, self._parameters.min_update_period_s)
+            self._interval = self._interval._replace(timer_s=soon_s, reason="opening page counters")
         self._sampled_s = sample.taken_s
         log.debug("next sample in %s", self._interval)
 

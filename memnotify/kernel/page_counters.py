@@ -53,6 +53,8 @@ _SUSPEND_S = 0.1
 # How long one call closes counters of CPUs that went: the rest wait for later calls. One takes 0.02 ms, but
 # 7 ms, or 36, if it is the last one of its tracepoint.
 _CLOSING_S = 0.005
+# How long one call opens counters of CPUs that came. Those of 64 CPUs take 12 ms and more after a suspend.
+_OPENING_S = 0.005
 # The most samples that a counter rests for if it fires too early again and again: 16 s at 4 samples a second.
 _LONGEST_REST = 64
 
@@ -86,13 +88,16 @@ class PageCounter:
         self._epoll = select.epoll()
         self.refused = False
         """Whether only root can count any more. Any thread."""
+        self.opening = False
+        """Whether ``arm`` left counters to be opened by its next call, and armed nothing."""
         self._cpus = b""
         self._memory_changed = False
         self._suspended_s = 0.0
         # By CPU: a counter of each kind. The first one is polled for all.
         self._counters: dict[int, list[TracepointCounter]] = {}
-        # Those of CPUs that went, to be closed.
+        # Those of CPUs that went, to be closed; the CPUs that came, to be counted on.
         self._dead: list[TracepointCounter] = []
+        self._to_open: list[int] = []
         self._lag_pages = 0
         self._armed_pages = 0
         self._armed_every = False
@@ -103,7 +108,7 @@ class PageCounter:
             self._can_every = bool(every_names)
             if every_names:
                 self._kinds += self._kinds_of(map(tracepoint, every_names), every=True)
-            self._follow_cpus()
+            self._follow_cpus(math.inf)
         except BaseException:
             self.close()
             raise
@@ -130,7 +135,11 @@ class PageCounter:
 
         If ``pages`` are too few, fire no later than when ``every_pages`` have passed the tracepoints of
         ``every_names`` instead.
+
+        If CPUs came, open their counters for a few milliseconds and return 0; ``opening`` is then true until
+        a later call has opened the last one.
         """
+        self.opening = False
         if self._armed_pages:
             if not self._fired_early:
                 self._rest = 0
@@ -142,7 +151,9 @@ class PageCounter:
             self.disarm()
             return 0
         try:
-            self._follow_cpus()
+            self.opening = not self._follow_cpus(_OPENING_S)
+            if self.opening:
+                return 0
             if self._can_every and self._too_few(pages):
                 return self._arm(every_pages, moved_pages, every=True)
             return self._arm(pages, moved_pages)
@@ -184,8 +195,9 @@ class PageCounter:
         """Count nothing."""
         if self._armed_pages:
             for counters in self._counters.values():
-                for counter in counters:
-                    counter.arm(0)
+                for kind, counter in zip(self._kinds, counters, strict=True):
+                    if kind.every is self._armed_every:
+                        counter.arm(0)
             self._armed_pages = 0
 
     def drain(self) -> None:
@@ -248,37 +260,50 @@ class PageCounter:
         shares = [0.5, 0.25, *(0.25 / (len(kinds) - 2) for _ in kinds[2:])]
         return [_Kind(*kind, share, every) for kind, share in zip(kinds, shares, strict=True)]
 
-    def _follow_cpus(self) -> None:
+    def _follow_cpus(self, opening_s: float) -> bool:
         """Count on the CPUs that are online. A CPU that goes offline, as in a suspend, ends its counters.
+
+        Open counters for so long, those of one CPU at least, and return whether all are open.
 
         Open the new counters before closing the dead ones: closing the last counter of a tracepoint takes
         36 ms, any other one 0.02 ms (Linux 6.18, two CPUs; kernel/trace/trace_event_perf.c:
         perf_trace_event_unreg waits for all CPUs). Close the dead ones a few at a time, by later calls.
         """
-        self._close_dead(_CLOSING_S)
+        if not self._to_open:
+            self._close_dead(_CLOSING_S)
         online = os.pread(self._online, 4096, 0)
         if not online.strip():
             raise OSError(errno.ENODATA, "is masked: it lists no CPU", ONLINE_FILE)
         suspended_s = time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
         resumed = abs(suspended_s - self._suspended_s) >= _SUSPEND_S
         memory_changed, self._memory_changed = self._memory_changed, False
-        if online == self._cpus and not resumed and not memory_changed:
-            return
-        self._cpus, self._suspended_s = online, suspended_s
-        # Each counter hides its share of the pages, and the number of counters changes.
-        self.disarm()
-        before = self._counters
-        kept = {} if resumed else before
-        self._counters = {}
-        try:
-            for cpu in _numbers(online.decode("ascii")):
-                self._counters[cpu] = kept.get(cpu) or self._open_counters(cpu)
-        finally:
-            for cpu, counters in before.items():
-                if self._counters.get(cpu) is not counters:
-                    self._epoll.unregister(counters[0])
-                    self._dead += counters
+        if online != self._cpus or resumed or memory_changed:
+            self._cpus, self._suspended_s = online, suspended_s
+            # Each counter hides its share of the pages, and the number of counters changes.
+            self.disarm()
+            self._drop_counters(_numbers(online.decode("ascii")), keep=not resumed)
+        elif not self._to_open:
+            return True
+        end_s = time.monotonic() + opening_s
+        while self._to_open:
+            self._counters[self._to_open[-1]] = self._open_counters(self._to_open[-1])
+            self._to_open.pop()
+            if self._to_open and time.monotonic() >= end_s:
+                return False
         self._lag_pages = _read_lag_pages(len(self._counters))
+        return True
+
+    def _drop_counters(self, cpus: list[int], *, keep: bool) -> None:
+        """Set aside other CPUs' counters, or all, to be closed, and what these CPUs lack, to be opened."""
+        online = set(cpus)
+        before, self._counters = self._counters, {}
+        for cpu, counters in before.items():
+            if keep and cpu in online:
+                self._counters[cpu] = counters
+            else:
+                self._epoll.unregister(counters[0])
+                self._dead += counters
+        self._to_open = [cpu for cpu in reversed(cpus) if cpu not in self._counters]
 
     def _open_counters(self, cpu: int) -> list[TracepointCounter]:
         counters: list[TracepointCounter] = []
@@ -296,7 +321,7 @@ class PageCounter:
     def _close_counters(self) -> None:
         for counters in self._counters.values():
             self._close(counters)
-        self._counters = {}
+        self._counters, self._to_open = {}, []
         self._armed_pages = 0
 
     def _close_dead(self, longest_s: float) -> None:

@@ -120,6 +120,9 @@ class FakePageCounter(PageCounter):
         self.rests = self._to_rest = 0
         self.every = False
         """Whether it counts every allocation."""
+        self.to_open = 0
+        """By how many calls of ``arm`` its counters are still to be opened."""
+        self.opening = False
         self.patient = False
         """Whether it goes on once if it fires too early."""
         self._ready = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -135,6 +138,11 @@ class FakePageCounter(PageCounter):
 
     def arm(self, pages: float, moved_pages: float = 0.0, every_pages: float = 0.0) -> int:
         """Arm it, unless the pages are too few or infinite; if for as many as before, let it go on."""
+        self.opening = self.to_open > 0
+        if self.opening:
+            self.to_open -= 1
+            self.disarm()
+            return 0
         self.every = pages < max(1, self._least_pages)
         if self.every:
             pages = every_pages

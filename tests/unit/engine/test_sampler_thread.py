@@ -425,6 +425,19 @@ def test_a_page_counter_causes_a_sample_at_once(
     assert counter.rests == 0
 
 
+def test_samples_often_while_page_counters_are_opened(counted: Counted) -> None:
+    """Nothing else announces a threshold meanwhile, and each sample opens a part of them."""
+    bench, counter, _ = counted
+    counter.to_open, sleeps = 3, len(bench.sleeps)
+    bench.sampler.set_parameters(bench.sampler._parameters._replace())
+    eventually(lambda: counter.armed_pages == 400, "the counter is armed again")
+    eventually(lambda: len(bench.sleeps) >= sleeps + 5, "the sampler sleeps after that")
+    shortest_s = bench.sampler._parameters.min_update_period_s
+    planned = bench.sleeps[sleeps + 1 : sleeps + 5]
+    assert all(0 <= (slept_s or math.inf) <= shortest_s for slept_s in planned[:3])
+    assert (planned[3] or 0) > shortest_s
+
+
 def test_a_page_counter_that_fires_too_early_waits(counted: Counted) -> None:
     """Before the threshold can be in reach a page counter does not cause a sample; it wakes once."""
     bench, counter, _ = counted

@@ -155,6 +155,8 @@ def counters(monkeypatch: pytest.MonkeyPatch) -> list[FakeCounter]:
     monkeypatch.setattr(FakeCounter, "made", [])
     monkeypatch.setattr(FakeCounter, "open_at_once", [])
     monkeypatch.setattr(page_counters, "TracepointCounter", FakeCounter)
+    # On a slow machine, all of them may take longer to open than one call of ``arm`` may last.
+    monkeypatch.setattr(page_counters, "_OPENING_S", math.inf)
     monkeypatch.setattr(
         page_counters, "tracepoint", lambda name: Tracepoint(1, has_order=not name.endswith("extfrag"))
     )
@@ -298,6 +300,51 @@ def test_slow_closes_delay_no_sample(counters: list[FakeCounter], monkeypatch: p
         assert sum(each.closed for each in before) == closed
     counter.close()
     assert all(each.closed for each in counters)
+
+
+def test_slow_opens_delay_no_sample(
+    counters: list[FakeCounter], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If those of a CPU take long to open, each sample opens them for one CPU; then all are armed."""
+    (tmp_path / "online").write_text("0-3\n")
+    monkeypatch.setattr(page_counters, "ONLINE_FILE", str(tmp_path / "online"))
+    monkeypatch.setattr(page_counters, "_OPENING_S", 0.0)
+    counter = PageCounter(FREED)
+    assert counter.arm(1 << 30)
+    assert not counter.opening
+    before, a_cpu = list(counters), len(counters) // 4
+    boot_s = time.clock_gettime
+    monkeypatch.setattr(time, "clock_gettime", lambda clock: boot_s(clock) + 3600)
+    for cpus in 1, 2, 3:
+        assert not counter.arm(1 << 30)
+        assert counter.opening
+        assert len(counters) == (4 + cpus) * a_cpu
+        assert not any(each.armed for each in counters[4 * a_cpu :])
+        # To close the last counter of a tracepoint takes as long as 36 ms.
+        assert not any(each.closed for each in before)
+    # Not followed while nothing is counted.
+    assert not counter.arm(math.inf)
+    assert not counter.opening
+    assert counter.arm(1 << 30)
+    assert not counter.opening
+    assert all(each.armed for each in counters[4 * a_cpu :])
+    counter.close()
+    assert all(each.closed for each in counters)
+
+
+def test_a_cpu_that_goes_before_its_counters_are_opened(
+    counters: list[FakeCounter], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "online").write_text("0\n")
+    monkeypatch.setattr(page_counters, "ONLINE_FILE", str(tmp_path / "online"))
+    monkeypatch.setattr(page_counters, "_OPENING_S", 0.0)
+    counter = PageCounter(FREED)
+    (tmp_path / "online").write_text("0-3\n")
+    assert not counter.arm(1 << 30)
+    (tmp_path / "online").write_text("0,3\n")
+    assert counter.arm(1 << 30)
+    assert {each.cpu for each in counters if each.armed} == {0, 3}
+    counter.close()
 
 
 def test_the_counters_of_a_cpu_that_stays_are_kept(
