@@ -63,7 +63,7 @@ struct waiting {
 
 struct shim {
 	struct fuse_session *fuse;
-	void *session;
+	int session;
 	struct fuse_buf request;
 	const struct fuse_in_header *served; /* the request in hand */
 	struct waiting waiting[WAITING_MAX];
@@ -299,7 +299,7 @@ static const struct fuse_lowlevel_ops file_operations = {
 	.release = file_release,
 };
 
-static struct shim *new_shim(void *session, bool is_cuse)
+static struct shim *new_shim(int session, bool is_cuse)
 {
 	struct shim *shim = calloc(1, sizeof(*shim));
 
@@ -332,7 +332,7 @@ static struct shim *if_in_session(struct shim *shim)
 	return NULL;
 }
 
-struct shim *shim_new_cuse(const char *name, void *session)
+struct shim *shim_new_cuse(const char *name, int session)
 {
 	struct shim *shim = new_shim(session, true);
 	char device_name[256];
@@ -349,7 +349,7 @@ struct shim *shim_new_cuse(const char *name, void *session)
 	return if_in_session(shim);
 }
 
-struct shim *shim_new_file(const char *mount_options, unsigned int mode, void *session)
+struct shim *shim_new_file(const char *mount_options, unsigned int mode, int session)
 {
 	struct shim *shim = new_shim(session, false);
 	char *argv[] = { "fuse", "-o", (char *)mount_options, NULL };

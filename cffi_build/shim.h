@@ -17,8 +17,8 @@ struct shim_kept {
 
 /* Return a connection that is attached to no descriptor yet, or NULL if libfuse refuses. Every callback gets
    `session`. */
-struct shim *shim_new_cuse(const char *name, void *session);
-struct shim *shim_new_file(const char *mount_options, unsigned int mode, void *session);
+struct shim *shim_new_cuse(const char *name, int session);
+struct shim *shim_new_file(const char *mount_options, unsigned int mode, int session);
 
 /* Return the buffer of SHIM_REPLY_MAX bytes that shim_on_read fills. */
 char *shim_reply(struct shim *shim);

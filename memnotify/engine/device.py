@@ -56,6 +56,9 @@ class Device:
         """Return what reads the cgroup of the process with this pid, None for the root. Raises OSError."""
         self._sample: Sample | None = None
         self._line = b""
+        # The last write and what it asked for: many clients write the same.
+        self._text = b""
+        self._levels: Mapping[int, Level] = {}
 
     def open(self, opener: int = 0) -> int:
         """Return the fh of a new observer; ``opener`` is its process, as in Operations.
@@ -79,7 +82,9 @@ class Device:
             if self._table.has_news(fh) or sample is None:
                 if fh in self._table.group_of:
                     return self._read_with_group(fh)
-                if sample is None or not self._acknowledge(fh, sample):
+                if sample is not None:
+                    self._acknowledged = self._table.acknowledge_read(fh, sample)
+                if sample is None or not self._acknowledged:
                     sample = self._sampler.refresh(partial(self._acknowledge, fh))
             else:
                 self._acknowledged = NO_NEWS
@@ -134,7 +139,11 @@ class Device:
         cgroup that cannot be had.
         """
         try:
-            levels = parse(text, self._names)
+            if text != self._text:
+                # In this order: a refusal leaves both as they were.
+                self._levels = parse(text, self._names)
+                self._text = text
+            levels = self._levels
             sample = self._sampler.cached() or self._sampler.refresh()
             if self._table.cgroup in levels:
                 self._subscribe_with_group(fh, levels, sample, pid)

@@ -178,21 +178,19 @@ class SavedState:
 
     def open(self, opener: int = 0) -> tuple[int, int]:
         """Return the fh and the place of a new observer of the process ``opener``."""
-        slot = self._next_free or self._slots + 1
-        place = slot * self._stride + NO_PLACE
-        words = self.words
-        if place + self._stride > len(words):
-            self._grow()
-            words = self.words
-        last = words[place + _FH]
-        if self._next_free:
+        words, slot = self.words, self._next_free
+        if slot:
+            place = slot * self._stride + NO_PLACE
             self._next_free = words[place + KH]
-        else:
-            self._slots = slot
-        if last:
-            fh = (last & ~_FREE) + _USE
+            fh = (words[place + _FH] & ~_FREE) + _USE
             words[place + KH] = words[place + PENDING] = words[place + _COUNT] = 0
         else:
+            slot = self._slots + 1
+            place = slot * self._stride + NO_PLACE
+            if place + self._stride > len(words):
+                self._grow()
+                words = self.words
+            self._slots = slot
             # Memory that was never used, or was given back, is zero.
             fh = self._header[_USES] << 32 | slot
         words[place + OPENER] = opener
@@ -227,7 +225,12 @@ class SavedState:
         words = self.words
         at = place + _THRESHOLDS
         for figure, level, sign, value in thresholds:
-            words[at], words[at + 1] = _pack(figure, level) if level.of_total else (figure, level.pages(0))
+            pages, denominator, of_total = level
+            if of_total:
+                words[at], words[at + 1] = _pack(figure, level)
+            else:
+                words[at] = figure
+                words[at + 1] = pages if denominator == 1 else level.pages(0)
             words[at + 2] = value + 1 << 1 | (sign > 0)
             at += _THRESHOLD_WORDS
         words[place + _GROUP] = group

@@ -211,7 +211,6 @@ class ObserverTable:
         0 if it is not known, in the bits above 32, its user below. Raises OSError: ENOSPC if there are as
         many observers as there may be, EMFILE if the user has as many.
         """
-        batch = batch or self._batches[0]
         with self._lock:
             uid = opener & _UID
             if len(self._observers) >= self.limits.observers:
@@ -220,7 +219,7 @@ class ObserverTable:
                 raise OSError(
                     errno.EMFILE, "a user has as many open files as may be (max_observers_per_user)"
                 )
-            if batch is self._batches[0]:
+            if batch is None:
                 fh, place = self._saved.open(opener)
             else:
                 self._opened += 1
@@ -228,23 +227,27 @@ class ObserverTable:
             self._add(fh, batch, place, opener)
         return fh
 
-    def _add(self, fh: int, batch: HandleBatch, place: int, opener: int) -> Observer:
+    def _add(self, fh: int, batch: HandleBatch | None, place: int, opener: int) -> Observer:
         uid = opener & _UID
-        if batch is not self._batches[0]:
+        owned = self._owned.get(uid, 0) if uid else 0
+        if batch is not None:
             # One object for the many observers of one process: 320 KB less for 10,000.
             if opener != self._opener:
                 self._opener = opener
             observer: Observer = UnsavedObserver(place, batch, self._opener)
-        elif uid and self._owned.get(uid, 0) >= _FIRST_PER_USER:
+        elif owned >= _FIRST_PER_USER:
             batch = self._late
             observer = LateObserver(place, batch)
         else:
+            batch = self._batches[0]
             observer = Observer(place)
-        self._observers[fh] = observer
+        observers = self._observers
+        observers[fh] = observer
         if uid:
-            self._owned[uid] = self._owned.get(uid, 0) + 1
+            self._owned[uid] = owned + 1
         batch.observers += 1
-        self._most = max(self._most, len(self._observers))
+        if len(observers) > self._most:  # noqa: PLR1730 - max() takes 0.1 us
+            self._most = len(observers)
         if batch.observers > len(batch.space):
             # A new array: the sampler may be using the old one.
             batch.space = array("Q", bytes(8 * (batch.observers * 5 // 4 + 8)))
@@ -260,7 +263,7 @@ class ObserverTable:
         notified = array("Q")
         with self._lock:
             for record in list(self._saved.records()):
-                observer = self._add(record.fh, self._batches[0], record.place, record.opener)
+                observer = self._add(record.fh, None, record.place, record.opener)
                 if not record.pending:
                     # Whether a client waits is not known. Where none does, a notification has no effect.
                     observer.handle = record.kh
@@ -480,11 +483,11 @@ class ObserverTable:
                 threshold = self._arm_new(observer, figure, level, group, figures)
                 thresholds.append(threshold)
                 saved.append((figure, level, threshold.index.sign, NO_EVENT))
+                if figure == self.cgroup:
+                    self.group_of[fh] = group
+                    observer.news = True
             observer.thresholds = tuple(thresholds)
             self._thresholds += len(thresholds)
-            if self.cgroup in levels:
-                self.group_of[fh] = group
-                observer.news = True
             self._saved.set_thresholds(observer.place, saved, 0 if group is None else group.key)
         self.on_thresholds_changed()
 
@@ -512,7 +515,7 @@ class ObserverTable:
         """
         with self._next, self._lock:
             observer = self._observers[fh]
-            if observer.handle == NO_HANDLE and handle != NO_HANDLE:
+            if handle and not observer.handle:
                 observer.handle = self._saved.words[observer.place + KH] = handle
             return observer.pending
 
@@ -638,16 +641,19 @@ class ObserverTable:
     def _rearm_fired(self, sample: Sample) -> bool:
         """Arm some of the thresholds that fired; return whether any are left."""
         threshold, figures, left = self._fired, sample.figures, _REARMED_AT_ONCE
+        saved = self._saved
         while threshold is not None and left:
             left -= 1
             # Otherwise each threshold would keep those that fired before it in memory.
             following, threshold.following = threshold.following, None
-            if threshold in threshold.observer.thresholds:
+            observer = threshold.observer
+            if threshold in observer.thresholds:
                 # It cannot fire again at once: the level down is at most the value, the level up is above it.
                 index = threshold.index
-                threshold.value = figures[index.figure] if index.group is None else index.group.value_pages
-                self._arm(threshold, index.opposite)
-                self._save(threshold)
+                value = figures[index.figure] if index.group is None else index.group.value_pages
+                threshold.value, index = value, index.opposite
+                self._arm(threshold, index)
+                saved.arm(observer.place, observer.thresholds.index(threshold), index.sign, value)
             threshold = following
         self._fired = threshold
         return threshold is not None
@@ -703,10 +709,11 @@ class ObserverTable:
             group.uses += 1
             group.fresh = True
         threshold = _threshold(observer, level, total)
-        if value >= threshold.pages:
-            up.opposite.arm(threshold, 1 - threshold.pages)
+        pages = threshold.pages
+        if value >= pages:
+            up.opposite.arm(threshold, 1 - pages)
         else:
-            up.arm(threshold, threshold.pages)
+            up.arm(threshold, pages)
         return threshold
 
     def _save(self, threshold: Threshold) -> None:

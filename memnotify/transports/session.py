@@ -10,15 +10,13 @@ import logging
 import os
 from array import array
 from collections.abc import Callable
+from itertools import count
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 from memnotify._shim import ffi, lib
 from memnotify.kernel.syscalls import end_without_memory
 from memnotify.logs import LIMITED
-
-# A global: each request would pay for the look-up of the attribute.
-_from_handle = ffi.from_handle
 
 log = logging.getLogger(__name__)
 
@@ -66,14 +64,14 @@ class Session:
     and ``interrupt`` may be called from any thread until ``close``; of the others one runs at a time.
     """
 
-    def __init__(self, operations: Operations, new_shim: Callable[[Any], Any]) -> None:
+    def __init__(self, operations: Operations, new_shim: Callable[[int], Any]) -> None:
         """Serve ``operations``; the two constructors below say how."""
         self.operations = operations
-        # cffi's handle lives as long as this reference; C has only its address.
-        self._userdata = ffi.new_handle(self)
-        self._shim = new_shim(self._userdata)
+        self._number = next(_numbers)
+        self._shim = new_shim(self._number)
         if self._shim == ffi.NULL:
             raise OSError(errno.EINVAL, "libfuse3 refused the session, see its message above")
+        _sessions[self._number] = self
         self._kept: Any = None
         self._reply = lib.shim_reply(self._shim)
         self.replied: bytes | None = None
@@ -84,13 +82,13 @@ class Session:
     @classmethod
     def cuse(cls, name: str, operations: Operations) -> Self:
         """Return a session that will register the character device ``name`` (at most 240 bytes)."""
-        return cls(operations, lambda userdata: lib.shim_new_cuse(os.fsencode(name), userdata))
+        return cls(operations, lambda number: lib.shim_new_cuse(os.fsencode(name), number))
 
     @classmethod
     def file(cls, operations: Operations, *, mode: int, mount_options: str) -> Self:
         """Return a session for a mount whose root is one regular file with the permissions ``mode``."""
         options = os.fsencode(mount_options)
-        return cls(operations, lambda userdata: lib.shim_new_file(options, mode, userdata))
+        return cls(operations, lambda number: lib.shim_new_file(options, mode, number))
 
     def attach(self, where: str) -> None:
         """Mount at ``where``, or take over an open descriptor given as ``/dev/fd/N``.
@@ -153,8 +151,8 @@ class Session:
         if self._shim != ffi.NULL:
             lib.shim_destroy(self._shim, self.unmounts)
             self._shim = ffi.NULL
-            # The session and its handle are a cycle. Python 3.11 may crash where its collector clears a
-            # memoryview that is exported (gh-77894).
+            del _sessions[self._number]
+            # Now: Python 3.11 may crash where its collector clears a memoryview that is exported (gh-77894).
             self._kept = None
 
     def reply(self, data: bytes) -> None:
@@ -166,6 +164,11 @@ class Session:
     def _check(result: int) -> None:
         if result < 0:
             raise OSError(-result, os.strerror(-result))
+
+
+# By the number that C has instead of a pointer: for that, cffi would make an object at each request.
+_sessions: dict[int, Session] = {}
+_numbers = count()
 
 
 def _refusal(_type: type[BaseException], error: BaseException, trace: TracebackType) -> int:
@@ -185,13 +188,13 @@ def _callback(function: Callable[..., int]) -> Callable[..., int]:
 
 
 @_callback
-def _on_open(session: Any, opener: int) -> int:
-    return _from_handle(session).operations.open(opener)  # type: ignore[no-any-return]  # cffi's
+def _on_open(session: int, opener: int) -> int:
+    return _sessions[session].operations.open(opener)
 
 
 @_callback
-def _on_read(session: Any, fh: int) -> int:
-    self = _from_handle(session)
+def _on_read(session: int, fh: int) -> int:
+    self = _sessions[session]
     data = self.operations.read(fh)
     if data is not self.replied:
         self.reply(data)
@@ -199,20 +202,20 @@ def _on_read(session: Any, fh: int) -> int:
 
 
 @_callback
-def _on_write(session: Any, fh: int, data: Any, size: int, pid: int) -> int:
-    return _from_handle(session).operations.write(fh, ffi.unpack(data, size), pid)  # type: ignore[no-any-return]  # cffi's
+def _on_write(session: int, fh: int, data: Any, size: int, pid: int) -> int:
+    return _sessions[session].operations.write(fh, ffi.unpack(data, size), pid)
 
 
 @_callback
-def _on_poll(session: Any, fh: int, events: int, handle: int) -> int:
-    return _from_handle(session).operations.poll(fh, events, handle)  # type: ignore[no-any-return]  # cffi's
+def _on_poll(session: int, fh: int, events: int, handle: int) -> int:
+    return _sessions[session].operations.poll(fh, events, handle)
 
 
 @_callback
-def _on_give_back(session: Any, fh: int) -> int:
-    return _from_handle(session).operations.give_back(fh)  # type: ignore[no-any-return]  # cffi's
+def _on_give_back(session: int, fh: int) -> int:
+    return _sessions[session].operations.give_back(fh)
 
 
 @_callback
-def _on_release(session: Any, fh: int) -> int:
-    return _from_handle(session).operations.release(fh)  # type: ignore[no-any-return]  # cffi's
+def _on_release(session: int, fh: int) -> int:
+    return _sessions[session].operations.release(fh)

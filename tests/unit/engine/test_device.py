@@ -165,6 +165,21 @@ def test_a_refused_write_changes_nothing(bench: DeviceBench, text: bytes) -> Non
     assert bench.pending
 
 
+def test_the_same_write_again(bench: DeviceBench) -> None:
+    """What was written last is not parsed again; it means the same, also after a write that was refused."""
+    other = bench.table.open()
+    bench.device.write(bench.fh, b"used 60%")
+    for _ in range(2):
+        with pytest.raises(OSError, match="not understood"):
+            bench.device.write(bench.fh, b"used 60% foo 5")
+    bench.device.write(other, b"used 60%")
+    bench.device.write(bench.fh, b"")
+    bench.device.write(bench.fh, b"")
+    assert bench.table.record(bench.fh).thresholds == []
+    bench.device.write(bench.fh, b"used 60%")
+    assert bench.table.record(bench.fh).thresholds == bench.table.record(other).thresholds != []
+
+
 def test_percent_is_of_total(bench: DeviceBench) -> None:
     """A percentage is of the total at the time of the write."""
     bench.device.write(bench.fh, b"used 6%")
