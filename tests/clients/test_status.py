@@ -6,6 +6,7 @@ import json
 import os
 import re
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -16,10 +17,13 @@ from typing import Any
 import pytest
 from support.daemon import NOBODY, PROGRAM, QUICK, Daemon
 from support.fake_memory import FakeMemory
+from support.program import Program
 from support.waiting import DEADLINE_S, eventually
 
 from memnotify.cli.varlink import CallError, call
 from memnotify.client import Memnotify
+from memnotify.kernel.page_counters import open_page_counters
+from memnotify.kernel.psi import open_trigger
 
 METHOD = "org.memnotify.Daemon.GetStatus"
 DESCRIPTION = (Path(__file__).parents[2] / "docs/org.memnotify.Daemon.varlink").read_text()
@@ -74,6 +78,7 @@ def test_the_status(daemon: Daemon, memory: FakeMemory, place: str) -> None:
     (observer,) = status["observers"]
     assert (observer["pid"], observer["uid"]) == (os.getpid(), 0)
     assert observer["command"] == Path("/proc/self/comm").read_text().rstrip()
+    assert observer["cgroup"] == Path("/proc/self/cgroup").read_text().rstrip().rpartition("::")[2]
     level = round(total * 0.8)
     used = {"name": "used", "pages": level, "above": False, "next_pages": level}
     level = round(total * 0.05)
@@ -151,6 +156,23 @@ def test_settings_and_their_origins(daemon: Daemon, place: str) -> None:
         "unit": "MiB/s",
         "origin": "default",
     }
+
+
+def test_what_causes_samples(daemon: Daemon, memory: FakeMemory, place: str, tmp_path: Path) -> None:
+    """The status says whether page counters and PSI are used, as this kernel lets a process of root."""
+    counters, trigger = open_page_counters(pcp_is_free=False), open_trigger()
+    for counter in counters or ():
+        counter.close()
+    if trigger is not None:
+        os.close(trigger.fd)
+    sampler = call(place, METHOD)["sampler"]
+    assert (sampler["page_counters"] == "in use") is (counters is not None)
+    assert (sampler["pressure_trigger"] == "in use") is (trigger is not None)
+    assert sampler["pressure_window"] == (trigger and trigger.window_s)
+    other = str(tmp_path / "status")
+    arguments = (*memory.ARGUMENTS, "--no-count-pages", "--status-socket", other)
+    with Daemon(*arguments, name="memnotify-other", program=memory.program):
+        assert call(other, METHOD)["sampler"]["page_counters"] == "off: count_pages is false"
 
 
 def test_a_client_of_the_socket_is_an_observer(daemon: Daemon, place: str) -> None:
@@ -281,6 +303,15 @@ def test_the_command(daemon: Daemon, place: str) -> None:
     assert "update_period = 20 ms (command line)" in text
     assert re.search(rf"process {os.getpid()} \(.+\) of root", text)
     assert re.search(r"used [0-9]+ pages, .*, 80.0 %: below, fires when it reaches [0-9]+ pages", text)
+
+
+def test_the_command_repeats(daemon: Daemon, place: str) -> None:
+    """With --watch it shows the status again, until the daemon is gone."""
+    with Program(*PROGRAM, "status", "--socket", place, "--watch", "0.1") as watching:
+        for _ in range(2):
+            watching.hear("refused")
+        os.kill(daemon.pid, signal.SIGTERM)
+        assert watching.process.wait(DEADLINE_S) == 2
 
 
 def test_no_daemon(place: str) -> None:
