@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, TextIO
 
-from memnotify import __version__
+from memnotify import __version__, interrupts
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
@@ -177,4 +177,6 @@ def _run(arguments: Sequence[str]) -> int:
         if any(re.fullmatch(r"[0-9.]+[%KMGT]?", each) for each in unknown):
             hint = " (quote a threshold, as in 'used 80%')"
         parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+    if options.command != "serve":  # which has the daemon to import first
+        interrupts.raise_again()
     return int(options.run(options))

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING
 
-from memnotify import logs
+from memnotify import interrupts, logs
 from memnotify.cli import EXTRA_MISSING, add_command
 from memnotify.cli.loading import obstacle
 from memnotify.config import files
@@ -131,6 +131,8 @@ def _serve_device(settings: Settings, configuration: "_Configuration") -> int:
     from memnotify.kernel.meminfo import MemInfoError  # noqa: PLC0415
     from memnotify.transports import TransportError  # noqa: PLC0415
     from memnotify.transports.selection import select_transport  # noqa: PLC0415
+
+    interrupts.raise_again()
 
     try:
         user = find_user(settings.user) if settings.user else None

@@ -29,8 +29,9 @@ LAYERS: dict[str, set[str]] = {
     "simulation": {"abi", "engine", "kernel", "transports", "worker"},
     "testing": {"abi", "client", "simulation"},
     "daemon": {"abi", "config", "engine", "kernel", "logs", "transports", "worker"},
-    "cli": {"abi", "client", "config", "daemon", "kernel", "logs", "simulation", "transports"},
-    "__main__": {"cli"},
+    "cli": {"abi", "client", "config", "daemon", "interrupts", "kernel", "logs", "simulation", "transports"},
+    "interrupts": set(),
+    "__main__": {"cli", "interrupts"},
 }
 # What pure modules may import of the standard library: nothing that has to do with time or the world.
 PURE = {
