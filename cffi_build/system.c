@@ -166,8 +166,7 @@ static size_t ring_size(void)
 	return 2 * (size_t)sysconf(_SC_PAGESIZE);
 }
 
-static int counter_open(struct counter *counter, uint64_t tracepoint, const char *filter, int cpu,
-			int polled_fd)
+static int event_open(uint64_t tracepoint, int cpu)
 {
 	struct perf_event_attr wanted = {
 		.type = PERF_TYPE_TRACEPOINT,
@@ -178,7 +177,20 @@ static int counter_open(struct counter *counter, uint64_t tracepoint, const char
 		.disabled = 1,
 	};
 
-	counter->fd = syscall(SYS_perf_event_open, &wanted, -1, cpu, -1, PERF_FLAG_FD_CLOEXEC);
+	return syscall(SYS_perf_event_open, &wanted, -1, cpu, -1, PERF_FLAG_FD_CLOEXEC);
+}
+
+int system_hold_tracepoint(uint64_t tracepoint, int cpu)
+{
+	int fd = event_open(tracepoint, cpu);
+
+	return fd >= 0 ? fd : -errno;
+}
+
+static int counter_open(struct counter *counter, uint64_t tracepoint, const char *filter, int cpu,
+			int polled_fd)
+{
+	counter->fd = event_open(tracepoint, cpu);
 	if (counter->fd < 0)
 		return errno;
 	if (filter[0] != '\0' && ioctl(counter->fd, PERF_EVENT_IOC_SET_FILTER, filter) != 0)

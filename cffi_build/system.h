@@ -49,6 +49,9 @@ int system_unwatch(int watches, int watch);
 int system_tracefs(void);
 
 /* Counts, on one CPU, how often the kernel passes one of its tracepoints. */
+/* A descriptor that counts nothing. While it is open, its tracepoint is in use. */
+int system_hold_tracepoint(uint64_t tracepoint, int cpu);
+
 struct counter;
 
 /* A counter that is not armed. `filter` is a condition on the tracepoint's fields, "" for none. If

@@ -5,6 +5,7 @@ import errno
 import logging
 import os
 import select
+import signal
 import time
 from array import array
 from collections import deque
@@ -83,9 +84,12 @@ class SystemdNotifier:
         """Say that the daemon ends."""
         self._send("STOPPING=1")
 
-    def send_store(self, name: str, fd: int) -> None:
-        """Let the service manager store a descriptor, for the next process of the service."""
-        self._send("FDSTORE=1", f"FDNAME={name}", fds=[fd])
+    def send_store(self, name: str, fd: int, *, polled: bool = True) -> None:
+        """Let the service manager store a descriptor, for the next process of the service.
+
+        If it is ``polled``, the service manager removes it at POLLHUP or POLLERR.
+        """
+        self._send("FDSTORE=1", f"FDNAME={name}", *(() if polled else ("FDPOLL=0",)), fds=[fd])
 
     def send_store_all(self, name: str, fds: Sequence[int]) -> None:
         """Do the same for many descriptors of one name."""
@@ -146,11 +150,14 @@ class DescriptorStore:
         self.offered = notifier.listens and bool(self._unit)
         """Whether there is a store."""
 
-    def store(self, fds: Mapping[str, int]) -> None:
-        """Store descriptors by name. A descriptor that is stored already is not stored twice."""
+    def store(self, fds: Mapping[str, int], *, polled: bool = True) -> None:
+        """Store descriptors by name. A descriptor that is stored already is not stored twice.
+
+        If they are ``polled``, the store removes them at POLLHUP or POLLERR.
+        """
         if self.offered:
             for name, fd in fds.items():
-                self._notifier.send_store(name, fd)
+                self._notifier.send_store(name, fd, polled=polled)
 
     def store_all(self, name: str, fds: Sequence[int]) -> None:
         """Store many descriptors of one name, at the end of the process."""
@@ -168,21 +175,54 @@ class DescriptorStore:
         """Return True if there is a store and the service is not being stopped, which empties the store."""
         if not self.offered:
             return False
-        # Here, as it is used only at the end of the process.
-        import subprocess  # noqa: PLC0415
-
         try:
-            jobs = subprocess.run(
-                ["systemctl", "list-jobs", "--plain", "--no-legend"],  # noqa: S607 - the unit sets PATH
-                capture_output=True,
-                text=True,
-                timeout=_SYSTEMCTL_S,
-                check=True,
-            ).stdout
-        except (OSError, subprocess.SubprocessError) as error:
+            jobs = _output("systemctl", "list-jobs", "--plain", "--no-legend")
+        except OSError as error:
             log.warning("it is not known whether the service stops or restarts: %s", error)
             return True
         return not any(line.split()[1:3] == [self._unit, "stop"] for line in jobs.splitlines())
+
+
+def _output(*command: str) -> str:
+    """Return what a program writes to stdout. Raises OSError, also if it fails or takes _SYSTEMCTL_S.
+
+    The module subprocess does the same, but to import it takes 12 ms, for which clients wait at a restart.
+    """
+    end, other_end = os.pipe2(os.O_CLOEXEC)
+    with open(end, "rb", buffering=0) as pipe:
+        try:
+            pid = os.posix_spawnp(
+                command[0],
+                command,
+                os.environ,
+                file_actions=[(os.POSIX_SPAWN_DUP2, other_end, 1)],
+                setsigmask=[],
+            )
+        finally:
+            os.close(other_end)
+        try:
+            text = _read_until(pipe.fileno(), time.monotonic() + _SYSTEMCTL_S)
+        except TimeoutError:
+            os.kill(pid, signal.SIGKILL)
+            raise
+        finally:
+            _, status = os.waitpid(pid, 0)
+    if status:
+        raise OSError(errno.EIO, f"{command[0]} ended with {os.waitstatus_to_exitcode(status)}")
+    return text.decode(errors="replace")
+
+
+def _read_until(fd: int, end_s: float) -> bytes:
+    """Return all that is read. Raises TimeoutError."""
+    text = b""
+    poller = select.poll()
+    poller.register(fd, select.POLLIN)
+    while poller.poll(max(0.0, 1000 * (end_s - time.monotonic()))):
+        part = os.read(fd, 4096)
+        if not part:
+            return text
+        text += part
+    raise TimeoutError(errno.ETIMEDOUT, "it does not answer")
 
 
 def _address(place: str) -> str:

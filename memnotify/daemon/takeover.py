@@ -15,7 +15,7 @@ import select
 import struct
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from memnotify.abi.figures import NAMES, select_extra_figures
@@ -26,6 +26,7 @@ from memnotify.engine.sampler import Sampler
 from memnotify.engine.saved_state import SavedState, SavedStateError
 from memnotify.engine.table import ObserverTable, Sample
 from memnotify.kernel.mounts import canonical_path
+from memnotify.kernel.syscalls import hold_tracepoint
 from memnotify.transports import Transport, TransportError
 from memnotify.transports.cuse import CuseTransport
 from memnotify.transports.fuse import FuseTransport
@@ -41,6 +42,7 @@ log = logging.getLogger(__name__)
 SESSION, STATE, CLEANUP = "memnotify-session", "memnotify-state", "memnotify-cleanup"
 CONNECTIONS, CLIENT = "memnotify-connections", "memnotify-client"
 STATUS = "memnotify-status"
+TRACEPOINT = "memnotify-tracepoint-"
 _OURS = {SESSION, STATE, CLEANUP, CONNECTIONS, STATUS}
 _PASSED_FD = 3
 _CLOSED_MAX_S = 5.0
@@ -114,7 +116,8 @@ def take_kept(environment: MutableMapping[str, str] = os.environ) -> Kept:
         return Kept({}, [])
     passed = list(enumerate(names, start=_PASSED_FD))
     kept = Kept(
-        {name: fd for fd, name in passed if name in _OURS}, [fd for fd, name in passed if name == CLIENT]
+        {name: fd for fd, name in passed if name in _OURS or name.startswith(TRACEPOINT)},
+        [fd for fd, name in passed if name == CLIENT],
     )
     ours = [*kept.fds.values(), *kept.clients]
     for fd in ours:
@@ -143,7 +146,7 @@ def take_over(kept: dict[str, int], settings: Settings) -> Predecessor | None:
 def forget(kept: Mapping[str, int]) -> None:
     """Close what an earlier daemon left behind, here and in the service manager's store."""
     notifier = SystemdNotifier()
-    lost = kept.keys() - {CLEANUP, CONNECTIONS, STATUS}
+    lost = kept.keys() & {SESSION, STATE}
     DescriptorStore(notifier).forget(lost)
     for name in lost:
         os.close(kept[name])
@@ -250,12 +253,13 @@ class Handover:
         self._store = store
         self._settings = settings
         self._server = server
+        self._tracepoints: dict[str, int] = {}
 
     def fds(self) -> dict[str, int]:
         """Return the descriptors by name; none if the state could not be saved."""
         if self._saved.fd < 0:
             return {}
-        return {SESSION: self._session.fileno(), STATE: self._saved.fd}
+        return {SESSION: self._session.fileno(), STATE: self._saved.fd, **self._tracepoints}
 
     @property
     def stored(self) -> bool:
@@ -280,8 +284,11 @@ class Handover:
             self._restore(predecessor, kept, table, sampler)
         if predecessor is not None and predecessor.kept[STATE] != self._saved.fd:
             self._store.forget([STATE])
+        self._tracepoints = self._hold_tracepoints(kept.fds, sampler.tracepoints)
         if self._store.offered and self.fds():
-            self._store.store(self.fds())
+            self._store.store({SESSION: self._session.fileno(), STATE: self._saved.fd})
+            # A perf event without a ring polls POLLHUP (kernel/events/core.c:perf_poll).
+            self._store.store(self._tracepoints, polled=False)
             self._transport.store = self._store
             # What is mounted stays, unless the transport removes it.
             self._session.unmounts = False
@@ -293,8 +300,9 @@ class Handover:
         connections = self._kept_connections(kept)
         if predecessor is None and not connections:
             return
-        records = [] if predecessor is None else predecessor.saved.records()
-        numbers = {record.group for record in (*records, *(each.record for each in connections.values()))}
+        numbers = {connection.record.group for connection in connections.values()}
+        if predecessor is not None:
+            numbers |= predecessor.saved.groups()
 
         def restore(sample: Sample) -> None:
             if predecessor is not None:
@@ -311,6 +319,23 @@ class Handover:
         finally:
             gc.enable()
         log.info("took over %d clients of the daemon before", len(table))
+
+    def _hold_tracepoints(self, kept: Mapping[str, int], numbers: Iterable[int]) -> dict[str, int]:
+        """Return descriptors that keep tracepoints in use until the next daemon counts them; reuse ``kept``.
+
+        Else the end of this process takes 36 ms for each of five (see PageCounter._follow_cpus), and its
+        clients wait meanwhile.
+        """
+        held = {}
+        for number in numbers:
+            name = f"{TRACEPOINT}{number}"
+            with suppress(OSError):
+                held[name] = kept[name] if name in kept else hold_tracepoint(number)
+        unused = {name for name in kept.keys() - held if name.startswith(TRACEPOINT)}
+        self._store.forget(unused)
+        for name in unused:
+            os.close(kept[name])
+        return held
 
     def _kept_connections(self, kept: Kept) -> "dict[int, KeptConnection]":
         """Return the socket's connections by descriptor; close those of which no observer is known."""

@@ -197,6 +197,11 @@ class Sampler:
         return bool(self._page_counters)
 
     @property
+    def tracepoints(self) -> set[int]:
+        """The numbers of the tracepoints that the page counters count."""
+        return {number for counter in self._page_counters for number in counter.tracepoints}
+
+    @property
     def counters_refused(self) -> bool:
         """Whether only a process of root can have page counters again."""
         return any(counter.refused for counter in self._page_counters)

@@ -15,6 +15,7 @@ import json
 import logging
 import mmap
 import os
+import struct
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Self
 
@@ -29,6 +30,7 @@ NO_PLACE = 2
 
 _FH, _COUNT, _GROUP, _THRESHOLDS = -2, 1, 3, 4
 _THRESHOLD_WORDS = 3
+_FIRST_WORDS = _THRESHOLDS - _FH + _THRESHOLD_WORDS
 _HEADER = mmap.PAGESIZE
 _GROWTH = 16 * mmap.PAGESIZE
 _MAGIC = int.from_bytes(b"memntfy\x02", "little")
@@ -243,17 +245,32 @@ class SavedState:
 
     def records(self) -> Iterator[Record]:
         """Return the saved observers."""
-        words = self.words
-        for slot in range(1, self._slots + 1):
-            place = self._place(slot)
-            fh = words[place + _FH]
+        words, stride = self.words, self._stride
+        # At once, up to the first threshold: 0.2 us for each slot, and 0.5 word by word.
+        row = struct.Struct(f"={_FIRST_WORDS}Q{8 * (stride - _FIRST_WORDS)}x")
+        slots = words.cast("B")[8 * stride : 8 * stride * (self._slots + 1)]
+        place = NO_PLACE
+        last_head, last_value, last = -1, -1, (0, Level(0, 1, of_total=False))
+        for fh, kh, pending, count, opener, group, head, value, armed in row.iter_unpack(slots):
+            place += stride
             if fh & _FREE:
                 continue
-            first = place + _THRESHOLDS
-            ats = range(first, first + _THRESHOLD_WORDS * words[place + _COUNT], _THRESHOLD_WORDS)
-            thresholds = [_unpack(words[at], words[at + 1], words[at + 2]) for at in ats]
-            kh, pending = words[place + KH], bool(words[place + PENDING])
-            yield Record(fh, place, kh, pending, words[place + OPENER], words[place + _GROUP], thresholds)
+            thresholds = []
+            if count:
+                # Most clients have one threshold, and many the same.
+                if head != last_head or value != last_value:
+                    last_head, last_value, last = head, value, _unpack(head, value)
+                thresholds.append(_armed(last, armed))
+                at = place + _THRESHOLDS
+                for _ in range(1, count):
+                    at += _THRESHOLD_WORDS
+                    thresholds.append(_armed(_unpack(words[at], words[at + 1]), words[at + 2]))
+            yield Record(fh, place, kh, bool(pending), opener, group, thresholds)
+
+    def groups(self) -> set[int]:
+        """Return the numbers of the observers' cgroups."""
+        pairs = zip(self._column(_GROUP), self._column(_FH), strict=True)
+        return {group for group, fh in pairs if group and not fh & _FREE}
 
     def shrink(self) -> None:
         """Give back the memory of the free slots at the end. If there is no memory for that, keep it."""
@@ -284,19 +301,14 @@ class SavedState:
 
     def _check(self) -> None:
         """Raise SavedStateError if a slot holds what no daemon has written."""
-        words, stride, slots = self.words, self._stride, self._slots
-
-        def column(at: int) -> list[int]:
-            first = self._place(1) + at
-            return words[first : first + slots * stride : stride].tolist()
-
+        fhs = self._column(_FH)
         whole = self._header[_USES] <= _USES_MAX and all(
-            fh & _SLOT == slot for slot, fh in enumerate(column(_FH), start=1)
+            fh & _SLOT == slot for slot, fh in enumerate(fhs, start=1)
         )
-        counts = [0 if fh & _FREE else count for fh, count in zip(column(_FH), column(_COUNT), strict=True)]
+        counts = [0 if fh & _FREE else count for fh, count in zip(fhs, self._column(_COUNT), strict=True)]
         whole = whole and max(counts, default=0) <= self._figures + 1
         for position in range(max(counts, default=0) if whole else 0):
-            heads = column(_THRESHOLDS + _THRESHOLD_WORDS * position)
+            heads = self._column(_THRESHOLDS + _THRESHOLD_WORDS * position)
             for count, head in zip(counts, heads, strict=True):
                 if count > position:
                     followed = not head & _OF_TOTAL or head >> _DENOMINATOR_BIT
@@ -304,19 +316,23 @@ class SavedState:
         if not whole:
             raise SavedStateError(_NOT_WHOLE)
 
+    def _column(self, at: int) -> list[int]:
+        """Return one word of each slot that was ever in use. A word alone takes four times as long."""
+        first = self._place(1) + at
+        return self.words[first : first + self._slots * self._stride : self._stride].tolist()
+
     def _place(self, slot: int) -> int:
         return slot * self._stride + NO_PLACE
 
     def _find_slots(self) -> None:
         """Find the slots that were in use, and the free ones between them."""
-        words = self.words
-        for slot in range(1, len(words) // self._stride):
-            place = self._place(slot)
-            if not words[place + _FH]:
+        self._slots = max(0, len(self.words) // self._stride - 1)
+        for slot, fh in enumerate(self._column(_FH), start=1):
+            if not fh:
+                self._slots = slot - 1
                 return
-            self._slots = slot
-            if words[place + _FH] & _FREE:
-                words[place + KH] = self._next_free
+            if fh & _FREE:
+                self.words[self._place(slot) + KH] = self._next_free
                 self._next_free = slot
 
     def _grow(self) -> None:
@@ -370,7 +386,10 @@ def _pack(figure: int, level: Level) -> tuple[int, int]:
     return figure | _OF_TOTAL | denominator << _DENOMINATOR_BIT, numerator
 
 
-def _unpack(head: int, value: int, armed: int) -> Armed:
+def _armed(followed: tuple[int, Level], word: int) -> Armed:
+    return Armed(*followed, 1 if word & 1 else -1, (word >> 1) - 1)
+
+
+def _unpack(head: int, value: int) -> tuple[int, Level]:
     figure, of_total = head & 0xFF, bool(head & _OF_TOTAL)
-    level = Level(value, head >> _DENOMINATOR_BIT if of_total else 1, of_total)
-    return Armed(figure, level, 1 if armed & 1 else -1, (armed >> 1) - 1)
+    return figure, Level(value, head >> _DENOMINATOR_BIT if of_total else 1, of_total)

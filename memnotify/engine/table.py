@@ -262,7 +262,7 @@ class ObserverTable:
         """
         notified = array("Q")
         with self._lock:
-            for record in list(self._saved.records()):
+            for record in self._saved.records():
                 observer = self._add(record.fh, None, record.place, record.opener)
                 if not record.pending:
                     # Whether a client waits is not known. Where none does, a notification has no effect.

@@ -118,6 +118,11 @@ class PageCounter:
         return self._epoll.fileno()
 
     @property
+    def tracepoints(self) -> set[int]:
+        """The numbers of the tracepoints that it counts."""
+        return {kind.number for kind in self._kinds}
+
+    @property
     def least_pages(self) -> int:
         """The fewest pages it can be armed for."""
         if not self._kinds:

@@ -200,6 +200,14 @@ def tracepoint(name: str, tracefs: str = _TRACEFS) -> Tracepoint:
     return Tracepoint(int(number), has_order=b" order;" in fields)
 
 
+def hold_tracepoint(number: int) -> int:
+    """Return a descriptor that counts nothing; while any process has it open, the tracepoint is in use.
+
+    Raises OSError as TracepointCounter does.
+    """
+    return _checked(lib.system_hold_tracepoint(number, min(os.sched_getaffinity(0))))
+
+
 class TracepointCounter:
     """Counts on one CPU how often the kernel passes a tracepoint; polls POLLIN each time a number is reached.
 

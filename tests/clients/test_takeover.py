@@ -16,6 +16,7 @@ import pytest
 from support.daemon import PROGRAM, QUICK, Daemon, ready
 from support.fake_memory import FakeMemory
 from support.kept import Service, clients_of
+from support.require import unavailable
 from support.waiting import DEADLINE_S, eventually
 
 NAME = "memnotify-takeover"
@@ -194,6 +195,38 @@ def test_the_socket(
         assert all(client.recv(256).startswith(b"total ") for client in (told, refused, asked))
         told.sendall(b"read\n")
         assert told.recv(256).startswith(b"read total ")
+
+
+def _perf_events(service: Service) -> int:
+    """Return how many counters the daemon has open."""
+    fds = Path(f"/proc/{service.daemon.pid}/fd").iterdir()
+    return [os.readlink(fd) for fd in fds].count("anon_inode:[perf_event]")
+
+
+def test_tracepoints_stay_in_use(service: Service) -> None:
+    """The kernel takes 36 ms to end the last use of each, and the end of the process would wait for it."""
+
+    def held() -> dict[str, int]:
+        stored = service.manager.stored
+        return {name: fd for name, fd in stored.items() if name.startswith("memnotify-tracepoint-")}
+
+    counters = _perf_events(service)
+    if not counters:
+        unavailable("pages cannot be counted here")
+    eventually(lambda: len(held()) == 5, "the store has a descriptor for each tracepoint")
+    first = held()
+    # Else systemd removes them: they poll POLLHUP.
+    unpolled = [said for said in service.manager.heard() if "FDPOLL=0" in said]
+    assert {name for name in first if any(f"FDNAME={name}\n" in said for said in unpolled)} == first.keys()
+    assert {os.readlink(f"/proc/self/fd/{fd}") for fd in first.values()} == {"anon_inode:[perf_event]"}
+    _replace(service)
+    assert _perf_events(service) == counters
+    service.restart()
+    assert _perf_events(service) == counters
+    assert held() == first
+    service.restart(signal.SIGTERM, "--no-count-pages")
+    eventually(lambda: not held(), "what is not needed any more is removed")
+    assert _perf_events(service) == 0
 
 
 def test_stop_leaves_nothing(service: Service, memory: FakeMemory) -> None:

@@ -71,7 +71,8 @@ class FakeManager:
         fds = ",".join(map(str, (*self.stored.values(), *self.clients)))
         passed = {"LISTEN_FDS": str(len(names)), "LISTEN_FDNAMES": ":".join(names)}
         environment = self.environment | (passed if names else {})
-        return (sys.executable, "-c", _PASSING, fds, *program), environment
+        # Without site, as the modules are not needed: an eighth of the time until the program begins.
+        return (sys.executable, "-IS", "-c", _PASSING, fds, *program), environment
 
     def drop(self) -> None:
         """Close all that is stored, as at the end of a stop."""
