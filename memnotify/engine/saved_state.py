@@ -13,6 +13,7 @@ thresholds is 0 meanwhile. The request is unanswered then, and the kernel sends 
 
 import json
 import logging
+import math
 import mmap
 import os
 import struct
@@ -374,12 +375,12 @@ class SavedState:
 def _pack(figure: int, level: Level) -> tuple[int, int]:
     """Return a figure's level in percent in two words: a fraction of total, to 47 bits at least."""
     numerator, denominator, _ = level
+    common = math.gcd(numerator, denominator)
+    numerator, denominator = numerator // common, denominator // common
     if denominator > _DENOMINATOR_MAX:
-        # Here, as hardly a client writes so many digits: it saves 0.5 MB.
-        from fractions import Fraction  # noqa: PLC0415
-
-        part = Fraction(numerator, denominator).limit_denominator(_DENOMINATOR_MAX)
-        numerator, denominator = part.numerator, part.denominator
+        # Not by fractions.Fraction: the user that root has become may not be able to import it.
+        numerator = (2 * numerator * _DENOMINATOR_MAX + denominator) // (2 * denominator)
+        denominator = _DENOMINATOR_MAX
     if numerator > VALUE_MAX:
         # It is beyond every total.
         numerator, denominator = VALUE_MAX, 1

@@ -5,6 +5,7 @@ import errno
 import mmap
 import os
 import resource
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
@@ -215,6 +216,16 @@ def test_a_file_of_another_kind_is_refused(content: bytes) -> None:
     with pytest.raises(SavedStateError):
         SavedState.take_over(fd)
     os.close(fd)
+
+
+def test_a_percentage_with_many_digits_imports_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user that root has become may not be able to read Python's files."""
+    monkeypatch.setitem(sys.modules, "fractions", None)
+    saved = SavedState(1)
+    _, place = saved.open()
+    saved.set_thresholds(place, [Armed(0, Level(333_333_333_333_333_333, 10**18, of_total=True), 1, -1)])
+    (record,) = saved.records()
+    assert record.thresholds[0].level.pages(3 * 10**6) == 10**6
 
 
 @given(
