@@ -21,7 +21,7 @@ class ServiceStatus:
     """The state of a daemon that serves ``what``, for the log and the service manager.
 
     The daemon is ready as soon as ``settled`` returns True. A watchdog is notified twice within its time, if
-    each of ``threads`` has been alive since the notification before. Threads: the main thread, which calls
+    each vital one of ``threads`` has been alive since the notification before. Threads: the main thread, which calls
     ``do_due`` when ``due_in_s`` has passed.
     """
 
