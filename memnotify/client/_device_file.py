@@ -12,7 +12,7 @@ from memnotify.client._figures import Figures
 
 
 class _Opened(Protocol):
-    """What is open: bytes in and out, OSErrors as they come."""
+    """An open file or connection: passes bytes, raises OSError unchanged."""
 
     def fileno(self) -> int: ...
     def read(self) -> bytes: ...
@@ -91,7 +91,7 @@ def _open(path: str) -> _Opened:
     try:
         return _File(os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK))
     except OSError as error:
-        # open(2) of a socket; but also of a character device without a driver.
+        # open(2) fails so for a socket, and for a character device without a driver.
         if error.errno != errno.ENXIO or not stat.S_ISSOCK(os.stat(path).st_mode):
             raise
     from memnotify.client._connection import Connection  # noqa: PLC0415 - it imports socket, which takes 3 ms

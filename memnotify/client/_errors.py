@@ -39,21 +39,21 @@ _KINDS: dict[int, tuple[type[MemnotifyError], str]] = {
     errno.EACCES: (
         DeviceForbiddenError,
         (
-            "another user's FUSE file is for that user alone; else its mode is set by"
+            "only the user that serves a FUSE file can open it; the mode of a device is set by"
             " udev (99-memnotify.rules) or chmod: see 'memnotify doctor'"
         ),
     ),
     # The device cgroup
     errno.EPERM: (
         DeviceForbiddenError,
-        "its sandbox forbids it: add it to the unit's DeviceAllow=",
+        "the unit's sandbox forbids the device: add the device to DeviceAllow=",
     ),
     errno.ENOTCONN: (DeviceLostError, "its daemon has ended: start 'memnotify serve' again"),
     errno.ECONNABORTED: (DeviceLostError, "its daemon has ended: start 'memnotify serve' again"),
     errno.EOPNOTSUPP: (
         ThresholdError,
         (
-            "a threshold on this process's cgroup takes cgroup v2 with the memory controller, and a daemon"
+            "a threshold on this process's cgroup needs cgroup v2 with the memory controller, and a daemon"
             " that sees this process: its log says why"
         ),
     ),

@@ -63,17 +63,17 @@ class Figures:
 
     @property
     def used(self) -> Pages:
-        """The memory in use that the kernel cannot just drop."""
+        """The memory in use that the kernel cannot reclaim."""
         return self["used"]
 
     @property
     def active(self) -> Pages:
-        """The memory that was used recently. It follows use slowly."""
+        """The memory that was used recently. It changes later than ``used``."""
         return self["active"]
 
     @property
     def cgroup(self) -> Pages | None:
-        """What this process's cgroup holds and the kernel cannot just drop; None without such a threshold."""
+        """What this process's cgroup holds and the kernel cannot reclaim; None without such a threshold."""
         return self[CGROUP] if CGROUP in self.names else None
 
     @property

@@ -13,8 +13,8 @@ from memnotify.client._thresholds import Value
 class Latch(Source[bool]):
     """On once a figure reaches ``high``, off once it falls below ``low``: to pause work and to resume it.
 
-    ``on`` is the state. Each event is the new state, True or False. What is exceeded at the start is no
-    event: the latch is on from the beginning then. Across a restart of the daemon the state stays, and what
+    ``on`` is the state. Each event is the new state, True or False. If the figure is at or above
+    ``high`` at the start, the latch is on and reports no event. Across a restart of the daemon the state stays, and what
     changed meanwhile is an event. Raises OSError as Memnotify does.
     """
 
@@ -61,7 +61,7 @@ class Latch(Source[bool]):
         self._device.close()
 
     def _update(self) -> bool:
-        """Take over the sides of the thresholds; return True if the state has changed."""
+        """Update ``on`` from the sides of the thresholds; return True if it has changed."""
         exceeded = self._device.exceeded
         on = exceeded[self._high] or (self.on and exceeded[self._low])
         self.on, changed = on, on != self.on

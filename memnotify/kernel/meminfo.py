@@ -13,7 +13,7 @@ from memnotify.abi.figures import PAGE_SIZE, Figures, figures_with
 
 _PAGE_KIB = PAGE_SIZE // 1024
 
-# Each of them exists since Linux 2.6.32 (Shmem came last).
+# Each of them has existed since Linux 2.6.32 (Shmem came last).
 _FIELDS = (
     b"MemTotal",
     b"MemFree",
@@ -81,9 +81,7 @@ class _Columns:
         if wrong:
             fault = f"/proc/meminfo must have {b', '.join(wrong).decode()} once"
             if not set(wrong) & {*_FIELDS, *names}:
-                raise MemInfoError(
-                    f"{fault}, and has not: leave the figures that are made of it out (--figures)"
-                )
+                raise MemInfoError(f"{fault}, but lacks it: remove from --figures what is computed from it")
             raise MemInfoError(f"{fault}; it reads:\n{text.decode(errors='replace')}")
         layout, end = "", 0
         for line in lines:
@@ -98,7 +96,7 @@ class _Columns:
         self._values = [3 * names.index(name) + 1 for name in fields]
 
     def values(self, text: bytes) -> list[int]:
-        """Return the values of the fields in KiB. Raises ValueError or struct.error if one stands elsewhere.
+        """Return the values of the fields in KiB. Raises ValueError or struct.error if one is in another column.
 
         No value is cut: a longer one would have moved its label or its unit.
         """
@@ -213,7 +211,7 @@ class MemInfoReader:
         return columns
 
     def _reopen(self) -> None:
-        """Open both files again, under the numbers they have: another thread may be reading."""
+        """Open both files again, at the same descriptor numbers: another thread may be reading."""
         for path, fd in zip(self._paths, (self._meminfo, self._zoneinfo), strict=True):
             opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
@@ -226,8 +224,8 @@ class MemInfoReader:
         """Return the figures as the contract defines them, and the number of pages on the per-CPU lists.
 
         Costs two reads of /proc/meminfo and one of /proc/zoneinfo, which grows with CPUs and zones. Pages
-        that move between the lists and the rest in the meantime would count twice or not at all, so it is
-        repeated until ``used`` is known within a batch. If that fails, return the possible ``used`` nearest
+        that move between the lists and the rest in the meantime would count twice or not at all, so the reading
+        is repeated until ``used`` is known within a batch. If that fails, return the possible ``used`` nearest
         to the last one: an uncertain movement must not cross a threshold. Raises MemInfoError.
         """
         if not self.pcp_is_free:

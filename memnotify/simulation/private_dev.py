@@ -19,16 +19,16 @@ _DEV = "/dev"
 
 
 def enter_private_dev(without: str) -> bool:
-    """Give this process, and what it starts, a /dev that is as before, without the name ``without``.
+    """Give this process and its children a copy of /dev that lacks the name ``without``.
 
-    Mounts in it are seen nowhere else. Where this process may not make a mount namespace it makes a user
-    namespace too, in which it keeps its user and group. The process must have one thread. Return False,
-    and do nothing, if the kernel lets it do neither. Raises OSError.
+    Mounts in it are seen nowhere else. If this process may not make a mount namespace, it makes a user
+    namespace too, in which it keeps its user and group. The process must have one thread. If the kernel
+    permits neither, return False and change nothing. Raises OSError.
     """
     if not _unshare():
         return False
     mount("none", "/", "", MS_REC | MS_SLAVE)
-    # All below the new file system stays in reach by the descriptor of the old directory.
+    # The old /dev stays reachable through its descriptor.
     old = os.open(_DEV, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         mount("memnotify", _DEV, "tmpfs", MS_NOSUID, "mode=0755")
@@ -63,7 +63,7 @@ def _unshare() -> bool:
 
 
 def _bring_over(entry: "os.DirEntry[str]", target: str) -> None:
-    # By the type that the directory has: stat() of a FUSE file waits for its server, which may hang.
+    # Use the type in the directory: stat() of a FUSE file waits for its server, which may hang.
     if entry.is_symlink():
         os.symlink(os.readlink(entry.path), target)
         return
@@ -71,6 +71,6 @@ def _bring_over(entry: "os.DirEntry[str]", target: str) -> None:
         os.mkdir(target)
     else:
         os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC))
-    # Recursive, since in a user namespace the kernel keeps mounts together that it got together
+    # Recursive: in a user namespace the kernel does not separate mounts that were inherited together
     # (fs/namespace.c:has_locked_children).
     mount(entry.path, target, "", MS_BIND | MS_REC)

@@ -30,7 +30,7 @@ class InProcess:
         vars(_device)["DeviceFile"] = self._open_file
 
     def move(self, figures: SimulatedFigures) -> None:
-        """Change the figures, and notify."""
+        """Change the figures and notify the observers that cross."""
         self._memory.move(figures)
 
     def close(self) -> None:
@@ -61,19 +61,19 @@ class _File(DeviceFile):
         self._near.settimeout(0)
         self._fh = memory.device.open()
         files[self._fh] = self
-        self._arm()
+        self._store_handle()
 
     def fileno(self) -> int:
         """Return the descriptor."""
         return self._near.fileno()
 
     def signal(self) -> None:
-        """Poll ready."""
+        """Make the descriptor poll ready."""
         with contextlib.suppress(OSError):
             self._far.send(b"!")
 
     def lose(self) -> None:
-        """Poll as if the daemon had ended."""
+        """Make the descriptor poll as after the end of the daemon."""
         self._far.shutdown(socket.SHUT_RDWR)
         self._far.close()
 
@@ -81,7 +81,7 @@ class _File(DeviceFile):
         """Return the figures, and acknowledge."""
         self._drain()
         line = self._memory.device.read(self._fh)
-        self._arm()
+        self._store_handle()
         try:
             return ClientFigures.parse(line)
         except ValueError as error:
@@ -95,7 +95,7 @@ class _File(DeviceFile):
         except OSError as error:
             raise device_error(error.errno or errno.EIO, self.path) from None
         finally:
-            self._arm()
+            self._store_handle()
         self.text = thresholds
 
     def close(self) -> None:
@@ -111,7 +111,7 @@ class _File(DeviceFile):
         with contextlib.suppress(BlockingIOError):
             self._near.recv(4096)
 
-    def _arm(self) -> None:
-        """Leave the handle for the next notification; an event that is pending already is one."""
+    def _store_handle(self) -> None:
+        """Store the handle. If an event is pending already, signal at once."""
         if self._memory.device.poll(self._fh, select.POLLIN, self._fh) & select.POLLIN:
             self.signal()

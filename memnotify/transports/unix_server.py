@@ -4,7 +4,7 @@
 A stream has neither writes nor a callback for reads, so:
 
 - a write ends with a newline or a NUL. Without one, which the device does not require, it ends when nothing
-  has followed for SILENCE_S, or when the client shuts its side down. Nothing between two ends is no write;
+  has followed for SILENCE_S, or when the client shuts its side down. An empty write is ignored;
 - an event is a line of the current figures, sent at once. It is acknowledged when the client has read all of
   it, which the kernel shows by freeing what was sent. Crossings until then make one more line, sent after
   that: a client never has two lines to read, and never old figures alone;
@@ -103,7 +103,7 @@ class SocketServer:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        # A client may hang it: see _SO_PASSRIGHTS. The device's clients must not lose their daemon by that.
+        # A client can make this thread hang (see _SO_PASSRIGHTS); the device must be served on.
         self.worker = Worker("sockets", self.turn, vital=False)
         self._table = table
         self._batch = table.add_batch(self.wake)
@@ -117,8 +117,8 @@ class SocketServer:
         self._woken_lock = Lock()
         self._connections: dict[int, _Connection] = {}
         self._by_fh: dict[int, _Connection] = {}
-        # When a write without an end is complete, and when the rest of the writes is received. In each
-        # all wait equally long, so the first entry is the next one.
+        # When a write without an end is complete, and when the rest of the writes is received. All
+        # entries of one have the same delay, so the first is due first.
         self._unended: dict[_Connection, float] = {}
         self._busy: dict[_Connection, float] = {}
         self._unsent: set[_Connection] = set()
@@ -328,7 +328,7 @@ class SocketServer:
         if not data:
             self._end_write(connection)
             return None
-        # Its silence begins again.
+        # Restart the silence.
         self._unended.pop(connection, None)
         return data
 
