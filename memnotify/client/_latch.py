@@ -14,8 +14,8 @@ class Latch(Source[bool]):
     """On once a figure reaches ``high``, off once it falls below ``low``: to pause work and to resume it.
 
     ``on`` is the state. Each event is the new state, True or False. If the figure is at or above
-    ``high`` at the start, the latch is on and reports no event. Across a restart of the daemon the state stays, and what
-    changed meanwhile is an event. Raises OSError as Memnotify does.
+    ``high`` at the start, the latch is on and reports no event. Across a restart of the daemon the state
+    stays, and what changed meanwhile is an event. Raises OSError as Memnotify does.
     """
 
     def __init__(

@@ -21,8 +21,8 @@ class ServiceStatus:
     """The state of a daemon that serves ``what``, for the log and the service manager.
 
     The daemon is ready as soon as ``settled`` returns True. A watchdog is notified twice within its time, if
-    each vital one of ``threads`` has been alive since the notification before. Threads: the main thread, which calls
-    ``do_due`` when ``due_in_s`` has passed.
+    each vital one of ``threads`` has been alive since the notification before. Threads: the main thread,
+    which calls ``do_due`` when ``due_in_s`` has passed.
     """
 
     def __init__(

@@ -96,9 +96,10 @@ class _Columns:
         self._values = [3 * names.index(name) + 1 for name in fields]
 
     def values(self, text: bytes) -> list[int]:
-        """Return the values of the fields in KiB. Raises ValueError or struct.error if one is in another column.
+        """Return the values of the fields in KiB.
 
-        No value is cut: a longer one would have moved its label or its unit.
+        Raises ValueError or struct.error if one is in another column. No value is cut:
+        a longer one would have moved its label or its unit.
         """
         words = self._unpack(text)
         if words[0::3] != self._labels or words[2::3] != self._units:
@@ -224,9 +225,10 @@ class MemInfoReader:
         """Return the figures as the contract defines them, and the number of pages on the per-CPU lists.
 
         Costs two reads of /proc/meminfo and one of /proc/zoneinfo, which grows with CPUs and zones. Pages
-        that move between the lists and the rest in the meantime would count twice or not at all, so the reading
-        is repeated until ``used`` is known within a batch. If that fails, return the possible ``used`` nearest
-        to the last one: an uncertain movement must not cross a threshold. Raises MemInfoError.
+        that move between the lists and the rest in the meantime would count twice or not at all, so the
+        reading is repeated until ``used`` is known within a batch. If that fails, return the possible
+        ``used`` nearest to the last one: an uncertain movement must not cross a threshold. Raises
+        MemInfoError.
         """
         if not self.pcp_is_free:
             return self.read_plain(), 0

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import pytest
 from support.bus import Bus
+from support.program import waits_for_descriptor
 from support.require import unavailable
 from support.terminal import Terminal
 from support.waiting import DEADLINE_S, eventually
@@ -23,8 +24,6 @@ from memnotify.testing import SimulatedDevice
 REPOSITORY = Path(__file__).parents[2]
 PAGES = [REPOSITORY / "docs/README.md", *sorted(REPOSITORY.glob("docs/clients/*.md"))]
 TEXT = {page.stem: page.read_text() for page in PAGES}
-WAITS = {"7", "232", "271", "281"}
-"""poll, epoll_wait, ppoll and epoll_pwait: their numbers in /proc/PID/syscall on x86-64."""
 # A block of code, and the block of its output, if there is one
 _CODE = re.compile(r"(?ms)^```(sh|c|python)\n(.*?)^```\n(?:\n```text\n(.*?)^```$)?")
 _CONTROL_FILE = re.compile(r"(?ms)`/etc/memnotify/([a-z]+\.mn)`:\n\n```ini\n(.*?)^```")
@@ -211,7 +210,7 @@ def _waits(pid: int) -> bool:
     children: list[str] = []
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         tasks = list(Path(f"/proc/{pid}/task").iterdir())
-        if any((task / "syscall").read_text().split()[0] in WAITS for task in tasks):
+        if any(map(waits_for_descriptor, tasks)):
             return True
         children = [child for task in tasks for child in (task / "children").read_text().split()]
     return any(_waits(int(child)) for child in children)

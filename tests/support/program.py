@@ -30,14 +30,24 @@ def build_client(path: Path) -> None:
     subprocess.run(["gcc", "-w", "-O2", "-static", "-o", str(path), str(source)], check=True)
 
 
+def waits_for_descriptor(task: Path) -> bool:
+    """Return True if a thread, by its directory in /proc, sleeps in poll or epoll_wait.
+
+    In these calls it may also wait for the answer of a daemon that the kernel asks for the state of its file
+    (fs/fuse/dev.c:request_wait_answer): then it has been woken already.
+    """
+    if (task / "syscall").read_text().split()[0] not in _WAITS:
+        return False
+    return (task / "wchan").read_text() != "request_wait_answer"
+
+
 def settle(pid: int) -> None:
     """Wait until a process only waits for a descriptor. A process that was just woken counts as running."""
     checks = 0
 
     def settled() -> bool:
         nonlocal checks
-        syscall = Path(f"/proc/{pid}/syscall").read_text().split()[0]
-        checks = checks + 1 if syscall in _WAITS else 0
+        checks = checks + 1 if waits_for_descriptor(Path(f"/proc/{pid}")) else 0
         return checks >= _CHECKS
 
     eventually(settled, "it waits")

@@ -522,7 +522,7 @@ def test_no_change_of_side_is_lost(moves: list[int | str | tuple[str, int]], one
     [
         (errno.ENOENT, [DeviceMissingError, FileNotFoundError], "start 'memnotify serve'"),
         (errno.ENODEV, [DeviceMissingError], "start 'memnotify serve'"),
-        (errno.EACCES, [DeviceForbiddenError, PermissionError], "another user's FUSE file"),
+        (errno.EACCES, [DeviceForbiddenError, PermissionError], "only the user that serves a FUSE file"),
         (errno.EPERM, [DeviceForbiddenError, PermissionError], "DeviceAllow="),
         (errno.ENOTCONN, [DeviceLostError, ConnectionError], "again"),
         (errno.EINVAL, [ThresholdError, ValueError], "'used 80%'"),
