@@ -28,6 +28,8 @@ TEXT = {page.stem: page.read_text() for page in PAGES}
 _CODE = re.compile(r"(?ms)^```(sh|c|python)\n(.*?)^```\n(?:\n```text\n(.*?)^```$)?")
 _CONTROL_FILE = re.compile(r"(?ms)`/etc/memnotify/([a-z]+\.mn)`:\n\n```ini\n(.*?)^```")
 _TIME = re.compile(r"(?:[0-9]{4}-[0-9]{2}-[0-9]{2} )?[0-9]{2}:[0-9]{2}:[0-9]{2}")
+# Its number in /proc/PID/syscall on x86-64
+_RECVFROM = "45"
 _PICTURE = "╭"
 _OF_MEMORY = re.compile(r"(?m)^│ (?:stalls|swap|no swap).*│$")
 _OF_PROCESS = re.compile(r"(?m)^│ +(?:[0-9.]+ (?:KiB|MiB|GiB) \S.*)?│$")
@@ -206,11 +208,22 @@ def test_the_service_on_the_bus(
 
 
 def _waits(pid: int) -> bool:
-    """Return True if a thread of the process or of a child waits for a descriptor."""
-    children: list[str] = []
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        tasks = list(Path(f"/proc/{pid}/task").iterdir())
-        if any(map(waits_for_descriptor, tasks)):
-            return True
-        children = [child for task in tasks for child in (task / "children").read_text().split()]
-    return any(_waits(int(child)) for child in children)
+    """Return True if a process, or one that it has started, waits for a descriptor, and none runs a command.
+
+    ``run`` waits in poll() too while its command runs, which is a child of its helper. An idle helper reads
+    its socket, the end of a pipeline its pipe.
+    """
+    waiting = running = False
+    pids = [pid]
+    while pids:
+        directory = Path(f"/proc/{pids.pop()}/task")
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            tasks = list(directory.iterdir())
+            children = [int(child) for task in tasks for child in (task / "children").read_text().split()]
+            pids += children
+            waits = any(map(waits_for_descriptor, tasks))
+            waiting = waiting or waits
+            reads = (directory.parent / "syscall").read_text().split()[0] == _RECVFROM
+            reads = reads or (directory.parent / "wchan").read_text().endswith("pipe_read")
+            running = running or not (children or waits or reads)
+    return waiting and not running
