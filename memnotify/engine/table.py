@@ -120,6 +120,8 @@ class ObserverTable:
     one thread at a time, the other methods from any thread.
     """
 
+    # Whether the sampler arms what fired. Always to take a turn would cost a poll or read 180 ns.
+    _arming = False
     fired = 0
     """How many thresholds fired at the last figures. For the thread that calls ``advance``."""
 
@@ -409,7 +411,9 @@ class ObserverTable:
         Raises KeyError for an unknown fh.
         """
         observer = self._observers[fh]
-        with self._next, self._lock:
+        if self._arming:
+            self._take_turn()
+        with self._lock:
             if sample.taken_s < self.event_s:
                 return STALE
             acknowledged = NO_NEWS
@@ -513,7 +517,9 @@ class ObserverTable:
 
         All handles of one open file are the same. Raises KeyError for an unknown fh.
         """
-        with self._next, self._lock:
+        if self._arming:
+            self._take_turn()
+        with self._lock:
             observer = self._observers[fh]
             if handle and not observer.handle:
                 observer.handle = self._saved.words[observer.place + KH] = handle
@@ -631,12 +637,18 @@ class ObserverTable:
 
     def _rearm_in_turns(self, sample: Sample) -> None:
         """Arm what fired, and let polls and reads that wait have the lock in between."""
-        left = True
+        self._arming = left = True
         while left:
             with self._next:
                 pass
             with self._lock:
                 left = self._rearm_fired(sample)
+        self._arming = False
+
+    def _take_turn(self) -> None:
+        """Wait until the sampler has let go of the lock, and keep it from taking the lock again before."""
+        with self._next, self._lock:
+            pass
 
     def _rearm_fired(self, sample: Sample) -> bool:
         """Arm some of the thresholds that fired; return whether any are left."""

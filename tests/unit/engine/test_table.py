@@ -574,6 +574,7 @@ def test_the_sampler_does_not_overtake(ask: Callable[[ObserverTable, int], objec
     """A poll or read that waits for the table gets it before the sampler goes on."""
     table = ObserverTable()
     thread = threading.Thread(target=ask, args=(table, table.open()))
+    table._arming = True
     with table._lock:
         thread.start()
         eventually(table._next.locked, "the request waits for its turn")
