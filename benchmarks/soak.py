@@ -139,8 +139,8 @@ class SocketClient(Client):
         if not answer.startswith(b"error"):
             raise BenchmarkError(f"the socket answered {answer!r} to a write that it must refuse")
         if self.registered:
-            # The answer was read without a poll, so the epoll would look at the socket once more. If an event's
-            # line comes just then, it reports the line twice: 16 of 100,000 lines (Linux 6.18).
+            # The answer was read without a poll, so the epoll would look at the socket once more. A line that
+            # comes just then is reported twice: 16 of 100,000 (Linux 6.18).
             self.soak.epoll.unregister(self.fd)
             self.soak.epoll.register(self.fd, self.asks | select.EPOLLET)
         self.model.write(understood(text) or {}, self.soak.figures)
