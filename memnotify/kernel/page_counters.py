@@ -50,8 +50,8 @@ _LAG_UNIT = 1 << 27
 _NODE_COUNTERS = 3
 # The longest time between the readings of two clocks; every suspend is longer.
 _SUSPEND_S = 0.1
-# How long one call closes counters of CPUs that went: the rest wait for later calls. One takes 0.02 ms, but
-# 7 ms, or 36, if it is the last one of its tracepoint.
+# How long one call closes counters of CPUs that went offline: the rest wait for later calls. Closing one
+# takes 0.02 ms, but 7 to 36 ms if it is the last one of its tracepoint.
 _CLOSING_S = 0.005
 # How long one call opens counters of CPUs that came. Those of 64 CPUs take 12 ms and more after a suspend.
 _OPENING_S = 0.005
@@ -68,7 +68,7 @@ class _Kind(NamedTuple):
     weight_pages: int
     """For how many pages one event stands."""
     share: float
-    """The share of the pages that its counters on all CPUs may hide."""
+    """The share of the pages that its counters on all CPUs may leave uncounted."""
     every: bool
     """Whether it counts every allocation, instead of what the others count."""
 
@@ -76,9 +76,9 @@ class _Kind(NamedTuple):
 class PageCounter:
     """Polls POLLIN once as many pages as it is armed for may have passed its tracepoints.
 
-    There is a counter for each CPU and each kind of event, and each may hide its share of the pages. The poll
-    that reports POLLIN clears it. Threads: the sampler's only. Raises OSError if the kernel has no such
-    counters or refuses them to this process.
+    There is a counter for each CPU and each kind of event, and each may leave its share of the pages
+    uncounted. The poll that reports POLLIN clears it. Threads: the sampler's only. Raises OSError if the
+    kernel has no such counters or refuses them to this process.
     """
 
     def __init__(self, names: Iterable[str], every_names: Iterable[str] = ()) -> None:
@@ -87,7 +87,7 @@ class PageCounter:
         self._online = os.open(ONLINE_FILE, os.O_RDONLY | os.O_CLOEXEC)
         self._epoll = select.epoll()
         self.refused = False
-        """Whether only root can count any more. Any thread."""
+        """Whether only root can open counters now. Any thread."""
         self.opening = False
         """Whether ``arm`` left counters to be opened by its next call, and armed nothing."""
         self._cpus = b""
@@ -95,7 +95,7 @@ class PageCounter:
         self._suspended_s = 0.0
         # By CPU: a counter of each kind. The first one is polled for all.
         self._counters: dict[int, list[TracepointCounter]] = {}
-        # Those of CPUs that went, to be closed; the CPUs that came, to be counted on.
+        # Counters of CPUs that went offline, to be closed; CPUs that came online, to be counted on.
         self._dead: list[TracepointCounter] = []
         self._to_open: list[int] = []
         self._lag_pages = 0
@@ -135,8 +135,8 @@ class PageCounter:
 
         Since the reading ``moved_pages`` may have passed already. A counter that stays as it is has counted
         these. It is not armed for fewer than ``least_pages``, for infinity, or while it rests. Arming
-        interrupts each CPU. So a counter is armed for a power of two, and stays as it is while that is not
-        above the new number and more than a quarter of it: it may then fire early, never late.
+        interrupts each CPU. So a counter is armed for a power of two. It stays armed while that power is at
+        most the new number and more than a quarter of it. So it may fire early, never late.
 
         If ``pages`` are too few, fire no later than when ``every_pages`` have passed the tracepoints of
         ``every_names`` instead.
@@ -175,7 +175,7 @@ class PageCounter:
             return 0
 
     def memory_changed(self) -> None:
-        """Measure how far /proc/meminfo lags again, before it is armed next. Threads: any."""
+        """Before the next arming, measure the lag of /proc/meminfo again. Threads: any."""
         self._memory_changed = True
 
     @property
@@ -284,7 +284,7 @@ class PageCounter:
         memory_changed, self._memory_changed = self._memory_changed, False
         if online != self._cpus or resumed or memory_changed:
             self._cpus, self._suspended_s = online, suspended_s
-            # Each counter hides its share of the pages, and the number of counters changes.
+            # Each counter leaves its share of the pages uncounted, and the number of counters changes.
             self.disarm()
             self._drop_counters(_numbers(online.decode("ascii")), keep=not resumed)
         elif not self._to_open:
