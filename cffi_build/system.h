@@ -48,10 +48,10 @@ int system_unwatch(int watches, int watch);
 /* A descriptor of the root of tracefs, mounted nowhere; or a negative errno. */
 int system_tracefs(void);
 
-/* Counts, on one CPU, how often the kernel passes one of its tracepoints. */
 /* A descriptor that counts nothing. While it is open, its tracepoint is in use. */
 int system_hold_tracepoint(uint64_t tracepoint, int cpu);
 
+/* Counts, on one CPU, how often the kernel passes one of its tracepoints. */
 struct counter;
 
 /* A counter that is not armed. `filter` is a condition on the tracepoint's fields, "" for none. If

@@ -184,7 +184,7 @@ class DescriptorStore:
 
 
 def _output(*command: str) -> str:
-    """Return what a program writes to stdout. Raises OSError, also if it fails or takes _SYSTEMCTL_S.
+    """Return what a program writes to stdout. Raises OSError, also if it fails or takes over _SYSTEMCTL_S.
 
     The module subprocess does the same, but to import it takes 12 ms, for which clients wait at a restart.
     """
@@ -200,13 +200,14 @@ def _output(*command: str) -> str:
             )
         finally:
             os.close(other_end)
+        end_s = time.monotonic() + _SYSTEMCTL_S
         try:
-            text = _read_until(pipe.fileno(), time.monotonic() + _SYSTEMCTL_S)
-        except TimeoutError:
+            text = _read_until(pipe.fileno(), end_s)
+            status = _wait_until(pid, end_s)
+        except BaseException:
             os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
             raise
-        finally:
-            _, status = os.waitpid(pid, 0)
     if status:
         raise OSError(errno.EIO, f"{command[0]} ended with {os.waitstatus_to_exitcode(status)}")
     return text.decode(errors="replace")
@@ -222,7 +223,17 @@ def _read_until(fd: int, end_s: float) -> bytes:
         if not part:
             return text
         text += part
-    raise TimeoutError(errno.ETIMEDOUT, "it does not answer")
+    raise TimeoutError(errno.ETIMEDOUT, "systemctl does not answer")
+
+
+def _wait_until(pid: int, end_s: float) -> int:
+    """Return the status of a child that has ended. Raises TimeoutError."""
+    while time.monotonic() < end_s:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return status
+        time.sleep(0.001)
+    raise TimeoutError(errno.ETIMEDOUT, "systemctl does not end")
 
 
 def _address(place: str) -> str:

@@ -43,6 +43,7 @@ SESSION, STATE, CLEANUP = "memnotify-session", "memnotify-state", "memnotify-cle
 CONNECTIONS, CLIENT = "memnotify-connections", "memnotify-client"
 STATUS = "memnotify-status"
 TRACEPOINT = "memnotify-tracepoint-"
+_PREFIX = "memnotify-"
 _OURS = {SESSION, STATE, CLEANUP, CONNECTIONS, STATUS}
 _PASSED_FD = 3
 _CLOSED_MAX_S = 5.0
@@ -109,14 +110,15 @@ def figure_names(settings: Settings) -> list[str]:
 def take_kept(environment: MutableMapping[str, str] = os.environ) -> Kept:
     """Return what was passed to this process.
 
-    Its descriptors follow those of a socket unit, which are left to be taken.
+    Its descriptors follow those of a socket unit, which are left to be taken. Names of another version are
+    taken too: else they would count as a socket unit's, and the daemon would not start.
     """
     names = environment.get("LISTEN_FDNAMES", "").split(":")
     if environment.get("LISTEN_PID") != str(os.getpid()):
         return Kept({}, [])
     passed = list(enumerate(names, start=_PASSED_FD))
     kept = Kept(
-        {name: fd for fd, name in passed if name in _OURS or name.startswith(TRACEPOINT)},
+        {name: fd for fd, name in passed if name.startswith(_PREFIX) and name != CLIENT},
         [fd for fd, name in passed if name == CLIENT],
     )
     ours = [*kept.fds.values(), *kept.clients]
@@ -274,6 +276,7 @@ class Handover:
         The clients of the socket that are ``kept`` are taken over too. Raises TransportError, OSError or
         MemInfoError.
         """
+        self._sampler = sampler
         if predecessor is None:
             _register(self._session, self._transport)
             _describe(self._saved, self._transport, self._session, self._settings)
@@ -317,6 +320,8 @@ class Handover:
             with watched_groups(numbers - {0}, table, sampler) as groups:
                 sampler.refresh(restore)
         finally:
+            # Else the next allocation makes the collector look at all of them.
+            gc.freeze()
             gc.enable()
         log.info("took over %d clients of the daemon before", len(table))
 
@@ -331,7 +336,7 @@ class Handover:
             name = f"{TRACEPOINT}{number}"
             with suppress(OSError):
                 held[name] = kept[name] if name in kept else hold_tracepoint(number)
-        unused = {name for name in kept.keys() - held if name.startswith(TRACEPOINT)}
+        unused = kept.keys() - held - _OURS
         self._store.forget(unused)
         for name in unused:
             os.close(kept[name])
@@ -366,6 +371,7 @@ class Handover:
         First stop the ``workers``, which are all. Raises OSError.
         """
         stop_all(workers)
+        self._sampler.settle()
         left = {} if self._server is None else self._server.left()
         kept = list(self.fds().items())
         if left:

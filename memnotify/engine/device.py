@@ -54,11 +54,10 @@ class Device:
         self._acknowledged = NO_NEWS
         self.find_group: Callable[[int], GroupSource | None] = find_group
         """Return what reads the cgroup of the process with this pid, None for the root. Raises OSError."""
-        self._sample: Sample | None = None
-        self._line = b""
-        # The last write and what it asked for: many clients write the same.
-        self._text = b""
-        self._levels: Mapping[int, Level] = {}
+        # The last sample and its line, the last write and its levels: many clients ask for the same. Each
+        # pair is one attribute, since any number of threads may use the device of memnotify.testing.
+        self._shown: tuple[Sample | None, bytes] = (None, b"")
+        self._parsed: tuple[bytes, Mapping[int, Level]] = (b"", {})
 
     def open(self, opener: int = 0) -> int:
         """Return the fh of a new observer; ``opener`` is its process, as in Operations.
@@ -90,10 +89,11 @@ class Device:
                 self._acknowledged = NO_NEWS
         except KeyError:
             raise OSError(errno.EBADF, "not open") from None
-        if sample is not self._sample:
-            self._sample = sample
-            self._line = sample.figures.line
-        return self._line
+        last, line = self._shown
+        if sample is not last:
+            line = sample.figures.line
+            self._shown = sample, line
+        return line
 
     def _acknowledge(self, fh: int, sample: Sample) -> int:
         self._acknowledged = self._table.acknowledge_read(fh, sample)
@@ -139,11 +139,10 @@ class Device:
         cgroup that cannot be had.
         """
         try:
-            if text != self._text:
-                # In this order: a refusal leaves both as they were.
-                self._levels = parse(text, self._names)
-                self._text = text
-            levels = self._levels
+            last, levels = self._parsed
+            if text != last:
+                levels = parse(text, self._names)
+                self._parsed = text, levels
             sample = self._sampler.cached() or self._sampler.refresh()
             if self._table.cgroup in levels:
                 self._subscribe_with_group(fh, levels, sample, pid)

@@ -74,7 +74,8 @@ class GroupSampler:
             return
         except OSError as error:
             log.warning("a cgroup cannot be read, trying again: %s", error.strerror, extra=LIMITED)
-            # The distance of its level may not be known.
+            # The distance of its level may not be known; -inf would be a level in reach of any rate.
+            group.distance_pages = max(0.0, group.distance_pages)
             group.fresh = True
             return
         limit_pages = (

@@ -385,6 +385,13 @@ class Sampler:
             with self._sampling_lock:
                 self._finish(serving=False)
 
+    def settle(self) -> None:
+        """Do the same once the threads have stopped, so that the saved state has what was told."""
+        # A reading that hangs has the lock, and has left nothing.
+        if self._sampling_lock.acquire(blocking=False):
+            self._finish(serving=False)
+            self._sampling_lock.release()
+
     def _finish(self, *, serving: bool) -> None:
         """Do the same with the lock held; ``serving`` is whether what follows may leave something."""
         self._serving = serving
@@ -489,10 +496,7 @@ class Sampler:
     def stop(self) -> None:
         """End the thread. When this returns, ``notify`` is not running and is not called again."""
         self.worker.stop()
-        # A reading that hangs has the lock, and has left nothing.
-        if self._sampling_lock.acquire(blocking=False):
-            self._finish(serving=False)
-            self._sampling_lock.release()
+        self.settle()
         # Observers may be closed later, when the number of wake_fd may be another file's.
         self._table.on_thresholds_changed = lambda: None
         self.worker.close()

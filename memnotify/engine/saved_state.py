@@ -270,8 +270,9 @@ class SavedState:
 
     def groups(self) -> set[int]:
         """Return the numbers of the observers' cgroups."""
-        pairs = zip(self._column(_GROUP), self._column(_FH), strict=True)
-        return {group for group, fh in pairs if group and not fh & _FREE}
+        columns = zip(self._column(_GROUP), self._column(_FH), self._column(_COUNT), strict=True)
+        # A slot that was used again may have an old number, but no threshold.
+        return {group for group, fh, count in columns if group and count and not fh & _FREE}
 
     def shrink(self) -> None:
         """Give back the memory of the free slots at the end. If there is no memory for that, keep it."""

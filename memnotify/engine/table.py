@@ -445,6 +445,8 @@ class ObserverTable:
 
         Raises KeyError for an unknown fh.
         """
+        if self._arming:
+            self._take_turn()
         with self._lock:
             observer = self._observers[fh]
             group = self.group_of.get(fh)

@@ -152,7 +152,7 @@ class PageCounter:
         elif self._to_rest:
             self._to_rest -= 1
             return 0
-        if pages == math.inf:
+        if pages == math.inf or self.refused:
             self.disarm()
             return 0
         try:

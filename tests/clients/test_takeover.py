@@ -229,6 +229,14 @@ def test_tracepoints_stay_in_use(service: Service) -> None:
     assert _perf_events(service) == 0
 
 
+def test_a_descriptor_of_another_version(service: Service) -> None:
+    """It is closed and removed from the store; it does not count as a socket unit's."""
+    service.manager.stored["memnotify-of-another-version"] = os.open("/dev/null", os.O_RDONLY)
+    service.restart()
+    stored = service.manager.stored
+    eventually(lambda: "memnotify-of-another-version" not in stored, "the store has no such descriptor")
+
+
 def test_stop_leaves_nothing(service: Service, memory: FakeMemory) -> None:
     """Neither a device nor a mount point; the clients' files have ended."""
     with clients_of(service.daemon, 2) as clients:

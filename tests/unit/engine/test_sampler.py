@@ -288,6 +288,7 @@ FINISHES: dict[str, Callable[[SamplerBench], object]] = {
     "the sampler's next turn": lambda bench: bench.sampler.turn(),
     "the next sample": lambda bench: bench.sampler.sample(),
     "the next read": lambda bench: bench.sampler.refresh(),
+    "the end of the threads": lambda bench: bench.sampler.settle(),
     "the end": lambda bench: bench.sampler.stop(),
 }
 
