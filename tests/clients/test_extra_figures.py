@@ -101,7 +101,7 @@ def test_the_commands(memory: FakeMemory, path: str) -> None:
         ("Inactive", 2, "contains 'active'"),
         ("HugePages_Total", 2, "contains 'total'"),
         ("available,free,cached,dirty,slab,swap_size,swap_taken,SwapFree,SwapCached", 2, "choose fewer"),
-        ("available,Hugetlb", 1, "/proc/meminfo must have Hugetlb once, and has not"),
+        ("available,Hugetlb", 1, "/proc/meminfo must have Hugetlb once, but lacks it"),
     ],
 )
 def test_refused_at_the_start(tmp_path: Path, figures: str, code: int, message: str) -> None:
