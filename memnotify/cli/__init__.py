@@ -36,6 +36,8 @@ COMMANDS = (
 """The names of the commands, in the order of --help."""
 EXTRA_MISSING = 4
 """The exit code of a command that needs a module that is not installed."""
+# Those that import more when they run, and call interrupts.raise_again() after that.
+_IMPORTING = ("serve", "watch", "lowmem-bus", "simulate", "exporter")
 
 _DESCRIPTION = """\
 A memory meter that programs can poll: /dev/memnotify in userspace.
@@ -177,6 +179,7 @@ def _run(arguments: Sequence[str]) -> int:
         if any(re.fullmatch(r"[0-9.]+[%KMGT]?", each) for each in unknown):
             hint = " (quote a threshold, as in 'used 80%')"
         parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
-    if options.command != "serve":  # which has the daemon to import first
+    # Not options.command: `simulate` and `run` have the user's command there.
+    if arguments[0] not in _IMPORTING:
         interrupts.raise_again()
     return int(options.run(options))

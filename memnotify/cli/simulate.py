@@ -9,9 +9,11 @@ import signal
 import socket
 import subprocess
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from types import FrameType
 
+from memnotify import interrupts
 from memnotify.cli import EXTRA_MISSING, add_command
 from memnotify.cli.common import report
 from memnotify.cli.loading import obstacle
@@ -78,15 +80,23 @@ def run(options: argparse.Namespace) -> int:
     if missing:
         report("simulate", "; ".join(missing))
         return EXTRA_MISSING
-    # Imported here, as it needs the compiled module.
+    # Imported here, as they need the compiled module.
+    from memnotify.simulation import server  # noqa: PLC0415
     from memnotify.simulation.private_dev import enter_private_dev  # noqa: PLC0415
+    from memnotify.transports.fuse import FuseTransport  # noqa: PLC0415
+
+    interrupts.raise_again()
+
+    def serve(control: socket.socket) -> None:
+        play = partial(server.play, course, control)
+        server.serve(partial(FuseTransport, path), course.at(0), control, play)
 
     with contextlib.ExitStack() as cleanup:
         path = DEFAULT_PATH
         try:
             if not enter_private_dev(os.path.basename(path)):
                 path = f"{cleanup.enter_context(tempfile.TemporaryDirectory())}/memnotify"
-            control = _start_device(path, course, cleanup)
+            control = _start_device(serve, server.READY, cleanup)
         except OSError as error:
             report("simulate", f"no device can be made: {error.strerror}")
             return 2
@@ -102,11 +112,10 @@ def _course(script: str) -> Course:
     return read_recording(text) if text.startswith("{") else read_script(text)
 
 
-def _start_device(path: str, course: Course, cleanup: contextlib.ExitStack) -> socket.socket:
+def _start_device(
+    serve: Callable[[socket.socket], object], ready: bytes, cleanup: contextlib.ExitStack
+) -> socket.socket:
     """Start the process that serves the device, and return the socket that controls it. Raises OSError."""
-    from memnotify.simulation import server  # noqa: PLC0415 - the same
-    from memnotify.transports.fuse import FuseTransport  # noqa: PLC0415 - the same
-
     near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     # A fork, since a program that is executed has no rights in the user namespace.
     pid = os.fork()
@@ -116,14 +125,14 @@ def _start_device(path: str, course: Course, cleanup: contextlib.ExitStack) -> s
             # Of the terminal: the command decides what follows from it.
             for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
                 signal.signal(number, signal.SIG_IGN)
-            server.serve(partial(FuseTransport, path), course.at(0), far, partial(server.play, course, far))
+            serve(far)
         finally:
             os._exit(0)
     far.close()
     cleanup.callback(os.waitpid, pid, 0)
     cleanup.callback(near.close)
     message = near.recv(4096)
-    if message != server.READY:
+    if message != ready:
         raise OSError(0, message.decode() or "the process that serves it has ended")
     return near
 

@@ -74,8 +74,10 @@ class GroupSampler:
             return
         except OSError as error:
             log.warning("a cgroup cannot be read, trying again: %s", error.strerror, extra=LIMITED)
-            # The distance of its level may not be known; -inf would be a level in reach of any rate.
-            group.distance_pages = max(0.0, group.distance_pages)
+            # It is due again at once. If many fired, the distance is not known: -inf, or 0, would be a level
+            # in reach at any rate, and cause a sample each min_update_period.
+            if group.distance_pages < 0:
+                group.distance_pages = math.inf
             group.fresh = True
             return
         limit_pages = (

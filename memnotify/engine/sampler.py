@@ -372,11 +372,11 @@ class Sampler:
             if batch.count and not (leaves and batch is last):
                 (batch.notify or self._notify)(batch.handles, batch.count)
                 notified = True
+        if notified and not (leaves and last.count):
+            self.latencies.add(self._clock() - self._begun_s)
         if leaves:
             self._left = last
             self.worker.wake()
-        elif notified:
-            self.latencies.add(self._clock() - self._begun_s)
         return leaves
 
     def finish(self) -> None:
@@ -400,7 +400,7 @@ class Sampler:
             return
         if last.count:
             (last.notify or self._notify)(last.handles, last.count)
-        self.latencies.add(self._clock() - self._begun_s)
+            self.latencies.add(self._clock() - self._begun_s)
         self._rearm(self._table.latest)
 
     def _granularity_pages(self, sample: Sample) -> int:

@@ -55,6 +55,10 @@ _SUSPEND_S = 0.1
 _CLOSING_S = 0.005
 # How long one call opens counters of CPUs that came. Those of 64 CPUs take 12 ms and more after a suspend.
 _OPENING_S = 0.005
+# Errors at the start that pass, and how long after a failure counters are opened again: those of 64 CPUs take
+# 12 ms.
+_PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+_RETRY_S = 15.0
 # The most samples that a counter rests for if it fires too early again and again: 16 s at 4 samples a second.
 _LONGEST_REST = 64
 
@@ -103,12 +107,19 @@ class PageCounter:
         self._armed_every = False
         self._rest = self._to_rest = 0
         self._fired_early = False
+        # When to open counters again if that has failed; infinite once it is refused.
+        self._retry_s = -math.inf
         try:
             self._kinds = self._kinds_of(map(tracepoint, names))
             self._can_every = bool(every_names)
             if every_names:
                 self._kinds += self._kinds_of(map(tracepoint, every_names), every=True)
-            self._follow_cpus(math.inf)
+            try:
+                self._follow_cpus(math.inf)
+            except OSError as error:
+                if error.errno not in _PASSING:
+                    raise
+                self._fail(error)
         except BaseException:
             self.close()
             raise
@@ -142,7 +153,8 @@ class PageCounter:
         ``every_names`` instead.
 
         If CPUs came, open their counters for a few milliseconds and return 0; ``opening`` is then true until
-        a later call has opened the last one.
+        a later call has opened the last one. If that fails, count nothing until a call some time later, which
+        tries again.
         """
         self.opening = False
         if self._armed_pages:
@@ -152,8 +164,10 @@ class PageCounter:
         elif self._to_rest:
             self._to_rest -= 1
             return 0
-        if pages == math.inf or self.refused:
+        if pages == math.inf or time.monotonic() < self._retry_s:
             self.disarm()
+            if self._retry_s > -math.inf:
+                self._close_dead(_CLOSING_S)
             return 0
         try:
             self.opening = not self._follow_cpus(_OPENING_S)
@@ -163,15 +177,7 @@ class PageCounter:
                 return self._arm(every_pages, moved_pages, every=True)
             return self._arm(pages, moved_pages)
         except OSError as error:
-            log.warning(
-                "CPUs have come or gone (a suspend does that), and pages cannot be counted any more: %s",
-                error,
-            )
-            self._close_counters()
-            if isinstance(error, PermissionError):
-                # Root was given up since, permanently: do not try again, and do not log again.
-                self._kinds = []
-                self.refused = True
+            self._fail(error)
             return 0
 
     def memory_changed(self) -> None:
@@ -211,10 +217,29 @@ class PageCounter:
 
     def close(self) -> None:
         """Close all descriptors."""
-        self._close_counters()
+        self._drop_counters([], keep=False)
         self._close_dead(math.inf)
         self._epoll.close()
         os.close(self._online)
+
+    def _fail(self, error: OSError) -> None:
+        """Count nothing until counters can be opened again; for ever if root was given up since."""
+        failed_before = self._retry_s > -math.inf
+        self._armed_pages = 0
+        self._drop_counters([], keep=False)
+        # Else the same CPUs would be no reason to open any.
+        self._cpus = b""
+        if isinstance(error, PermissionError):
+            log.warning(
+                "CPUs have come or gone (a suspend does that), and pages cannot be counted any more: %s",
+                error,
+            )
+            self._kinds = []
+            self.refused, self._retry_s = True, math.inf
+            return
+        if not failed_before:
+            log.warning("pages cannot be counted, trying again every %d s: %s", _RETRY_S, error)
+        self._retry_s = time.monotonic() + _RETRY_S
 
     def _too_few(self, pages: float) -> bool:
         return self._lag_pages + self._rounded(pages) < self.least_pages
@@ -296,6 +321,9 @@ class PageCounter:
             if self._to_open and time.monotonic() >= end_s:
                 return False
         self._lag_pages = _read_lag_pages(len(self._counters))
+        if self._retry_s > -math.inf:
+            self._retry_s = -math.inf
+            log.info("pages are counted again")
         return True
 
     def _drop_counters(self, cpus: list[int], *, keep: bool) -> None:
@@ -322,12 +350,6 @@ class PageCounter:
             self._close(counters)
             raise
         return counters
-
-    def _close_counters(self) -> None:
-        for counters in self._counters.values():
-            self._close(counters)
-        self._counters, self._to_open = {}, []
-        self._armed_pages = 0
 
     def _close_dead(self, longest_s: float) -> None:
         end_s = time.monotonic() + longest_s

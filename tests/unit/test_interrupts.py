@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """SIGINT while a command is still being imported."""
 
+import os
+import pty
 import signal
 import subprocess
 import sys
@@ -64,6 +66,32 @@ def test_in_the_daemon_s_modules(module: str) -> None:
     """``serve`` imports most of them after it has read its configuration."""
     code, _, log = interrupted(module, "callback", "serve", "--config", "/dev/null")
     assert (code, log) == (128 + signal.SIGINT, "")
+
+
+@pytest.mark.parametrize(
+    ("module", "command"),
+    [
+        ("rich", ["watch"]),
+        ("prometheus_client", ["exporter"]),
+        ("dbus_fast", ["lowmem-bus"]),
+        ("memnotify.simulation.server", ["simulate", "at 0s used 40%", "--", "true"]),
+    ],
+)
+def test_in_what_a_command_needs_beyond_its_own_module(module: str, command: list[str]) -> None:
+    """On a terminal, which ``watch`` imports rich for."""
+    ours, theirs = pty.openpty()
+    done = subprocess.run(
+        [sys.executable, "-c", _INTERRUPTED, module, "callback", *command],
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    os.close(theirs)
+    os.close(ours)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGINT, "")
 
 
 def test_it_stays_ignored() -> None:

@@ -3,6 +3,7 @@
 
 import argparse
 
+from memnotify import interrupts
 from memnotify.cli import EXTRA_MISSING, add_command
 from memnotify.cli.common import reap_orphans, report, seconds
 from memnotify.cli.varlink import add_socket_option
@@ -71,6 +72,7 @@ def run(options: argparse.Namespace) -> int:
             " or pip install prometheus_client",
         )
         return EXTRA_MISSING
+    interrupts.raise_again()
     reap_orphans()
     try:
         if options.textfile is None:

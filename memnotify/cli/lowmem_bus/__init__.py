@@ -3,6 +3,7 @@
 
 import argparse
 
+from memnotify import interrupts
 from memnotify.abi.figures import CGROUP
 from memnotify.cli import EXTRA_MISSING, add_command
 from memnotify.cli.common import reap_orphans, report, seconds
@@ -82,6 +83,7 @@ def run(options: argparse.Namespace) -> int:
             "dbus-fast is not installed: apt install python3-dbus-fast, or pip install dbus-fast",
         )
         return EXTRA_MISSING
+    interrupts.raise_again()
     reap_orphans()
     thresholds = {number: getattr(options, level) for level, number in LEVELS.items()}
     return service.serve(options.path, thresholds, WarningLimiter(options.interval))

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import Protocol, Self
 
+from memnotify import interrupts
 from memnotify.abi.figures import CGROUP
 from memnotify.cli import EXTRA_MISSING, add_command
 from memnotify.cli.common import explain, human, reap_orphans, report, seconds, subscribed
@@ -93,6 +94,7 @@ def run(options: argparse.Namespace) -> int:
             return EXTRA_MISSING
         if view.can_draw():
             output = view.Terminal(options.path, options.status_socket)
+    interrupts.raise_again()
     with contextlib.ExitStack() as opened:
         try:
             reader = opened.enter_context(contextlib.closing(Memnotify(options.path)))

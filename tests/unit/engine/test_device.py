@@ -2,21 +2,28 @@
 """The device's operations, on a fake memory and without a session."""
 
 import errno
+import itertools
 import logging
 import math
 import re
 import select
+import sys
 from collections.abc import Callable, Iterator
+from types import FrameType, SimpleNamespace
+from typing import Any
 
 import pytest
 from support.bench import Bench, sampling
 from support.fakes import FakeReader
 from support.waiting import eventually
 
+from memnotify.abi.figures import NAMES, Figures
+from memnotify.engine import device as device_module
 from memnotify.engine.device import Device
 from memnotify.engine.observer import NO_HANDLE
 from memnotify.engine.sampler import Timing
 from memnotify.engine.schedule import SamplingParameters
+from memnotify.engine.table import ObserverTable, Sample
 
 IN, PRI, OUT = select.POLLIN, select.POLLPRI, select.POLLOUT
 RDNORM, WRNORM = select.POLLRDNORM, select.POLLWRNORM
@@ -336,3 +343,57 @@ def test_refusals_are_not_explained_above_debug(bench: DeviceBench, caplog: pyte
     caplog.set_level(logging.INFO)
     refuse(bench, b"foo 5", 3)
     assert caplog.records == []
+
+
+def between_lines(call: Callable[[], object], number: int, then: Callable[[], object]) -> bool:
+    """Call ``then`` before a line of the device's code, as another thread may; return whether it came."""
+    lines = 0
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        nonlocal lines
+        if frame.f_code.co_filename != device_module.__file__:
+            return None
+        if event == "line":
+            lines += 1
+            if lines == number:
+                then()
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    finally:
+        sys.settrace(before)
+    return lines >= number
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_two_threads_of_one_device(first: int) -> None:
+    """memnotify.testing has one for all threads: what the device keeps is of one request, whole."""
+    samples = [Sample(when_s, Figures(1000, int(when_s) * 100, 0), exact=True) for when_s in (1.0, 2.0)]
+    texts = [b"used 300", b"used 400"]
+    for number in itertools.count(1):
+        table, current = ObserverTable(), samples[0]
+        sampler: Any = SimpleNamespace(names=NAMES, cached=lambda: current)  # noqa: B023 - called in this turn
+        device = Device(table, sampler)
+        fhs = device.open(), device.open()
+
+        def use(which: int) -> None:
+            nonlocal current
+            current = samples[which]
+            assert device.read(fhs[which]) == current.figures.line  # noqa: B023 - as above
+            device.write(fhs[which], texts[which])  # noqa: B023 - as above
+            (state,) = table.describe([fhs[which]])  # noqa: B023 - as above
+            assert [pages for _, pages, *_ in state[-1]] == [300 + 100 * which]
+
+        def ask() -> None:
+            device.read(fhs[0])  # noqa: B023 - as above
+            device.write(fhs[0], texts[0])  # noqa: B023 - as above
+
+        came = between_lines(ask, number, lambda: use(1))
+        use(first)
+        use(1 - first)
+        if not came:
+            break
+    assert number > 10

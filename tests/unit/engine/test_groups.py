@@ -268,6 +268,24 @@ def test_a_group_that_cannot_be_read(bench: GroupBench, group: FakeCgroup) -> No
     assert len(bench.table.groups) == 1
 
 
+def test_a_group_that_cannot_be_read_after_many_fired(bench: GroupBench, group: FakeCgroup) -> None:
+    """The reading that follows what many fired at fails: it is tried again each update_period."""
+    fhs = [bench.subscribe(b"cgroup 80%") for _ in range(200)]
+    bench.sample()
+    group.value = 900
+    bench.clock.tick(1)
+    bench.device.read(fhs[0])
+    group.fails = True
+    for _ in range(3):
+        bench.sample()
+        assert bench.interval_s == bench.sampler._parameters.update_period_s
+    for fh in fhs:
+        bench.table.acknowledge(fh)
+    group.fails, group.value = False, 100
+    bench.sample()
+    assert all(bench.event(fh) for fh in fhs)
+
+
 def test_a_group_that_is_removed(bench: GroupBench, group: FakeCgroup) -> None:
     """Its value is 0 from then on; a later group with its name is another one."""
     group.value = 900

@@ -320,6 +320,28 @@ def test_a_read_at_which_many_fire(crowd: SamplerBench, finish: Callable[[Sample
     assert [each.armed for each in crowd.table.threshold_counts() if each.figure == USED] == [0, 201]
 
 
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("early", [False, True])
+def test_the_latency_of_a_read_at_which_many_fire(*, early: bool, late: bool) -> None:
+    """It lasts until the last client was notified, and there is none if no client waits."""
+    bench = SamplerBench()
+    latencies = bench.sampler.latencies
+    for number in range(1, 201):
+        fh = bench.table.open(opener=HOSTILE)
+        bench.table.subscribe(fh, levels({USED: 500}), bench.current())
+        if (early and number == 1) or (late and number == 200):
+            bench.table.poll(fh, number)
+    bench.clock.tick(1)
+    bench.reader.use(600)
+    bench.sampler.refresh()
+    assert sum(latencies.counts) == (early and not late)
+    bench.clock.tick(1)
+    bench.sampler.turn()
+    assert sum(latencies.counts) == (early or late)
+    assert latencies.total_s == (1 if late else 0)
+    bench.sampler.stop()
+
+
 @pytest.mark.parametrize("sample", ["refresh", "sample"])
 def test_a_crossing_back_while_many_are_not_armed(crowd: SamplerBench, sample: str) -> None:
     """All fire again at the next figures, whichever thread reads them, though the sampler had no turn."""

@@ -567,8 +567,9 @@ def test_the_lock_is_given_back_while_many_are_armed() -> None:
     [
         lambda table, fh: table.poll(fh, 7),
         lambda table, fh: table.acknowledge_read(fh, table.latest),
+        lambda table, fh: table.acknowledge_group_read(fh, table.latest),
     ],
-    ids=["poll", "read"],
+    ids=["poll", "read", "read with a cgroup"],
 )
 def test_the_sampler_does_not_overtake(ask: Callable[[ObserverTable, int], object]) -> None:
     """A poll or read that waits for the table gets it before the sampler goes on."""

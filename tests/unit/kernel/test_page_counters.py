@@ -11,7 +11,7 @@ import select
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -427,6 +427,58 @@ def test_a_refusal_after_root_was_given_up_is_said_once(
     counter.close()
 
 
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOMEM])
+@pytest.mark.parametrize("at_the_start", [False, True])
+def test_a_failure_that_passes(
+    counters: list[FakeCounter],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    number: int,
+    *,
+    at_the_start: bool,
+) -> None:
+    """Pages are counted again 15 s later, though the CPUs are the same; until then nothing is tried."""
+    caplog.set_level(logging.INFO)
+    now_s, suspended_s, failing = 1000.0, 0.0, at_the_start
+    tried: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(time, "monotonic", lambda: now_s)
+    monkeypatch.setattr(time, "clock_gettime", lambda _: now_s + suspended_s)
+
+    def make(*arguments: Any) -> FakeCounter:
+        tried.append(arguments)
+        # The first one can still be opened.
+        if failing and len(tried) % 2 == 0:
+            raise OSError(number, os.strerror(number))
+        return FakeCounter(*arguments)
+
+    monkeypatch.setattr(page_counters, "TracepointCounter", make)
+    counter = PageCounter(ALLOCATED)
+    if not at_the_start:
+        assert counter.arm(1 << 30)
+        failing, suspended_s = True, 3600.0
+        tried.clear()
+        assert not counter.arm(1 << 30)
+    assert not counter.refused
+    for _ in range(3):
+        tried.clear()
+        now_s += 14
+        assert not counter.arm(1 << 30)
+        assert all(each.closed for each in counters)
+        assert not tried
+        now_s += 1
+        assert not counter.arm(1 << 30)
+        assert len(tried) == 2
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert os.strerror(number) in caplog.text
+    failing = False
+    now_s += 15
+    assert counter.arm(1 << 30)
+    assert all(each.armed for each in counters if not each.closed)
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+    counter.close()
+    assert all(each.closed for each in counters)
+
+
 def test_what_is_armed_again_counts_to_the_new_number(counter: PageCounter) -> None:
     """Also while it is armed: the kernel would first finish a period of the old length."""
     file = os.memfd_create("taken")
@@ -533,7 +585,7 @@ def test_not_armed(counter: PageCounter) -> None:
 def test_follows_the_cpus(
     counter: PageCounter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Counters follow the CPUs; a failure is logged once and ends the counting."""
+    """Counters follow the CPUs; a failure is logged once, and they are opened again later."""
     counter.close()
     online = tmp_path / "online"
     monkeypatch.setattr(page_counters, "ONLINE_FILE", str(online))
@@ -551,6 +603,7 @@ def test_follows_the_cpus(
     assert len(caplog.records) == 1
     assert "No such device" in caplog.text or "Invalid" in caplog.text
     online.write_text("0\n")
+    monkeypatch.setattr(counter, "_retry_s", 0.0)
     assert counter.arm(1 << 20)
     assert counter.least_pages == one
 
