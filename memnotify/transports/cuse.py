@@ -33,6 +33,8 @@ class CuseTransport:
         self.path = f"/dev/{name}"
         self._sysfs = f"/sys/class/cuse/{name}/dev"
         self.store: Store | None = None
+        self._node_lost = False
+        self._resumed = fd >= 0
         self._fd: int | None = fd
         if fd < 0:
             self._fd = self._open()
@@ -64,14 +66,30 @@ class CuseTransport:
         return session
 
     def verify(self) -> None:
-        """Check that the node in /dev is the device of that name.
+        """Check that the kernel has the device, and that the node in /dev leads to it.
 
-        After the handshake the device is this daemon's, because names are unique in the kernel.
+        After the handshake the device is this daemon's, because names are unique in the kernel. If an earlier
+        daemon registered it, its clients do not need the node. Raises TransportError.
         """
         try:
-            node = os.stat(self.path)
             with open(self._sysfs, encoding="utf-8") as dev:
                 ours = dev.read().strip()
+        except OSError as error:
+            raise TransportError(f"the kernel has no device for {self.path} ({error})") from error
+        try:
+            self._verify_node(ours)
+        except TransportError:
+            if not self._resumed:
+                raise
+            self._node_lost = True
+            log.warning(
+                "%s was removed or replaced: open files go on; stop and start the daemon to make it anew",
+                self.path,
+            )
+
+    def _verify_node(self, ours: str) -> None:
+        try:
+            node = os.stat(self.path)
         except OSError as error:
             raise TransportError(
                 f"the kernel registered the device, and {self.path} did not appear ({error}):"
@@ -85,6 +103,8 @@ class CuseTransport:
 
     def settled(self) -> bool:
         """Return True if udev has applied its rules to the node, whose first mode is 0600."""
+        if self._node_lost:
+            return True
         if not os.path.exists(_UDEV):
             log.info("udev is not running: %s has the mode that the kernel gave it", self.path)
             return True

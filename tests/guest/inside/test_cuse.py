@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from support.daemon import AS_NOBODY, NOBODY, PROGRAM, QUICK, Daemon, start
 from support.fake_memory import FakeMemory
-from support.kept import clients_of
+from support.kept import Service, clients_of
 from support.program import Program
 from support.waiting import DEADLINE_S, eventually
 
@@ -118,18 +118,20 @@ def test_abort_in_sysfs_ends_the_daemon_with_an_error() -> None:
 
 
 def test_open_files_outlive_a_node_that_is_removed_or_replaced(tmp_path: Path) -> None:
-    """What was put in its place stays."""
+    """A restart as well; what was put in its place stays."""
     memory = FakeMemory(tmp_path)
-    with Daemon(*QUICK, *memory.ARGUMENTS, program=memory.program) as daemon:
-        other = Path(daemon.path)
-        with clients_of(daemon, 2) as clients:
-            other.unlink()
-            memory.use(70)
-            assert clients.told()
-            other.write_text("another's")
-            memory.use(50)
-            assert clients.told()
-        assert daemon.end() == 0
+    service = Service(memory.program, tmp_path, *QUICK, *memory.ARGUMENTS, name="memnotify-node")
+    other = Path(service.daemon.path)
+    with clients_of(service.daemon, 2) as clients:
+        other.unlink()
+        memory.use(70)
+        assert clients.told()
+        other.write_text("another's")
+        service.restart()
+        assert "was removed or replaced" in service.daemon.log
+        memory.use(50)
+        assert clients.told()
+    service.close()
     assert other.read_text() == "another's"
     other.unlink()
 
