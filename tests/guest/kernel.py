@@ -11,9 +11,12 @@ import lzma
 import os
 import platform
 import re
+import select
 import shutil
+import signal
 import struct
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +40,15 @@ TOOLS = {  # command: the Debian package that has it
 }
 # depmod is in /usr/sbin, which is not on every user's PATH; apt-cache translates its "Depends:".
 ENVIRONMENT = {**os.environ, "LC_ALL": "C", "PATH": os.environ.get("PATH", "") + ":/usr/sbin:/sbin"}
+
+_STAT = """
+import os, sys
+try:
+    os.stat(sys.argv[1])
+except OSError as error:
+    sys.exit(error.errno)
+"""
+_ANSWER_S = 10.0
 
 
 class GuestUnavailable(Exception):  # noqa: N818 - a state of the host, not an error of the caller
@@ -84,14 +96,28 @@ def stale_fuse_mounts() -> list[str]:
     for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
         fields = line.split()
         mount_point = re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), fields[4])
-        if not fields[fields.index("-") + 1].startswith("fuse"):
-            continue
-        try:
-            Path(mount_point).stat()
-        except OSError as error:
-            if error.errno == errno.ENOTCONN:
-                stale.append(mount_point)
+        if fields[fields.index("-") + 1].startswith("fuse") and _stat(mount_point) == errno.ENOTCONN:
+            stale.append(mount_point)
     return stale
+
+
+def _stat(path: str) -> int:
+    """Return the errno of a stat(2), 0 if it succeeds, ETIMEDOUT if there is no answer.
+
+    In a process of its own: a server that was stopped, as by a test that was killed, answers never, and a
+    request that it has read cannot be killed (fs/fuse/dev.c:request_wait_answer).
+    """
+    pid = os.posix_spawn(sys.executable, [sys.executable, "-IS", "-c", _STAT, path], ENVIRONMENT)
+    end = os.pidfd_open(pid)
+    try:
+        poller = select.poll()
+        poller.register(end, select.POLLIN)
+        if poller.poll(_ANSWER_S * 1000):
+            return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        os.kill(pid, signal.SIGKILL)
+    finally:
+        os.close(end)
+    return errno.ETIMEDOUT
 
 
 @functools.cache  # apt-cache takes 0.6 s, and its answer is the same for all boots of one run

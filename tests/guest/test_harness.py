@@ -7,8 +7,8 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -168,9 +168,9 @@ def test_old_package_lists_are_updated(root: None, monkeypatch: pytest.MonkeyPat
     assert commands == ["depends", "update", "depends"]
 
 
-def test_dead_fuse_mounts_are_named(root: None, tmp_path: Path) -> None:
-    """A FUSE mount whose server is gone is found, whatever its name, and prevents the boot."""
-    directory = tmp_path / "a directory"
+@contextmanager
+def fuse_mount(directory: Path) -> Iterator[int]:
+    """Mount a FUSE file system whose server answers nothing; the value is the server's descriptor."""
     directory.mkdir()
     server = os.open("/dev/fuse", os.O_RDWR)
     options = f"fd={server},rootmode=40000,user_id=0,group_id=0"
@@ -180,12 +180,30 @@ def test_dead_fuse_mounts_are_named(root: None, tmp_path: Path) -> None:
         check=True,
     )
     try:
+        yield server
+    finally:
+        subprocess.run(["umount", "--lazy", directory], check=True)
+
+
+def test_dead_fuse_mounts_are_named(root: None, tmp_path: Path) -> None:
+    """A FUSE mount whose server is gone is found, whatever its name, and prevents the boot."""
+    directory = tmp_path / "a directory"
+    with fuse_mount(directory) as server:
         os.close(server)
         with pytest.raises(OSError, check=lambda error: error.errno == errno.ENOTCONN):
             directory.stat()
         assert str(directory) in kernel.stale_fuse_mounts()
-    finally:
-        subprocess.run(["umount", "--lazy", directory], check=True)
+
+
+def test_a_fuse_mount_without_an_answer_delays_no_boot_for_long(
+    root: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be that of another test, which stops its server."""
+    monkeypatch.setattr(kernel, "_ANSWER_S", 0.1)
+    directory = tmp_path / "directory"
+    with fuse_mount(directory) as server:
+        assert kernel._stat(str(directory)) == errno.ETIMEDOUT
+        os.close(server)
 
 
 def test_a_cpu_costs_two_rings(guest: Run) -> None:
