@@ -554,7 +554,7 @@ class Sampler:
                 self._counter_fired = True
                 early_s = min(early_s, self._sampled_s + self._interval.counter_s)
                 if self._clock() < early_s and not counter.rest():
-                    early_s = min(early_s, self._sampled_s + self._parameters.min_update_period_s)
+                    early_s = min(early_s, self._sampled_s + self._interval.soonest_s)
                 self._due_s = early_s
         if self._limits_fd is not None and self._limits_fd in ready:
             # Often as well: a user may own a cgroup. So it is not polled until it is read.

@@ -12,6 +12,10 @@ from memnotify.abi.figures import PAGE_SIZE
 _COUNTER_SHARE = 0.5
 # A burst is over within seconds; its rate must not keep the interval short for longer.
 _HALF_LIFE_S = 1.0
+# After a quiet time so many samples may be early: a step of huge pages is over 1 ms after a page counter has
+# fired, and with a whole min_update_period it was noticed after 24 ms.
+_EARLY_SAMPLES = 4
+_EARLY_SHARE = 0.25
 
 
 class SamplingParameters(NamedTuple):
@@ -21,7 +25,7 @@ class SamplingParameters(NamedTuple):
     """Base interval, and the greatest age of the figures that a read returns."""
     max_update_period_s: float
     min_update_period_s: float
-    """The shortest interval; not above ``update_period_s``."""
+    """The shortest interval, at most ``update_period_s``; after a quiet time four may be a quarter of it."""
     fill_rate_pages_s: float
     """How fast memory is expected to fill."""
     update_space_kib: int
@@ -50,6 +54,8 @@ class Interval(NamedTuple):
     """The nearest level that no page counter announces is in reach after this time."""
     rate_pages_s: float = 0.0
     """The highest rate seen lately."""
+    soonest_s: float = math.inf
+    """No sample follows sooner, unless memory stalls or thresholds change."""
 
     def __str__(self) -> str:
         """Return the interval and why it is as long as it is."""
@@ -85,14 +91,15 @@ class SamplingSchedule:
     the granularity, and is the shortest again as soon as one has. What has moved is measured from the figures
     at which the back-off was last the shortest, so a slow drift counts as well. The reach is the distance of
     the nearest level / rate; the rate is the fill rate or, if that is higher, the rate seen lately. The floor
-    is ``update_period_s``, or ``min_update_period_s`` while the seen rate alone would reach the level within
-    ``update_period_s``.
+    is ``update_period_s``, or ``Interval.soonest_s`` while the seen rate alone would reach the level within
+    ``update_period_s``. That is ``min_update_period_s``, or a quarter of it for four samples, after as many
+    periods without one.
 
     ``Interval.counter_s`` is for a page counter, which announces that memory may have come as far as the
     nearest level. Half of the way takes at least this long at the rate, and it is never below the floor. The
     first sample after a quiet time cannot know how fast memory moves. If a page counter caused that sample,
-    the next one follows after ``min_update_period_s``, to measure the rate. A counter that fires before
-    ``Interval.counter_s`` for the first time causes a sample after ``min_update_period_s`` as well; one that
+    the next one follows after ``Interval.soonest_s``, to measure the rate. A counter that fires before
+    ``Interval.counter_s`` for the first time causes a sample after ``Interval.soonest_s`` as well; one that
     does so again rests (``PageCounter.rest``).
 
     So a crossing is noticed at most one floor after it happened, if figures move no faster than the rate: a
@@ -102,7 +109,7 @@ class SamplingSchedule:
 
     def __init__(self, parameters: SamplingParameters) -> None:
         self._seen_rate_pages_s = 0.0
-        self._last_s = -math.inf
+        self._last_s = self._paced_s = -math.inf
         self.reset(parameters)
 
     def reset(self, parameters: SamplingParameters) -> Interval:
@@ -147,8 +154,7 @@ class SamplingSchedule:
         fast anything moved that is not among the figures.
         """
         parameters = self.parameters
-        quiet_s = taken_s - self._last_s
-        self._last_s = taken_s
+        quiet_s, self._last_s = taken_s - self._last_s, taken_s
         seen_pages_s = self._seen_rate_pages_s
         reading = _reading(taken_s, figures, pcp_pages)
         self._update_rate(reading, quiet_s, moved_pages_s)
@@ -159,7 +165,8 @@ class SamplingSchedule:
         self._update_back_off(reading, granularity_pages)
         rate_pages_s = self.rate_pages_s
         near = self._seen_rate_pages_s * parameters.update_period_s >= nearest_pages
-        floor_s = parameters.min_update_period_s if near else parameters.update_period_s
+        soonest_s = self._pace(taken_s)
+        floor_s = soonest_s if near else parameters.update_period_s
         reach_s = (nearest_pages if unannounced_pages is None else unannounced_pages) / rate_pages_s
         counter_s = max(floor_s, _COUNTER_SHARE * nearest_pages / rate_pages_s)
         timer_s = max(floor_s, min(self._back_off_s, reach_s))
@@ -167,9 +174,21 @@ class SamplingSchedule:
         if timer_s == floor_s > min(self._back_off_s, reach_s):
             reason = "near a threshold" if near else "update_period"
         if learning:
-            timer_s = parameters.min_update_period_s
-            reason = "measuring how fast memory moves"
-        return Interval(timer_s, counter_s, reason, self._back_off_s, reach_s, self._seen_rate_pages_s)
+            timer_s, reason = soonest_s, "measuring how fast memory moves"
+        return Interval(
+            timer_s, counter_s, reason, self._back_off_s, reach_s, self._seen_rate_pages_s, soonest_s
+        )
+
+    def _pace(self, taken_s: float) -> float:
+        """Count a sample; return after how long the next one may follow.
+
+        ``_paced_s`` is when the next sample would follow if none were early: the generic cell rate algorithm
+        (ITU-T I.371).
+        """
+        period_s = self.parameters.min_update_period_s
+        self._paced_s = max(self._paced_s, taken_s) + period_s
+        soonest_s = self._paced_s - (1 - _EARLY_SHARE) * _EARLY_SAMPLES * period_s - taken_s
+        return min(period_s, max(_EARLY_SHARE * period_s, soonest_s))
 
     def _update_rate(self, reading: _Reading, quiet_s: float, seen: float) -> None:
         if self._last is not None:

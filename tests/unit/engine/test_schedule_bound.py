@@ -21,6 +21,8 @@ MAX_S = 15.0
 RATE_PAGES_S = 1000.0
 TOTAL_PAGES = 100_000
 PARAMETERS = sampling(UPDATE_S, MAX_S, fill_rate_pages_s=RATE_PAGES_S)
+LEAST_S = PARAMETERS.min_update_period_s
+EARLY_S = LEAST_S / 4
 
 # How much of the rate memory moves with, and for how many steps: a quiet time, in which the interval grows,
 # then stretches that come and go.
@@ -170,7 +172,7 @@ def test_a_sample_by_a_page_counter_is_followed_by_a_second_one() -> None:
     interval = schedule.update(
         10.0, Figures(TOTAL_PAGES, 10, 0), 1, 89_990, unannounced_pages=math.inf, counter_fired=True
     )
-    assert interval.timer_s == PARAMETERS.min_update_period_s
+    assert interval.timer_s == EARLY_S
     # 90 times as fast as expected
     interval = schedule.update(10.02, Figures(TOTAL_PAGES, 1810, 0), 1, 88_190, unannounced_pages=math.inf)
     assert math.isclose(interval.counter_s, 88_190 / 90_000 / 2)
@@ -181,6 +183,23 @@ def test_a_sample_by_a_page_counter_is_followed_by_a_second_one() -> None:
     assert interval.timer_s >= UPDATE_S
 
 
+@pytest.mark.parametrize(("quiet_s", "early"), [(0.0, 0), (3 * EARLY_S, 1), (6 * EARLY_S, 2), (1.0, 4)])
+def test_samples_may_be_early_after_a_quiet_time(quiet_s: float, early: int) -> None:
+    """Up to four; in a long movement near a level there is one sample in each min_update_period."""
+    schedule = SamplingSchedule(PARAMETERS)
+    taken_s = 0.0
+    used = 0
+    schedule.update(taken_s, Figures(TOTAL_PAGES, used, 0), 1)
+    for rest_s, expected in [(LEAST_S, 4), (quiet_s, early)]:
+        taken_s += rest_s
+        for wanted_s in [EARLY_S] * expected + [LEAST_S] * 20:
+            used += 5000
+            interval = schedule.update(taken_s, Figures(TOTAL_PAGES, used, 0), 1, 1)
+            assert math.isclose(interval.timer_s, wanted_s, abs_tol=1e-9)
+            assert interval.soonest_s == interval.timer_s
+            taken_s += interval.timer_s
+
+
 def test_a_burst_soon_after_a_sample_is_measured_too() -> None:
     """It began since, so it is faster than it looks: 900 pages in 0.2 s, perhaps in much less."""
     schedule = SamplingSchedule(PARAMETERS)
@@ -188,7 +207,7 @@ def test_a_burst_soon_after_a_sample_is_measured_too() -> None:
     interval = schedule.update(
         0.2, Figures(TOTAL_PAGES, 900, 0), 1, 89_100, unannounced_pages=math.inf, counter_fired=True
     )
-    assert interval.timer_s == PARAMETERS.min_update_period_s
+    assert interval.timer_s == EARLY_S
 
 
 def test_only_a_fast_movement_towards_a_near_level_shortens_the_interval() -> None:
@@ -196,7 +215,7 @@ def test_only_a_fast_movement_towards_a_near_level_shortens_the_interval() -> No
     interval = schedule.update(0.0, Figures(TOTAL_PAGES, 0, 0), 1)
     there = Figures(TOTAL_PAGES, 2000, 0)
     # 2000 pages/s are seen: 300 pages may take 0.15 s, which is less than the update period, 501 more.
-    for distance_pages, interval_s in ((300, 0.15), (1, 0.02), (501, UPDATE_S)):
+    for distance_pages, interval_s in ((300, 0.15), (1, EARLY_S), (501, UPDATE_S)):
         interval = schedule.update(1.0, there, 1, distance_pages)
         assert math.isclose(interval.timer_s, interval_s, abs_tol=0.001)
     # After two seconds a quarter of that is left, so 300 pages take longer than the update period again.
@@ -252,6 +271,6 @@ def test_a_restart_never_slows_down() -> None:
     schedule = SamplingSchedule(PARAMETERS)
     interval = schedule.update(0.0, Figures(TOTAL_PAGES, 0, 0), 1)
     interval = schedule.update(1.0, Figures(TOTAL_PAGES, 2000, 0), 1, 1)
-    assert interval.timer_s == PARAMETERS.min_update_period_s
+    assert interval.timer_s == EARLY_S
     interval = schedule.restart(interval)
-    assert interval.timer_s == PARAMETERS.min_update_period_s
+    assert interval.timer_s == EARLY_S
