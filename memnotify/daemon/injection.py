@@ -50,7 +50,7 @@ class _InjectedReader:
     def read_plain(self) -> Figures:
         return self._injected(self.real.read_plain())
 
-    def read_exact(self) -> tuple[Figures, int]:
+    def read_exact(self, plain: Figures | None = None) -> tuple[Figures, int]:  # noqa: ARG002 - not the real ones
         figures, pcp_pages = self.real.read_exact()
         return self._injected(figures), pcp_pages
 

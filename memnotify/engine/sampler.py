@@ -64,8 +64,8 @@ class FigureReader(Protocol):
     def read_plain(self) -> Figures:
         """Return the figures with an upper bound of ``used``."""
 
-    def read_exact(self) -> tuple[Figures, int]:
-        """Return the figures, and the number of pages on those lists."""
+    def read_exact(self, plain: Figures | None = None) -> tuple[Figures, int]:
+        """Return the figures, and the number of pages on those lists; ``plain`` were read just before."""
 
 
 class WakeSources(NamedTuple):
@@ -202,6 +202,11 @@ class Sampler:
         return {number for counter in self._page_counters for number in counter.tracepoints}
 
     @property
+    def _armed_anew(self) -> int:
+        """How often page counters began to count anew."""
+        return sum(counter.begun for counter in self._page_counters)
+
+    @property
     def counters_refused(self) -> bool:
         """Whether only a process of root can have page counters again."""
         return any(counter.refused for counter in self._page_counters)
@@ -304,6 +309,7 @@ class Sampler:
         """Take one sample and notify the observers that crossed. Raises MemInfoError."""
         with self._sampling_lock:
             self._finish(serving=False)
+            armed_anew = self._armed_anew if counter_fired else -1
             sample = self._read_plain()
             groups = self._due_groups(sample.taken_s, counter_fired=counter_fired)
             if not sample.exact and (
@@ -312,7 +318,7 @@ class Sampler:
                 or sample.figures.total != self._exact_total_pages
                 or self._table.needs_exact_figures(sample.figures, self._reader.pcp_limit_pages)
             ):
-                sample = self._read_exact()
+                sample = self._read_exact(sample)
             self._count(sample)
             distances = self._rearm(sample)
             nearest_pages, rate_pages_s = distances.nearest, 0.0
@@ -334,6 +340,7 @@ class Sampler:
             unannounced_pages=unannounced_pages,
             pcp_pages=sample.pcp_pages if sample.exact else None,
             counter_fired=counter_fired,
+            gapless=counter_fired and unannounced_pages == math.inf and armed_anew == self._armed_anew,
             moved_pages_s=rate_pages_s,
         )
         if any(counter.opening for counter in self._page_counters):
@@ -365,6 +372,8 @@ class Sampler:
 
         A serving thread leaves both to the sampler thread if many thresholds fired.
         """
+        if not self._table.fired:
+            return False
         last = batches[-1]
         leaves = self._serving and self._table.fired > _SERVED_AT_ONCE
         notified = False
@@ -465,10 +474,11 @@ class Sampler:
         self._failing_s = math.inf
         return Sample(taken_s, figures, exact=not self._reader.pcp_is_free)
 
-    def _read_exact(self) -> Sample:
-        taken_s = self._begin_reading()
+    def _read_exact(self, plain: Sample | None = None) -> Sample:
+        """Take an exact sample; ``plain`` is one that was taken just before. Raises MemInfoError."""
+        taken_s = self._begin_reading() if plain is None else plain.taken_s
         try:
-            figures, pcp_pages = self._reader.read_exact()
+            figures, pcp_pages = self._reader.read_exact(None if plain is None else plain.figures)
         except MemInfoError as error:
             self._note_failure(error)
             raise
@@ -548,7 +558,7 @@ class Sampler:
         due_s = self._due_s = self._published_due_s = min(self._due_s, self._clock() + self._interval.timer_s)
         ready = self._sleep(self._sampling_poller, due_s - self._clock())
         early_s = due_s - self._slack_s
-        for counter in self._page_counters:
+        for counter in self._page_counters if ready else ():
             if counter.fileno() in ready:
                 counter.drain()
                 self._counter_fired = True

@@ -77,10 +77,10 @@ class _Reading(NamedTuple):
     def moved_pages(self, earlier: "_Reading") -> int:
         """Return how far the figure moved that moved most. The per-CPU lists count only if they must."""
         if self.exact is None or earlier.exact is None:
-            pairs = zip(self.plain, earlier.plain, strict=True)
+            now, then = self.plain, earlier.plain
         else:
-            pairs = zip(self.exact, earlier.exact, strict=True)
-        return max(abs(now - then) for now, then in pairs)
+            now, then = self.exact, earlier.exact
+        return max(map(abs, map(int.__sub__, now, then)))
 
 
 class SamplingSchedule:
@@ -98,7 +98,8 @@ class SamplingSchedule:
     ``Interval.counter_s`` is for a page counter, which announces that memory may have come as far as the
     nearest level. Half of the way takes at least this long at the rate, and it is never below the floor. The
     first sample after a quiet time cannot know how fast memory moves. If a page counter caused that sample,
-    the next one follows after ``Interval.soonest_s``, to measure the rate. A counter that fires before
+    the next one follows after ``Interval.soonest_s``, to measure the rate; if counters that have not paused
+    announce every level, it follows only once one of them fires again. A counter that fires before
     ``Interval.counter_s`` for the first time causes a sample after ``Interval.soonest_s`` as well; one that
     does so again rests (``PageCounter.rest``).
 
@@ -143,6 +144,7 @@ class SamplingSchedule:
         unannounced_pages: float | None = None,
         pcp_pages: int | None = 0,
         counter_fired: bool = False,
+        gapless: bool = False,
         moved_pages_s: float = 0.0,
     ) -> Interval:
         """Return the interval that follows a sample.
@@ -150,30 +152,30 @@ class SamplingSchedule:
         ``taken_s`` is the clock's. ``nearest_pages`` is the distance of the nearest level, infinite if there
         is none; ``unannounced_pages`` that of the nearest level that no page counter announces, by default
         the same. ``pcp_pages`` were on the per-CPU lists and are taken out of ``figures``; None if they were
-        not counted. ``counter_fired`` is true if a page counter caused the sample; ``moved_pages_s`` is how
+        not counted. ``counter_fired`` is true if a page counter caused the sample; ``gapless`` if page
+        counters that have counted since before the reading announce every level. ``moved_pages_s`` is how
         fast anything moved that is not among the figures.
         """
         parameters = self.parameters
         quiet_s, self._last_s = taken_s - self._last_s, taken_s
-        seen_pages_s = self._seen_rate_pages_s
         reading = _reading(taken_s, figures, pcp_pages)
-        self._update_rate(reading, quiet_s, moved_pages_s)
+        faster = self._update_rate(reading, quiet_s, moved_pages_s)
         # A burst that began since the last sample is faster than it looks.
-        learning = counter_fired and (
-            quiet_s >= parameters.update_period_s or self._seen_rate_pages_s > 2 * seen_pages_s
-        )
+        learning = counter_fired and (faster or quiet_s >= parameters.update_period_s)
         self._update_back_off(reading, granularity_pages)
-        rate_pages_s = self.rate_pages_s
         near = self._seen_rate_pages_s * parameters.update_period_s >= nearest_pages
         soonest_s = self._pace(taken_s)
         floor_s = soonest_s if near else parameters.update_period_s
-        reach_s = (nearest_pages if unannounced_pages is None else unannounced_pages) / rate_pages_s
-        counter_s = max(floor_s, _COUNTER_SHARE * nearest_pages / rate_pages_s)
+        reach_s = (nearest_pages if unannounced_pages is None else unannounced_pages) / self.rate_pages_s
+        counter_s = max(floor_s, _COUNTER_SHARE * nearest_pages / self.rate_pages_s)
         timer_s = max(floor_s, min(self._back_off_s, reach_s))
         reason = "in reach of a threshold" if reach_s < self._back_off_s else "backing off"
         if timer_s == floor_s > min(self._back_off_s, reach_s):
             reason = "near a threshold" if near else "update_period"
-        if learning:
+        if learning and gapless:
+            # No level is reached before a counter fires again: 6 of an idle machine's 10 samples less.
+            counter_s = soonest_s
+        elif learning:
             timer_s, reason = soonest_s, "measuring how fast memory moves"
         return Interval(
             timer_s, counter_s, reason, self._back_off_s, reach_s, self._seen_rate_pages_s, soonest_s
@@ -190,13 +192,16 @@ class SamplingSchedule:
         soonest_s = self._paced_s - (1 - _EARLY_SHARE) * _EARLY_SAMPLES * period_s - taken_s
         return min(period_s, max(_EARLY_SHARE * period_s, soonest_s))
 
-    def _update_rate(self, reading: _Reading, quiet_s: float, seen: float) -> None:
+    def _update_rate(self, reading: _Reading, quiet_s: float, seen: float) -> bool:
+        """Note how fast memory moved; return whether that is more than twice as fast as before."""
+        before = self._seen_rate_pages_s
         if self._last is not None:
             # At least a millisecond: two samples in a row differ by noise, not by a rate.
             elapsed_s = max(reading.taken_s - self._last.taken_s, 0.001)
             seen = max(seen, reading.moved_pages(self._last) / elapsed_s)
-        self._seen_rate_pages_s = max(seen, self._seen_rate_pages_s * 0.5 ** (quiet_s / _HALF_LIFE_S))
+        self._seen_rate_pages_s = max(seen, before * 0.5 ** (quiet_s / _HALF_LIFE_S))
         self._last = reading
+        return self._seen_rate_pages_s > 2 * before
 
     def _update_back_off(self, reading: _Reading, granularity_pages: int) -> None:
         if self._origin is None:

@@ -221,21 +221,22 @@ class MemInfoReader:
                 os.close(opened)
         self._failed = False
 
-    def read_exact(self) -> tuple[Figures, int]:
+    def read_exact(self, plain: Figures | None = None) -> tuple[Figures, int]:
         """Return the figures as the contract defines them, and the number of pages on the per-CPU lists.
 
-        Costs two reads of /proc/meminfo and one of /proc/zoneinfo, which grows with CPUs and zones. Pages
+        ``plain`` are figures read just before, if there are any. Costs one read of /proc/meminfo more than
+        those, and one of /proc/zoneinfo, which grows with CPUs and zones. Pages
         that move between the lists and the rest in the meantime would count twice or not at all, so the
         reading is repeated until ``used`` is known within a batch. If that fails, return the possible
         ``used`` nearest to the last one: an uncertain movement must not cross a threshold. Raises
         MemInfoError.
         """
         if not self.pcp_is_free:
-            return self.read_plain(), 0
+            return plain or self.read_plain(), 0
         # One thread at a time: the kernel remembers one position of the file between two preads. A pread
         # elsewhere generates the text again, in which numbers may have another length (fs/seq_file.c).
         with self._exact:
-            after = self.read_plain()
+            after = plain or self.read_plain()
             for _ in range(_ATTEMPTS):
                 before = after
                 pcp_pages = self._pcp_pages()

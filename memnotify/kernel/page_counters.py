@@ -92,6 +92,8 @@ class PageCounter:
         self._epoll = select.epoll()
         self.refused = False
         """Whether only root can open counters now. Any thread."""
+        self.begun = 0
+        """How often it began to count anew: what passed just before was not counted."""
         self.opening = False
         """Whether ``arm`` left counters to be opened by its next call, and armed nothing."""
         self._cpus = b""
@@ -102,13 +104,15 @@ class PageCounter:
         # Counters of CPUs that went offline, to be closed; CPUs that came online, to be counted on.
         self._dead: list[TracepointCounter] = []
         self._to_open: list[int] = []
-        self._lag_pages = 0
+        self._lag_pages = self._least_pages = 0
         self._armed_pages = 0
         self._armed_every = False
         self._rest = self._to_rest = 0
         self._fired_early = False
         # When to open counters again if that has failed; infinite once it is refused.
         self._retry_s = -math.inf
+        # Whether it fired since it was armed or left armed; whether it is left armed for far too few pages.
+        self._fired = self._low = False
         try:
             self._kinds = self._kinds_of(map(tracepoint, names))
             self._can_every = bool(every_names)
@@ -136,10 +140,7 @@ class PageCounter:
     @property
     def least_pages(self) -> int:
         """The fewest pages it can be armed for."""
-        if not self._kinds:
-            return self._lag_pages + 1
-        share_pages = math.ceil(_LEAST_SHARE_PAGES * len(self._counters) / self._kinds[0].share)
-        return self._lag_pages + (1 << (share_pages - 1).bit_length())
+        return self._least_pages if self._kinds else self._lag_pages + 1
 
     def arm(self, pages: float, moved_pages: float = 0.0, every_pages: float = 0.0) -> int:
         """Fire no later than when ``pages`` more have passed than at a reading; return for how many, or 0.
@@ -147,7 +148,7 @@ class PageCounter:
         Since the reading ``moved_pages`` may have passed already. A counter that stays as it is has counted
         these. It is not armed for fewer than ``least_pages``, for infinity, or while it rests. Arming
         interrupts each CPU. So a counter is armed for a power of two. It stays armed while that power is at
-        most the new number and more than a quarter of it. So it may fire early, never late.
+        most the new number, and, if it has fired, more than a quarter of it. So it fires early, never late.
 
         If ``pages`` are too few, fire no later than when ``every_pages`` have passed the tracepoints of
         ``every_names`` instead.
@@ -193,7 +194,10 @@ class PageCounter:
         """Count nothing for some samples, because it fired too early; for twice as many each time.
 
         Return False and go on if it did so for the first time: memory may move faster than it was seen to.
+        The same if it was left armed for far too few pages: the next sample arms it again.
         """
+        if self._low:
+            return False
         if not self._rest:
             self._rest, self._fired_early = 1, True
             return False
@@ -214,6 +218,7 @@ class PageCounter:
     def drain(self) -> None:
         """Clear the readiness."""
         self._epoll.poll(0)
+        self._fired = True
 
     def close(self) -> None:
         """Close all descriptors."""
@@ -248,14 +253,13 @@ class PageCounter:
         if not any(self._counters.values()):
             self.disarm()
             return 0
-        kept = self._armed_pages > 0 and self._armed_every is every
-        if not (kept and self._armed_pages <= self._rounded(pages) < 4 * self._armed_pages):
+        if not self._goes_on(pages, every=every):
             rounded = self._rounded(pages - moved_pages)
             # The figures include what was counted until now.
             self.disarm()
             if self._too_few(pages - moved_pages):
                 return 0
-            self.drain()
+            self._epoll.poll(0)
             # At least 1: one event of a larger order may stand for more than the share.
             events = [
                 max(1, int(rounded * kind.share) // len(self._counters) // kind.weight_pages)
@@ -266,7 +270,17 @@ class PageCounter:
                     if kind.every is every:
                         counter.arm(number)
             self._armed_pages, self._armed_every = rounded, every
+            self._low = False
+            self.begun += 1
         return self._armed_pages + self._lag_pages
+
+    def _goes_on(self, pages: float, *, every: bool) -> bool:
+        """Return whether it stays armed as it is, since it fires no later than after so many pages."""
+        rounded, fired = self._rounded(pages), self._fired
+        kept = 0 < self._armed_pages <= rounded and self._armed_every is every
+        self._low = kept and rounded >= 4 * self._armed_pages
+        self._fired = False
+        return kept and not (self._low and fired)
 
     def _rounded(self, pages: float) -> int:
         """Return the number for which it can be armed so that it fires within ``pages``, or 0."""
@@ -324,6 +338,8 @@ class PageCounter:
         if self._retry_s > -math.inf:
             self._retry_s = -math.inf
             log.info("pages are counted again")
+        share_pages = math.ceil(_LEAST_SHARE_PAGES * len(self._counters) / self._kinds[0].share)
+        self._least_pages = self._lag_pages + (1 << (share_pages - 1).bit_length())
         return True
 
     def _drop_counters(self, cpus: list[int], *, keep: bool) -> None:

@@ -36,8 +36,8 @@ class _Reader:
     def read_plain(self) -> Figures:
         return self.simulated.figures
 
-    def read_exact(self) -> tuple[Figures, int]:
-        return self.simulated.figures, 0
+    def read_exact(self, plain: Figures | None = None) -> tuple[Figures, int]:
+        return plain or self.simulated.figures, 0
 
 
 class _Cgroup:

@@ -69,7 +69,7 @@ class FakeReader(MemInfoReader):
         figures, pcp_pages = self._take()
         return figures._replace(used=figures.used + pcp_pages)
 
-    def read_exact(self) -> tuple[Figures, int]:
+    def read_exact(self, plain: Figures | None = None) -> tuple[Figures, int]:  # noqa: ARG002 - a new reading
         """Return the figures as the contract defines them, and the pages on the per-CPU lists."""
         if not self.pcp_is_free:
             return self.read_plain(), 0
@@ -117,7 +117,7 @@ class FakePageCounter(PageCounter):
         self._least_pages = least_pages
         self.armed_pages = math.inf
         self._armed_for = 0
-        self.rests = self._to_rest = 0
+        self.rests = self._to_rest = self.begun = 0
         self.every = False
         """Whether it counts every allocation."""
         self.to_open = 0
@@ -154,6 +154,7 @@ class FakePageCounter(PageCounter):
             return 0
         if math.floor(pages) != self._armed_for:
             self.armed_pages = self._armed_for = math.floor(pages)
+            self.begun += 1
         return self._armed_for
 
     def disarm(self) -> None:

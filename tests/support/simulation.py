@@ -17,6 +17,7 @@ from memnotify.abi.figures import NAMES, Figures
 from memnotify.engine.sampler import Timing, WakeSources
 from memnotify.engine.schedule import SamplingParameters
 from memnotify.engine.table import ObserverTable
+from memnotify.kernel.page_counters import PageCounter
 
 STEP_S = 0.005
 
@@ -69,7 +70,12 @@ class Curve:
 
 
 class CurveCounter(FakePageCounter):
-    """A page counter that fires after ``share`` of the pages that it is armed for."""
+    """A page counter that fires each time ``share`` of the pages that it is armed for have passed.
+
+    It goes on counting while it is armed for enough, and rests, as the kernel's.
+    """
+
+    rest = PageCounter.rest
 
     def __init__(
         self, curve: Curve, passed: list[float], clock: FakeClock, least_pages: int, share: float
@@ -80,24 +86,56 @@ class CurveCounter(FakePageCounter):
         self.clock = clock
         self.share = share
         self.due_s = math.inf
+        self._rest = self._lag_pages = self._armed_pages = 0
+        self._fired_early = self._armed_every = self._fired = self._low = False
+        self._counted_pages = 0.0
 
     def arm(self, pages: float, moved_pages: float = 0.0, every_pages: float = 0.0) -> int:
-        """Arm it."""
-        armed = super().arm(pages, moved_pages, every_pages)
-        passed = self.curve.handed_out if self.every else self.passed
-        self.patient = True
-        self.due_s = math.inf
-        if armed:
-            wanted = passed[self.curve.step(self.clock())] + armed * self.share
-            step = bisect.bisect_left(passed, wanted)
-            if step < len(passed):
-                self.due_s = step * STEP_S
-        return armed
+        """Arm it, unless it goes on or rests."""
+        if self._armed_pages:
+            if not self._fired_early:
+                self._rest = 0
+            self._fired_early = False
+        elif self._to_rest:
+            self._to_rest -= 1
+            return 0
+        every = pages < max(1, self._least_pages)
+        wanted_pages = every_pages if every else pages
+        if wanted_pages == math.inf:
+            self.disarm()
+        elif not self._goes_on(wanted_pages, every=every):
+            self.disarm()
+            rounded = self._rounded(wanted_pages - moved_pages)
+            if rounded >= max(1, self._least_pages):
+                self._armed_pages, self._armed_every = rounded, every
+                self.begun += 1
+                self._counted_pages = self._passed()[self.curve.step(self.clock())]
+                self._count_on()
+        return self._armed_pages
+
+    def fire(self) -> None:
+        """Poll ready, and count again."""
+        os.eventfd_write(self.fileno(), 1)
+        self._counted_pages = self._passed()[self.curve.step(self.clock())]
+        self._count_on()
 
     def disarm(self) -> None:
         """Disarm it."""
-        super().disarm()
+        self._armed_pages = 0
         self.due_s = math.inf
+
+    def drain(self) -> None:
+        """Clear the readiness."""
+        super().drain()
+        self._fired = True
+
+    def _passed(self) -> list[float]:
+        return self.curve.handed_out if self._armed_every else self.passed
+
+    def _count_on(self) -> None:
+        passed = self._passed()
+        step = bisect.bisect_left(passed, self._counted_pages + self._armed_pages * self.share)
+        self.due_s = step * STEP_S if step < len(passed) else math.inf
 
 
 class CurveReader(FakeReader):
@@ -177,6 +215,5 @@ class Simulation(Bench[CurveReader]):
                 self.clock.now_s = end_s
                 break
             self.clock.now_s = max(self.clock(), first.due_s)
-            first.due_s = math.inf
-            os.eventfd_write(first.fileno(), 1)
+            first.fire()
         return ready

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 from support.bench import Bench, Notify, sampling
-from support.fakes import FakeReader
+from support.fakes import FakePageCounter, FakeReader
 from support.levels import levels
 from support.waiting import DEADLINE_S, eventually
 
 from memnotify.abi.figures import PAGE_SIZE
 from memnotify.engine.observer import NO_HANDLE, HandleBatch
+from memnotify.engine.sampler import WakeSources
 from memnotify.engine.table import Sample
 
 PERIOD_S = 0.25
@@ -422,6 +423,27 @@ def test_each_sample_counts_for_the_interval(bench: SamplerBench) -> None:
         bench.sampler.sample()
         seen.append(bench.interval_s / PERIOD_S)
     assert seen == [1, 2, 4, 8, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("least_pages", "used", "waits"), [(0, 100, True), (0, 101, False), (500, 100, False)]
+)
+def test_the_second_sample_waits_for_page_counters(least_pages: int, used: int, *, waits: bool) -> None:
+    """Not if a counter was armed again, which loses what passes meanwhile, nor if one cannot be armed."""
+    counters = FakePageCounter(least_pages), FakePageCounter(least_pages)
+    bench = Bench(FakeReader(), sampling(), sources=WakeSources(page_counters=counters))
+    bench.reader.pcp_limit_pages = 0
+    bench.table.subscribe(bench.table.open(), levels({USED: 500}), bench.sampler.refresh())
+    for _ in range(2):
+        bench.clock.tick(10)
+        bench.sampler.sample()
+    bench.reader.use(used)
+    bench.clock.tick(10)
+    bench.sampler.sample(counter_fired=True)
+    shortest_s = sampling().min_update_period_s
+    assert (bench.interval_s == shortest_s) is not waits
+    assert (bench.sampler.interval.counter_s == shortest_s) is waits
+    bench.sampler.stop()
 
 
 @pytest.mark.parametrize(("threshold", "intervals"), [(500, [1, 2, 4, 8, 16]), (200, [1, 2, 4, 4, 4])])

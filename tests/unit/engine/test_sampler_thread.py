@@ -348,10 +348,10 @@ def test_pressure_causes_a_sample_at_once(make: Maker) -> None:
 
         def receive() -> None:
             far.recv(1, socket.MSG_OOB)
-            # So much later that no rate can be seen since then.
-            bench.clock.tick(1e6)
 
         bench.reader.before = [receive]
+        # So much later that no rate can be seen since then.
+        bench.clock.tick(1e6)
         near.send(b"!", socket.MSG_OOB)
         eventually(lambda: woken == [9], "the waiter is woken")
         eventually(lambda: len(bench.sleeps) == 5, "the sampler sleeps again")

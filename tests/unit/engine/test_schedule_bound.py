@@ -200,6 +200,61 @@ def test_samples_may_be_early_after_a_quiet_time(quiet_s: float, early: int) -> 
             taken_s += interval.timer_s
 
 
+def test_a_second_one_waits_for_counters_without_a_gap() -> None:
+    """They announce each level, so the rate need not be known before one of them fires again."""
+    schedule = SamplingSchedule(PARAMETERS)
+    schedule.update(0.0, Figures(TOTAL_PAGES, 0, 0), 1, 90_000, unannounced_pages=math.inf)
+    interval = schedule.update(
+        10.0,
+        Figures(TOTAL_PAGES, 10, 0),
+        1,
+        89_990,
+        unannounced_pages=math.inf,
+        counter_fired=True,
+        gapless=True,
+    )
+    assert (interval.timer_s, interval.counter_s) == (UPDATE_S, interval.soonest_s)
+
+
+@settings(max_examples=int(os.environ.get("MEMNOTIFY_EXAMPLES", "100")))
+@given(
+    threshold=st.integers(2000, 100_000),
+    quiet_steps=st.integers(round(30 / STEP_S), round(60 / STEP_S)),
+    times_as_fast=st.floats(1, 1000),
+    burst_steps=st.integers(1, 400),
+    falls=st.booleans(),
+    share=st.floats(0.01, 1),
+)
+def test_a_burst_after_a_quiet_time_is_noticed_within_the_shortest_period(
+    *,
+    threshold: int,
+    quiet_steps: int,
+    times_as_fast: float,
+    burst_steps: int,
+    falls: bool,
+    share: float,
+) -> None:
+    """However fast, long and near, as long as a page counter counts for the threshold."""
+    burst = (times_as_fast * RATE_PAGES_S * STEP_S * (-1 if falls else 1), burst_steps)
+    curve = Curve(threshold + 1000 if falls else 100, [(0.0, quiet_steps), burst, (0.0, round(20 / STEP_S))])
+    crossed = next((s for s, pages in enumerate(curve.used) if (pages >= threshold) != falls), None)
+    noticed_s: list[float] = []
+    simulation = Simulation(
+        curve,
+        PARAMETERS._replace(update_space_kib=1),
+        lambda _: noticed_s.append(simulation.clock()),
+        counter={"least_pages": 1, "share": share},
+    )
+    fh = simulation.table.open()
+    simulation.table.subscribe(fh, levels({USED: threshold}), simulation.sampler.refresh())
+    simulation.table.poll(fh, 1)
+    simulation.run()
+    if crossed is None:
+        assert noticed_s == []
+    else:
+        assert noticed_s[0] <= crossed * STEP_S + PARAMETERS.min_update_period_s + 2 * STEP_S
+
+
 def test_a_burst_soon_after_a_sample_is_measured_too() -> None:
     """It began since, so it is faster than it looks: 900 pages in 0.2 s, perhaps in much less."""
     schedule = SamplingSchedule(PARAMETERS)

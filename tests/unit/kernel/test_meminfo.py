@@ -311,6 +311,17 @@ def test_memory_that_moves_while_it_is_read(plains: list[int], lists: list[int],
     assert (figures.used, pcp_pages) == (used, max(0, plains[-1] - used))
 
 
+def test_figures_that_were_just_read_are_not_read_again() -> None:
+    """They are the first of the two readings, and are not trusted if memory has moved since."""
+    with Moving() as reader:
+        plain = Figures(FAR * 100, FAR * 9, 0)
+        reader.plains, reader.lists = [FAR * 9], [FAR]
+        assert reader.read_exact(plain)[0].used == FAR * 8
+        reader.plains, reader.lists = [FAR * 10, FAR * 10], [FAR, FAR]
+        assert reader.read_exact(plain)[0].used == FAR * 9
+        assert (reader.plains, reader.lists) == ([], [])
+
+
 EXTRA_FIGURES = {"available": "MemAvailable", "swap_taken": "SwapTotal - SwapFree", "Zswap": "Zswap"}
 
 

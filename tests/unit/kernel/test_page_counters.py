@@ -251,15 +251,30 @@ def _zones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **managed_pages: int
 
 
 def test_left_alone_while_it_is_early_enough(counters: list[FakeCounter]) -> None:
-    """CPUs are interrupted only for a smaller number, or for one four times as large."""
+    """CPUs are interrupted only for a smaller number, or for one four times as large if it has fired."""
     counter = PageCounter(FREED)
     least = counter.least_pages - counter._lag_pages
     times = []
-    for factor in (4, 5, 7.9, 15, 4, 16, 8, 15, 3, 3):
-        assert counter.arm(counter._lag_pages + factor * least)
+    for factor, fired in ((4, 0), (5, 0), (15, 1), (4, 0), (40, 0), (4, 0), (40, 1), (40, 0), (8, 0), (8, 0)):
+        if fired:
+            counter.drain()
+        assert counter.arm(counter._lag_pages + factor * least) <= counter._lag_pages + factor * least
         times.append(sum(map(bool, counters[0].armed)))
-    assert times == [1, 1, 1, 1, 1, 2, 3, 3, 4, 4]
+        assert counter.begun == times[-1]
+    assert times == [1, 1, 1, 1, 1, 1, 2, 2, 3, 3]
     counter.close()
+
+
+def test_one_that_was_left_alone_may_fire_too_early(counter: PageCounter) -> None:
+    """It is armed for far too few pages, so that it fires early says nothing about memory."""
+    assert counter.arm(counter.least_pages)
+    assert counter.arm(1 << 40)
+    for _ in range(3):
+        assert not counter.rest()
+    counter.drain()
+    assert counter.arm(1 << 40)
+    assert not counter.rest()
+    assert counter.rest()
 
 
 def test_a_suspend_kills_the_counters(counters: list[FakeCounter], monkeypatch: pytest.MonkeyPatch) -> None:
