@@ -16,7 +16,7 @@ from memnotify.abi.figures import threshold_names
 from memnotify.abi.thresholds import Level, parse
 from memnotify.engine.observer import NO_HANDLE, Group, GroupSource, HandleBatch
 from memnotify.engine.sampler import Sampler
-from memnotify.engine.table import EVENT, NO_NEWS, OF_GROUP, ObserverTable, Sample
+from memnotify.engine.table import EVENT, NO_NEWS, ObserverTable, Sample
 from memnotify.logs import LIMITED
 
 log = logging.getLogger(__name__)
@@ -78,12 +78,15 @@ class Device:
         # Figures first: a failure must not cost the client its event.
         sample = self._sampler.cached()
         try:
-            if sample is not None:
-                self._acknowledged = self._table.acknowledge_read(fh, sample)
-            if sample is None or not self._acknowledged:
-                sample = self._sampler.refresh(partial(self._acknowledge, fh))
-            if self._acknowledged == OF_GROUP:
-                return self._read_with_group(fh)
+            if self._table.has_news(fh) or sample is None:
+                if fh in self._table.group_of:
+                    return self._read_with_group(fh)
+                if sample is not None:
+                    self._acknowledged = self._table.acknowledge_read(fh, sample)
+                if sample is None or not self._acknowledged:
+                    sample = self._sampler.refresh(partial(self._acknowledge, fh))
+            else:
+                self._acknowledged = NO_NEWS
         except KeyError:
             raise OSError(errno.EBADF, "not open") from None
         last, line = self._shown

@@ -9,6 +9,7 @@ import select
 import time
 from array import array
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from memnotify.engine.groups import GroupSampler
 
 log = logging.getLogger(__name__)
+_root = logging.getLogger()
+_OPENING = attrgetter("opening")
 
 # A sleep of a second or more may end early by this share, together with another wake-up of the CPU: 0.9 s of
 # the default max_update_period, as each further second costs one more wake-up in four minutes; at most 4 s,
@@ -312,12 +315,7 @@ class Sampler:
             armed_anew = self._armed_anew if counter_fired else -1
             sample = self._read_plain()
             groups = self._due_groups(sample.taken_s, counter_fired=counter_fired)
-            if not sample.exact and (
-                (groups and self._page_counters)
-                or sample.taken_s - self._exact_s > _LIMIT_AGE_S
-                or sample.figures.total != self._exact_total_pages
-                or self._table.needs_exact_figures(sample.figures, self._reader.pcp_limit_pages)
-            ):
+            if self._needs_exact(sample, groups):
                 sample = self._read_exact(sample)
             self._count(sample)
             distances = self._rearm(sample)
@@ -343,12 +341,23 @@ class Sampler:
             gapless=counter_fired and unannounced_pages == math.inf and armed_anew == self._armed_anew,
             moved_pages_s=rate_pages_s,
         )
-        if any(counter.opening for counter in self._page_counters):
+        if self._page_counters and any(map(_OPENING, self._page_counters)):
             # Nothing is announced until they are open.
             soon_s = min(self._interval.timer_s, self._parameters.min_update_period_s)
             self._interval = self._interval._replace(timer_s=soon_s, reason="opening page counters")
         self._sampled_s = sample.taken_s
-        log.debug("next sample in %s", self._interval)
+        # After a long sleep the logging module's own look costs 10 us.
+        if _root.level <= logging.DEBUG:
+            log.debug("next sample in %s", self._interval)
+
+    def _needs_exact(self, sample: Sample, groups: Sequence[Group]) -> bool:
+        """Return whether a plain sample is not enough, if these cgroups are to be read with it."""
+        return not sample.exact and (
+            bool(groups and self._page_counters)
+            or sample.taken_s - self._exact_s > _LIMIT_AGE_S
+            or sample.figures.total != self._exact_total_pages
+            or self._table.needs_exact_figures(sample.figures, self._reader.pcp_limit_pages)
+        )
 
     def _due_groups(self, now_s: float, *, counter_fired: bool) -> Sequence[Group]:
         """Return the cgroups that this sample must read."""

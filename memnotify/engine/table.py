@@ -41,7 +41,7 @@ from memnotify.engine.saved_state import KH, NO_PLACE, OPENER, Armed, Record, Sa
 # Above every fh of an observer that is saved.
 _NOT_SAVED = 1 << 59
 
-STALE, NO_NEWS, EVENT, OF_GROUP = range(4)
+STALE, NO_NEWS, EVENT = range(3)
 """What ``ObserverTable.acknowledge_read`` has acknowledged; STALE is false, the others are true."""
 
 
@@ -395,20 +395,22 @@ class ObserverTable:
         with self._lock:
             self._clear(self._observers[fh])
 
+    def has_news(self, fh: int) -> bool:
+        """Return whether a read must do more than to return figures: acknowledge, bind, or add a cgroup's.
+
+        A crossing after this stays pending, as if the read had come first. Raises KeyError for an unknown fh.
+        """
+        return self._observers[fh].news
+
     def acknowledge_read(self, fh: int, sample: Sample) -> int:
         """Clear an observer's pending event, because a read returns the figures of ``sample``.
 
         If the figures lie between a threshold and its damped level, the client sees the other side without an
         event, so the threshold is armed for the way back. Return EVENT if one was pending, otherwise NO_NEWS.
-        If an event is newer than the figures, do nothing and return STALE: the read needs a newer sample. If
-        a threshold is on a cgroup, do nothing and return OF_GROUP. Raises KeyError for an unknown fh.
+        If an event is newer than the figures, do nothing and return STALE: the read needs a newer sample.
+        Raises KeyError for an unknown fh.
         """
         observer = self._observers[fh]
-        if not observer.news:
-            # A crossing after this stays pending, as if the read had come first.
-            return NO_NEWS
-        if fh in self.group_of:
-            return OF_GROUP
         if self._arming:
             self._take_turn()
         with self._lock:

@@ -574,10 +574,7 @@ def test_the_lock_is_given_back_while_many_are_armed() -> None:
 def test_the_sampler_does_not_overtake(ask: Callable[[ObserverTable, int], object]) -> None:
     """A poll or read that waits for the table gets it before the sampler goes on."""
     table = ObserverTable()
-    fh = table.open()
-    # Otherwise a read does not wait.
-    table._observers[fh].news = True
-    thread = threading.Thread(target=ask, args=(table, fh))
+    thread = threading.Thread(target=ask, args=(table, table.open()))
     table._arming = True
     with table._lock:
         thread.start()
