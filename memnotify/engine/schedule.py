@@ -177,9 +177,8 @@ class SamplingSchedule:
             counter_s = soonest_s
         elif learning:
             timer_s, reason = soonest_s, "measuring how fast memory moves"
-        return Interval(
-            timer_s, counter_s, reason, self._back_off_s, reach_s, self._seen_rate_pages_s, soonest_s
-        )
+        seen_pages_s = self._seen_rate_pages_s
+        return Interval(timer_s, counter_s, reason, self._back_off_s, reach_s, seen_pages_s, soonest_s)
 
     def _pace(self, taken_s: float) -> float:
         """Count a sample; return after how long the next one may follow.
