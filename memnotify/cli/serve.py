@@ -2,6 +2,7 @@
 """``memnotify serve``: the daemon, in the foreground."""
 
 import argparse
+import errno
 import logging
 import os
 import signal
@@ -142,7 +143,7 @@ def _serve_device(settings: Settings, configuration: "_Configuration") -> int:
     try:
         with ExitStack() as undo:
             kept = takeover.take_kept()
-            listener = _open_listener(settings, undo)
+            listener = _open_listener(settings, undo, replaces=takeover.SESSION in kept.fds)
             status_socket = _open_status_socket(
                 settings, configuration, undo, kept.fds.get(takeover.STATUS, -1)
             )
@@ -161,18 +162,30 @@ def _serve_device(settings: Settings, configuration: "_Configuration") -> int:
             )
             return 0 if serving else 1
     except (TransportError, MemInfoError, PrivilegesError, OSError) as error:
-        log.error("%s", error)  # noqa: TRY400 - the message says what to do
+        log.error("%s%s", error, _advice(error))  # noqa: TRY400 - the message says what to do
         return 1
 
 
-def _open_listener(settings: Settings, undo: ExitStack) -> "Listener | None":
-    """Return the listener at --socket or on the socket that the service manager passed, or None."""
+def _advice(error: Exception) -> str:
+    """Return what to do about an error of the operating system, if its text does not say so."""
+    if isinstance(error, OSError) and error.errno == errno.EMFILE:
+        return ": raise the limit of open files (ulimit -n, LimitNOFILE= in a unit)"
+    if isinstance(error, FileNotFoundError) and str(error.filename).startswith("/proc/"):
+        return ": mount /proc (mount -t proc proc /proc)"
+    return ""
+
+
+def _open_listener(settings: Settings, undo: ExitStack, *, replaces: bool) -> "Listener | None":
+    """Return the listener at --socket or on the socket that was passed, or None.
+
+    If this program ``replaces`` another one, the socket that was passed served its clients.
+    """
     if not settings.socket and "LISTEN_PID" not in os.environ:
         return None
     # Imported here because a daemon without a socket does not need it in memory.
     from memnotify.transports.unix_listener import open_listener  # noqa: PLC0415
 
-    listener = open_listener(settings.socket, int(settings.socket_mode, 8))
+    listener = open_listener(settings.socket, int(settings.socket_mode, 8), stays=replaces)
     if listener is None:
         return None
     undo.callback(listener.close)

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 
 from memnotify.cli import add_command
 from memnotify.cli.common import report, seconds
@@ -21,17 +20,19 @@ DONE, NOT_SERVING, REFUSED, NO_DAEMON = 0, 1, 3, 4
 _DESCRIPTION = """\
 Replace the program of the daemon that serves the device by the installed one. Its clients keep
 their open files, thresholds and events, and the socket's clients their connections. The command
-first checks the daemon's configuration: if the new program refuses it, the daemon stays as it
-is. systemd restarts a daemon that is a service with a store of descriptors, so this daemon is
-root again while it starts. Any other daemon gets SIGUSR2. The command ends once the device
-answers.
+first checks that the new program can start with the daemon's configuration: if it cannot, the
+daemon stays as it is. systemd restarts a daemon that is a service with a store of descriptors,
+so this daemon is root again while it starts. Any other daemon gets SIGUSR2. The command ends
+once the device answers.
 """
 _EPILOG = """\
 exit codes: 0 the new program serves; 1 it does not, or this user may not signal the daemon;
-            2 wrong arguments; 3 the new program refuses the configuration, and the daemon
-            stays as it was; 4 no daemon serves the device
+            2 wrong arguments; 3 the new program could not start with the configuration, and
+            the daemon stays as it was; 4 no daemon serves the device
 """
 _PAUSE_S = 0.02
+# Without -P, Python would import modules from the working directory, in which another user may have put some.
+_PROGRAM = (sys.executable, "-P", "-m", "memnotify")
 
 
 def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -65,8 +66,8 @@ def run(options: argparse.Namespace) -> int:
             seen = " that this user may see" if machine.unseen else ""
             report("upgrade", f"no daemon{seen} serves {machine.path}")
         return NO_DAEMON
-    if not _accepts(server.words):
-        report("upgrade", f"process {server.pid} stays as it is: the program refuses its configuration")
+    if not _accepts(server):
+        report("upgrade", f"process {server.pid} stays as it is: the new program cannot start, see above")
         return REFUSED
     begun_s = time.monotonic()
     try:
@@ -86,12 +87,16 @@ def run(options: argparse.Namespace) -> int:
     return DONE
 
 
-def _accepts(words: Sequence[str]) -> bool:
-    """Return True if the installed program accepts the configuration of a daemon with this command line."""
-    words = [word for word in words if word]
+def _accepts(server: Server) -> bool:
+    """Return True if the installed program can start with the daemon's command line and directory."""
+    words = server.words[:-1]  # the command line ends with a NUL
     at = words.index("serve") if "serve" in words else len(words)
-    arguments = [sys.executable, "-m", "memnotify", "check-config", *words[at + 1 :]]
-    return subprocess.run(arguments, stdout=subprocess.DEVNULL, check=False).returncode == 0  # noqa: S603 - the daemon's own
+    check = [*_PROGRAM, "check-config", "--here", *words[at + 1 :]]
+    try:
+        return subprocess.call(check, stdout=subprocess.DEVNULL, cwd=f"/proc/{server.pid}/cwd") == 0  # noqa: S603 - the daemon's own
+    except OSError as error:
+        report("upgrade", f"process {server.pid}: its working directory: {error.strerror}")
+        return False
 
 
 def _environment(pid: int) -> dict[str, str]:
@@ -116,7 +121,7 @@ def _replace(server: Server, until_s: float) -> None:
 def _read(path: str, until_s: float) -> None:
     """Read the device; wait until the daemon answers. Raises OSError or SubprocessError."""
     # In a child: a thread in a request that no daemon answers can only be killed.
-    command = [sys.executable, "-m", "memnotify", "read", "--path", path]
+    command = [*_PROGRAM, "read", "--path", path]
     with contextlib.suppress(subprocess.CalledProcessError):
         subprocess.run(  # noqa: S603 - no argument comes from another user
             command, stdout=subprocess.DEVNULL, check=True, timeout=max(1.0, until_s - time.monotonic())

@@ -5,6 +5,7 @@ import argparse
 import json
 import math
 import time
+from collections.abc import Iterator
 
 from memnotify.cli import add_command
 from memnotify.cli.causes import Causes
@@ -78,18 +79,26 @@ def run(options: argparse.Namespace) -> int:
         return 2
     with device:
         echo("wait", device, until_reached=options.up and not options.now)
-        try:
-            return _wait(device, options)
-        except OSError as error:
-            report("wait", explain(options.path, error))
-            return 1
+        events, left = _crossings(device, options), options.count or math.inf
+        while left:
+            try:
+                event = next(events, None)
+            except OSError as error:
+                report("wait", explain(options.path, error))
+                return 1
+            if event is None:
+                return 3
+            # An error of the output is none of the device: it leaves this function.
+            print(_as_json(event) if options.json else event.after, flush=True)
+            left -= 1
+        return 0
 
 
-def _wait(device: Memnotify, options: argparse.Namespace) -> int:
-    """Print each event that counts; return the exit code."""
+def _crossings(device: Memnotify, options: argparse.Namespace) -> Iterator[Crossed]:
+    """Give each event that counts, until the time-out. Raises OSError."""
     causes = Causes(for_s=options.for_s)
     direction = options.up if options.up or options.down else None
-    left, quiet_until_s = options.count or math.inf, -math.inf
+    quiet_until_s = -math.inf
     now_s = time.monotonic()
     end_s = math.inf if options.timeout is None else now_s + options.timeout
     event: Event | None = None
@@ -107,13 +116,10 @@ def _wait(device: Memnotify, options: argparse.Namespace) -> int:
         if changes:
             event = Crossed(device.figures, device.read(), changes)
         if isinstance(event, Crossed) and now_s >= quiet_until_s:
-            print(_as_json(event) if options.json else event.after, flush=True)
+            yield event
             quiet_until_s = now_s + options.quiet_for_s
-            left -= 1
-        if not left:
-            return 0
         if now_s >= end_s:
-            return 3
+            return
         counts_s = causes.wait_s(now_s)
         timeout = min(end_s - now_s, math.inf if counts_s is None else counts_s)
         event = device.wait(None if timeout == math.inf else timeout)

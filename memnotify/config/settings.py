@@ -14,6 +14,8 @@ from memnotify.abi.figures import select_extra_figures
 _MOST = 2**48
 # poll() takes its timeout as an int of milliseconds.
 _DAY_MS = 86_400_000
+# unix(7): sun_path has 108 bytes, with the NUL.
+_SOCKET_BYTES = 107
 _UNITS = {"_ms": "ms", "_mib_s": "MiB/s", "_kib": "kB"}
 _SHOWN = 60
 
@@ -142,6 +144,12 @@ def _all_match(pattern: str, value: object) -> bool:
     return all(isinstance(string, str) and re.fullmatch(pattern, string) for string in strings)
 
 
+def _refuse_long_path(path: str) -> None:
+    size = len(path.encode(errors="surrogateescape"))
+    if size > _SOCKET_BYTES:
+        raise ValueError(f"it has {size} bytes, and the path of a socket at most {_SOCKET_BYTES}")
+
+
 _ROWS = (
     Setting(
         "transport",
@@ -163,7 +171,13 @@ _ROWS = (
         "PATH",
         default_means="/dev/NAME",
     ),
-    Setting("socket", "serve on an AF_UNIX stream socket too", "PATH", default_means="none"),
+    Setting(
+        "socket",
+        "serve on an AF_UNIX stream socket too",
+        "PATH",
+        parse=_refuse_long_path,
+        default_means="none",
+    ),
     Setting(
         "socket_mode",
         "the socket's permissions, in octal",
@@ -175,6 +189,7 @@ _ROWS = (
         "status_socket",
         "serve the status on an AF_UNIX socket, for 'memnotify status'",
         "PATH",
+        parse=_refuse_long_path,
         default_means="none",
     ),
     Setting(

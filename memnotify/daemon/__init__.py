@@ -339,7 +339,9 @@ class Service:
             log.error("not replaced: the clients' state could not be saved, and they would be lost")
             return False
         if not works():
-            log.error("not replaced: 'memnotify check-config' fails or cannot run, see the message above")
+            log.error(
+                "not replaced: 'memnotify check-config --here' fails or cannot run, see the message above"
+            )
             return False
         return True
 

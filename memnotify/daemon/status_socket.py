@@ -142,9 +142,10 @@ class StatusServer:
             return
         connection.text = rest
         try:
-            request = json.loads(text)
+            # Decoded here: for the bytes of another encoding json imports its codec.
+            request = json.loads(text.decode())
             request["method"]
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             self._drop(connection)
             return
         source = self._source = self._source or self._make_source()

@@ -400,10 +400,10 @@ class Handover:
 
 
 def works() -> bool:
-    """Return True if the program that would replace this one accepts the configuration."""
+    """Return True if the program that would replace this one can start with the present configuration."""
     arguments = sys.orig_argv
     at = arguments.index("serve")
-    check = [*arguments[:at], "check-config", *arguments[at + 1 :]]
+    check = [*arguments[:at], "check-config", "--here", *arguments[at + 1 :]]
     try:
         pid = os.posix_spawn(
             sys.executable,

@@ -24,9 +24,16 @@ class Mount(NamedTuple):
 def canonical_path(path: str) -> str:
     """Return the absolute path with its directories resolved, as mountinfo has it.
 
-    The last component stays: a link there must not lead elsewhere.
+    The last component stays: a link there must not lead elsewhere. Raises OSError if the path is relative and
+    the working directory was removed.
     """
-    directory, name = os.path.split(os.path.abspath(path))
+    try:
+        path = os.path.abspath(path)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            error.errno, "the working directory was removed: give an absolute path", path
+        ) from None
+    directory, name = os.path.split(path)
     return os.path.join(os.path.realpath(directory), name)
 
 

@@ -36,7 +36,7 @@ def write(connections: Iterable[KeptConnection], names: Sequence[str]) -> int:
         [each.hex() if isinstance(each, bytes) else each for each in connection] for connection in connections
     ]
     fd = os.memfd_create("memnotify-connections", os.MFD_CLOEXEC)
-    with open(fd, "w", encoding="ascii", closefd=False) as file:
+    with open(fd, "w", encoding="utf-8", closefd=False) as file:
         json.dump([list(names), kept], file)
     return fd
 
@@ -48,7 +48,7 @@ def read(fd: int, names: Sequence[str]) -> list[KeptConnection]:
     """
     try:
         os.lseek(fd, 0, os.SEEK_SET)
-        with open(fd, encoding="ascii", closefd=False) as file:
+        with open(fd, encoding="utf-8", closefd=False) as file:
             before, kept = json.load(file)
         # The last one is the cgroup.
         places = {place: names.index(name) for place, name in enumerate(before) if name in names}

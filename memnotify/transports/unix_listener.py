@@ -79,12 +79,8 @@ class Listener:
             log.warning("the socket %s could not be removed: %s", self.path, error.strerror)
 
     def _remove_dead(self) -> None:
-        try:
-            status = os.lstat(self.path)
-        except FileNotFoundError:
+        if not _is_socket(self.path):
             return
-        if not stat.S_ISSOCK(status.st_mode):
-            raise TransportError(f"{self.path} exists and is no socket: choose another --socket")
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.settimeout(0)
             try:
@@ -97,10 +93,32 @@ class Listener:
         raise TransportError(f"{self.path} is served by another process already; stop that one first")
 
 
-def open_listener(path: str, mode: int) -> Listener | None:
+def _is_socket(path: str) -> bool:
+    """Return True if there is a socket at ``path``, False if there is nothing. Raises TransportError."""
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return False
+    if not stat.S_ISSOCK(status.st_mode):
+        raise TransportError(f"{path} exists and is no socket: choose another path for the socket")
+    return True
+
+
+def check_place(path: str) -> None:
+    """Raise TransportError if no socket can be made at ``path``. One that is there may be a daemon's own."""
+    path = canonical_path(path)
+    refuse_untrusted_directory(path)
+    directory = os.path.dirname(path)
+    if not _is_socket(path) and not os.access(directory, os.W_OK | os.X_OK):
+        why = "this user may not write to" if os.path.isdir(directory) else "there is no directory"
+        raise TransportError(f"cannot make the socket {path}: {why} {directory}")
+
+
+def open_listener(path: str, mode: int, *, stays: bool = False) -> Listener | None:
     """Return a listener on the socket that the service manager passed, or else at ``path``, or None.
 
-    Raises TransportError if a passed socket cannot be used, or is at another path.
+    Raises TransportError if a passed socket cannot be used, or is at another path. If it ``stays``, because
+    the program before served it, the one at another path is used as well.
     """
     passed = take_passed_socket()
     if passed is None:
@@ -108,6 +126,9 @@ def open_listener(path: str, mode: int) -> Listener | None:
     bound = passed.getsockname()
     place = f"@{os.fsdecode(bound[1:])}" if isinstance(bound, bytes) else bound
     if path and canonical_path(path) != canonical_path(place):
+        if stays:
+            log.warning("--socket is %s, and %s stays: a change of socket takes a restart", path, place)
+            return Listener(place, passed=passed)
         passed.close()
         raise TransportError(
             f"the service manager passed the socket {place}, but --socket is {path}: leave --socket out"

@@ -51,3 +51,10 @@ def test_wait_times_out_and_explains_refusals(daemon: Daemon) -> None:
         assert (done.returncode, done.stdout) == (2, "")
         assert "is not understood" in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_wait_does_not_blame_the_device_for_its_output(daemon: Daemon) -> None:
+    command = [sys.executable, "-m", "memnotify", "wait", "used 1%", "--now", "--path", daemon.path]
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "memnotify: [Errno 28] No space left on device\n")

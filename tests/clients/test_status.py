@@ -256,7 +256,10 @@ def test_a_reply_of_several_parts(daemon: Daemon, place: str) -> None:
             assert sorted(levels) == [*range(1000, 1450)]
 
 
-@pytest.mark.parametrize("request_", [b"x\0", b"[]\0", b'{"method": 5', b"{}\0", b"x" * 10_000])
+@pytest.mark.parametrize(
+    "request_",
+    [b"x\0", b"[]\0", b'{"method": 5', b"{}\0", b"x" * 10_000, b"[" * 4000 + b"\0", b"\xef\xbb\xbf{}\0"],
+)
 def test_nonsense_ends_the_connection_only(daemon: Daemon, place: str, request_: bytes) -> None:
     with _connected(place) as connection:
         connection.sendall(request_)

@@ -49,6 +49,36 @@ def test_the_program_replaces_itself(memory: FakeMemory) -> None:
             assert clients.told()
 
 
+def test_the_program_stays_if_a_new_one_could_not_start(memory: FakeMemory, tmp_path: Path) -> None:
+    """Settings that are well formed, and that this machine cannot serve, cost no client."""
+    config = tmp_path / "memnotify.toml"
+    config.touch()
+    (tmp_path / "file").touch()
+    with (
+        Daemon(*ARGUMENTS, name=NAME, program=memory.program, config=str(config)) as daemon,
+        clients_of(daemon, 10) as clients,
+    ):
+        for times, (setting, reason) in enumerate(
+            (
+                ('user = "no-such-user"', "there is no user 'no-such-user'"),
+                (f'socket = "{tmp_path}/none/socket"', "/none/socket: its directory: No such file"),
+                (f'status_socket = "{tmp_path}/file"', "exists and is no socket"),
+                ('figures = ["HighFree"]', "lacks it: remove from --figures"),
+            ),
+            1,
+        ):
+            config.write_text(setting)
+            daemon.process.send_signal(signal.SIGUSR2)
+            eventually(lambda: daemon.log.count("not replaced") == times, "it is refused")  # noqa: B023
+            assert reason in daemon.log
+        assert daemon.log.count("ready: ") == 1
+        refused = upgrade()
+        assert refused.returncode == 3
+        assert "HighFree" in refused.stderr
+        memory.use(70)
+        assert clients.told()
+
+
 @pytest.mark.parametrize("used", [60, 70])
 def test_a_daemon_that_was_stopped_tells_what_is_crossed_then(memory: FakeMemory, used: int) -> None:
     """SIGSTOP: what was crossed and still is, is told once after SIGCONT."""
@@ -65,10 +95,16 @@ def test_a_daemon_that_was_stopped_tells_what_is_crossed_then(memory: FakeMemory
         assert clients.told()
 
 
-def upgrade(*arguments: str, path: str = f"/dev/{NAME}") -> "subprocess.CompletedProcess[str]":
-    """Run ``memnotify upgrade``."""
+def upgrade(
+    *arguments: str, path: str = f"/dev/{NAME}", directory: Path | None = None
+) -> "subprocess.CompletedProcess[str]":
+    """Run ``memnotify upgrade`` in a directory. As the installed program, it imports nothing from there."""
     return subprocess.run(
-        [*PROGRAM, "upgrade", "--path", path, *arguments], capture_output=True, text=True, check=False
+        [PROGRAM[0], "-P", *PROGRAM[1:], "upgrade", "--path", path, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=directory,
     )
 
 
@@ -76,12 +112,13 @@ def test_upgrade(memory: FakeMemory, tmp_path: Path) -> None:
     """It ends once the new program serves, and its exit code says why that does not."""
     config = tmp_path / "memnotify.toml"
     config.touch()
+    (tmp_path / "argparse.py").write_text("raise SystemExit('a module of the working directory')")
     with (
-        Daemon(*ARGUMENTS, name=NAME, program=memory.program, config=str(config)) as daemon,
+        Daemon(*ARGUMENTS, name=NAME, program=memory.program, config=os.path.relpath(config)) as daemon,
         clients_of(daemon, 2) as clients,
     ):
         for times in (1, 2):
-            done = upgrade()
+            done = upgrade(directory=tmp_path)
             assert (done.returncode, done.stderr) == (0, "")
             assert "replaced, and serves after " in done.stdout
             assert daemon.log.count("took over 2 clients") == times

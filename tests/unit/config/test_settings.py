@@ -140,6 +140,10 @@ def test_within_bounds(values: dict[str, object]) -> None:
         ({"log_level": "loud"}, 'file:1: log_level is "loud": it must be one of debug, info, warning, error'),
         ({"transport": ""}, 'file:1: transport is "": it must be one of auto, cuse, fuse'),
         (
+            {"socket": "/" + "\u00e9" * 54},
+            "file:1: socket: it has 109 bytes, and the path of a socket at most 107",
+        ),
+        (
             {"path": "a\0"},
             'file:1: path is "a\\U00000000": it must not contain a NUL character',
         ),

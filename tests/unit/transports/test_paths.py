@@ -11,6 +11,19 @@ from memnotify.transports import TransportError
 from memnotify.transports.paths import directory_locked, refuse_untrusted_directory
 
 
+def test_a_relative_path_in_a_directory_that_was_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message says what to do."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert canonical_path("/device") == "/device"
+    with pytest.raises(FileNotFoundError, match="give an absolute path: 'device'"):
+        canonical_path("device")
+
+
 def test_a_canonical_path_keeps_a_link_at_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = tmp_path.resolve() / "real"
     real.mkdir()

@@ -93,6 +93,18 @@ def test_a_socket_that_does_not_listen_is_refused(passed: socket.socket) -> None
         take_passed_socket()
 
 
+def test_a_passed_socket_that_stays_is_used_whatever_the_option(
+    passed: socket.socket, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A program that replaces another one may be unable to make the new socket, and must not end."""
+    passed.listen()
+    listener = open_listener(str(tmp_path / "other"), 0o666, stays=True)
+    assert listener is not None
+    with listener.socket:
+        assert listener.path == passed.getsockname()
+    assert "a change of socket takes a restart" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("family", "kind"),
     [
