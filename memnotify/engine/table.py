@@ -413,7 +413,8 @@ class ObserverTable:
         observer = self._observers[fh]
         if self._arming:
             self._take_turn()
-        with self._lock:
+        self._lock.acquire()  # as in poll()
+        try:
             if sample.taken_s < self.event_s:
                 return STALE
             acknowledged = NO_NEWS
@@ -423,6 +424,8 @@ class ObserverTable:
                 observer.pending = False
                 self._saved.words[observer.place] = 0
             bound = self._bind_all(observer, sample)
+        finally:
+            self._lock.release()
         if bound:
             self.on_thresholds_changed()
         return acknowledged
@@ -521,11 +524,15 @@ class ObserverTable:
         """
         if self._arming:
             self._take_turn()
-        with self._lock:
+        # `with` takes 0.06 to 0.1 us more, in Python 3.11.
+        self._lock.acquire()
+        try:
             observer = self._observers[fh]
             if handle and not observer.handle:
                 observer.handle = self._saved.words[observer.place + KH] = handle
             return observer.pending
+        finally:
+            self._lock.release()
 
     def needs_exact_figures(self, plain: Figures, pcp_limit_pages: int) -> bool:
         """Return True if the per-CPU free lists, with at most ``pcp_limit_pages``, can change what crosses.
