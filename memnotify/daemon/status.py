@@ -5,22 +5,19 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from memnotify import __version__
 from memnotify.config.settings import SETTINGS
 from memnotify.daemon.injection import Injection
 from memnotify.daemon.running import Engine
+from memnotify.daemon.status_observers import ShownObservers
 from memnotify.engine.latencies import BOUNDS_S
-from memnotify.engine.table import ObserverState
 from memnotify.kernel.meminfo import MemInfoError
 
 INTERFACE = "org.memnotify.Daemon"
 _SERVICE = "org.varlink.service"
-# The interpreter's lock and the table's are held while so many are described, 0.2 ms; then the server rests.
-_OBSERVERS_IN_PART = 100
-_FALSE_TRUE = ("false", "true")
 _UNAVAILABLE = "not available: the log says why"
 _ERRORS = {
     "MethodNotFound": "method",
@@ -45,6 +42,17 @@ class StatusSource:
         self._description = description
         self._since_s = since_s
         self.injection = Injection(engine.sampler)
+        self._observers = ShownObservers(engine.table, [*engine.sampler.names, "cgroup"])
+
+    @property
+    def due_in_s(self) -> float:
+        """In how many seconds ``do_due`` has something to do; infinite if nothing is due."""
+        return min(self.injection.due_in_s, self._observers.due_in_s)
+
+    def do_due(self) -> None:
+        """End the injection, and forget the observers, if it is time."""
+        self.injection.do_due()
+        self._observers.do_due()
 
     def reply(self, request: Any, uid: int) -> Iterator[bytes]:
         """Return the parts of the reply to a request, without the NUL. Each is made when it is asked for."""
@@ -100,7 +108,7 @@ class StatusSource:
         )
         yield f'{{"parameters":{status[:-1]},"observers":['.encode()
         if observers:
-            yield from self._observers(uid)
+            yield from self._observers.parts(uid)
         yield b"]}}"
 
     def _figures(self) -> list[dict[str, object]]:
@@ -172,61 +180,8 @@ class StatusSource:
             return "off: count_pages is false"
         return _UNAVAILABLE
 
-    def _observers(self, uid: int) -> Iterator[bytes]:
-        """Yield the objects of the observers that the user may see, a part at a time."""
-        table = self._engine.table
-        processes: dict[int, str] = {}
-        fhs = table.fhs()
-        names = [*self._engine.sampler.names, "cgroup"]
-        separator = ""
-        for first in range(0, len(fhs), _OBSERVERS_IN_PART):
-            now_s = time.monotonic()
-            shown = []
-            for state in table.describe(fhs[first : first + _OBSERVERS_IN_PART], uid):
-                opener = state[1]
-                if opener not in processes:
-                    processes[opener] = _process(opener)
-                shown.append(_observer(state, processes[opener], now_s, names))
-            if shown:
-                yield f"{separator}{','.join(shown)}".encode()
-                separator = ","
-            else:
-                # The server rests after this too.
-                yield b" "
-
-
-def _observer(state: ObserverState, process: str, now_s: float, names: Sequence[str]) -> str:
-    """Return the object of an observer; ``process`` has the members of the process that opened it.
-
-    Made here, as json takes five times as long. Names of figures need no escapes.
-    """
-    fh, _, pending, events, event_s, thresholds = state
-    shown = [
-        f'{{"name":"{names[figure]}","pages":{pages},"above":{_FALSE_TRUE[not rising]},"next_pages":{level}}}'
-        for figure, pages, rising, level in thresholds
-    ]
-    age = f"{now_s - event_s:.3f}" if event_s > -math.inf else "null"
-    return (
-        f'{{"id":{fh},{process},"pending":{_FALSE_TRUE[pending]},"events":{events},'
-        f'"last_event_age":{age},"thresholds":[{",".join(shown)}]}}'
-    )
-
 
 def _as_text(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return ",".join(value) if isinstance(value, tuple) else str(value)
-
-
-def _process(opener: int) -> str:
-    """Return the members of a process: its command and cgroup, as far as they can be had."""
-    pid, uid = opener >> 32, opener & 0xFFFFFFFF
-    found = {"pid": pid, "uid": uid, "command": "", "cgroup": ""}
-    if pid:
-        for key, file in (("command", "comm"), ("cgroup", "cgroup")):
-            try:
-                with open(f"/proc/{pid}/{file}", encoding="utf-8", errors="replace") as lines:
-                    found[key] = lines.read(4096).rstrip("\n").rpartition("\n")[2].rpartition("::")[2]
-            except OSError:
-                pass
-    return json.dumps(found)[1:-1]

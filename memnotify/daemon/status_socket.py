@@ -77,7 +77,7 @@ class StatusServer:
     @property
     def due_in_s(self) -> float:
         """In how many seconds ``turn`` is due, whatever the clients do."""
-        return math.inf if self._source is None else self._source.injection.due_in_s
+        return math.inf if self._source is None else self._source.due_in_s
 
     def end_injection(self) -> None:
         """Let the figures be real, because the daemon ends."""
@@ -87,7 +87,7 @@ class StatusServer:
     def turn(self) -> None:
         """Do what the clients want now, and what is due. No exception leaves it."""
         if self._source is not None:
-            self._source.injection.do_due()
+            self._source.do_due()
         for fd, events in self._epoll.poll(0):
             connection = self._connections.get(fd)
             try:

@@ -31,13 +31,11 @@ class _Asked:
 
     def _make_source(self) -> Any:
         self.done.append("made")
-        injection = SimpleNamespace(
-            due_in_s=math.inf,
-            do_due=lambda: None,
-            reply=lambda *_, **__: None,
-            owner_is_gone=lambda _: None,
+        injection = SimpleNamespace(reply=lambda *_, **__: None, owner_is_gone=lambda _: None)
+        source = SimpleNamespace(
+            injection=injection, reply=self._reply, due_in_s=math.inf, do_due=lambda: None
         )
-        return cast("Any", SimpleNamespace(injection=injection, reply=self._reply))
+        return cast("Any", source)
 
     def _reply(self, _request: object, _uid: int) -> Iterator[bytes]:
         for part in (b"{", b"}"):

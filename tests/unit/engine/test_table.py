@@ -33,7 +33,7 @@ from memnotify.abi.figures import Figures
 from memnotify.abi.thresholds import parse
 from memnotify.engine.observer import NO_HANDLE, HandleBatch, Observer, Threshold, ThresholdIndex
 from memnotify.engine.saved_state import NO_PLACE, SavedState
-from memnotify.engine.table import Distances, Limits, ObserverTable, Sample
+from memnotify.engine.table import Distances, Fingerprint, Limits, ObserverState, ObserverTable, Sample
 
 USED = 1
 
@@ -74,6 +74,7 @@ class TableMachine(RuleBasedStateMachine):
         self.handles = 0
         self.kept: set[int] = set()
         self.kh: dict[int, int] = {}
+        self.shown: tuple[Fingerprint, list[ObserverState]] | None = None
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr("memnotify.engine.table._REARMED_AT_ONCE", 1)
 
@@ -280,6 +281,15 @@ class TableMachine(RuleBasedStateMachine):
         ]
         sample = Sample(self.clock(), self.figures, exact=True, pcp_pages=7)
         assert self.table.rearm(sample, 5).nearest == min(distances, default=math.inf)
+
+    @invariant()
+    def fingerprint_tells_a_change(self) -> None:
+        """Compare what the status shows with what it showed before at the same fingerprint."""
+        fhs = [*self.model]
+        shown = self.table.fingerprint(fhs), self.table.describe(fhs)
+        if self.shown is not None and self.shown[0] == shown[0]:
+            assert self.shown[1] == shown[1]
+        self.shown = shown
 
     def teardown(self) -> None:
         """Close all."""
