@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.palette import Palette
 from rich.screen import Screen
-from rich.terminal_theme import DEFAULT_TERMINAL_THEME, SVG_EXPORT_THEME
+from rich.terminal_theme import SVG_EXPORT_THEME, TerminalTheme
 
 from memnotify.cli.watch.machine import Holder, Machine, Memory, Tick
 from memnotify.cli.watch.model import Watch
@@ -32,6 +32,14 @@ total 16G; used 41% active 30%
 ramp to 55% in 50s; hold 20s; drop to 48%; hold 5s; ramp to 93% in 30s; hold 12s
 ramp to 62% in 5s; hold 20s; ramp to 86% in 12s; hold 9s
 """
+# xterm's colours, on white the palest that are common: yellow has a contrast of 1.7 only.
+_XTERM = [
+    (0, 0, 0), (205, 0, 0), (0, 205, 0), (205, 205, 0),
+    (0, 0, 238), (205, 0, 205), (0, 205, 205), (229, 229, 229),
+    (127, 127, 127), (255, 0, 0), (0, 255, 0), (255, 255, 0),
+    (92, 92, 255), (255, 0, 255), (0, 255, 255), (255, 255, 255),
+]  # fmt: skip
+LIGHT = TerminalTheme((255, 255, 255), (0, 0, 0), _XTERM[:8], _XTERM[8:])
 START_S = 1_764_100_000
 HOLDERS = [
     ("postgres", 2210, 4_812),
@@ -88,7 +96,7 @@ def draw(
         color_system="standard",
     )
     console.print(Screen(View(watch, _machine(watch.last.total), zoom=zoom)), end="")
-    theme = DEFAULT_TERMINAL_THEME if light else SVG_EXPORT_THEME
+    theme = LIGHT if light else SVG_EXPORT_THEME
     if not color:
         # The recording keeps colours that a terminal does not get.
         theme.ansi_colors = Palette([theme.foreground_color] * 16)

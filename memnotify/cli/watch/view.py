@@ -40,9 +40,9 @@ _TOPS = (5, 10, 20, 50, 100)
 """Where the scale of a plot may end, in percent."""
 _SIGNS = {
     "up": ("▲", "bold red"),
-    "down": ("▼", "bold green"),
+    "down": ("▼", "green"),
     "lost": ("✖", "bold red"),
-    "restored": ("●", "bold green"),
+    "restored": ("●", "green"),
 }
 _KEYS = (
     ("?", "show or hide this"),
@@ -74,7 +74,7 @@ _AXIS = 8
 _WIDE = 120
 """From this width on, the holders are beside the history."""
 _STALLED = 10.0
-"""From this share of time in percent on, pressure is coloured."""
+"""From this share of time in percent on, pressure is emphasized."""
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _ALSO = (signal.SIGWINCH, signal.SIGTSTP)
 _FUNCTION_KEY = re.compile(rb"\x1b(?:O|\[[0-?]*)?.", re.DOTALL)
@@ -167,12 +167,13 @@ class View:
             ticks = {min(columns - 1, int(columns * share)) for share in self._ticks(name, pages.total)}
             for column in range(columns):
                 if column in marks:
-                    text.append("┃", "bold yellow")
+                    text.append("┃", "bold")
                 elif column in ticks:
-                    text.append("╎", "bold magenta")
+                    text.append("╎", "magenta")
                 else:
                     text.append(*(("▆", style) if column < filled else ("▁", "dim")))
-            text.append(f"{label}\n", style)
+            # Text has the terminal's colour: xterm's yellow and cyan on white cannot be read.
+            text.append(f"{label}\n", "dim" if watch.lost else "bold")
         if more and self._machine is not None:
             text.append_text(_memory(self._machine.memory, width))
         text.rstrip()
@@ -207,13 +208,13 @@ class View:
         for row in reversed(range(rows)):
             is_level = row in levels
             label = labels.get(row, "")
-            text.append(f"{label:>{_AXIS - 2}} ", "yellow" if is_level else "dim")
+            text.append(f"{label:>{_AXIS - 2}} ", "bold" if is_level else "dim")
             text.append("┤" if label else "│", "dim")
             empty = "┄" if is_level else " "
-            text.append(empty * (columns - len(bars)), "yellow")
+            text.append(empty * (columns - len(bars)))
             for eighths, style in bars:
                 block = "·" if row == eighths == 0 else _BLOCKS[max(0, min(8, eighths - 8 * row))]
-                text.append(*((empty, "yellow") if block == " " else (block, style)))
+                text.append(*((empty, "") if block == " " else (block, style)))
             text.append("\n")
         text.rstrip()
         column_s = self._zoom * watch.interval_s
@@ -268,9 +269,9 @@ class View:
         for key, meaning in _KEYS:
             text.append(f"{key:<8}", "bold")
             text.append(f"{meaning}\n")
-        text.append("\n┃", "bold yellow")
+        text.append("\n┃", "bold")
         text.append(" a threshold, in the bar of its figure\n")
-        text.append("╎", "bold magenta")
+        text.append("╎", "magenta")
         text.append(" a threshold of another observer (from the status socket; root sees all)\n")
         text.append("stalls", "bold")
         text.append(" how much of 10 s some task, or all, waited for memory (PSI)\n")
@@ -282,12 +283,10 @@ class View:
         ):
             text.append(*_SIGNS[kind])
             text.append(f" {meaning}\n")
-        text.append("\ngreen", "green")
-        text.append(" no threshold reached, ")
-        text.append("yellow", "yellow")
-        text.append(" some, ")
-        text.append("red", "red")
-        text.append(" all")
+        text.append("\n")
+        for color, reached in (("green", "no threshold reached, "), ("yellow", "some, "), ("red", "all")):
+            text.append("▆", color)
+            text.append(f" {color}: {reached}")
         return _panel(text, Text("keys and signs", "bold default"), height, last=True, watch=self._watch)
 
     def _lines(self, name: str) -> Iterable[Line]:
@@ -306,7 +305,7 @@ def _memory(memory: Memory, width: int) -> Text:
     parts = []
     if memory.pressure is not None:
         some, every = memory.pressure
-        style = "red" if every >= _STALLED else "yellow" if some >= _STALLED else "default"
+        style = "bold red" if every >= _STALLED else "bold" if some >= _STALLED else "default"
         parts.append(Text(f"stalls {_share(some)}, all {_share(every)}", style))
     if memory.swap_bytes:
         parts.append(Text(f"swap {human(memory.swap_used_bytes)} of {human(memory.swap_bytes)}"))

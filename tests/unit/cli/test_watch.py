@@ -194,6 +194,18 @@ def test_colours_say_how_many_thresholds_are_exceeded(thresholds: list[str], col
     assert f"\x1b[{colour}m▆" in bar
 
 
+@pytest.mark.parametrize("size", [(120, 40), (80, 24), (40, 10)])
+@pytest.mark.parametrize("keys", [False, True])
+def test_no_text_is_in_a_colour_that_is_pale_on_white(size: tuple[int, int], *, keys: bool) -> None:
+    """Letters and digits are in the terminal's own colour, or in red; green, yellow and cyan are for areas."""
+    watch = _watch([40, 60, 100], "used 50%", "used 80% active 1%")
+    watch.notes += [Note(WHEN_S, "up", "used reached 50 %"), Note(WHEN_S, "restored", "served again")]
+    drawn = _drawn(watch, *size, machine=_machine(), keys=keys)
+    colored = re.findall(r"\x1b\[[0-9;]*(?:3[2-7]|9[1-7])m([^\x1b]*)", drawn)
+    assert colored
+    assert not [text for text in colored if re.search(r"\w", text)]
+
+
 def test_without_colours_it_is_the_same_picture() -> None:
     watch = _watch([40, 90, None], "used 80%")
     plain = _drawn(watch, 80, 24, no_color=True)
