@@ -10,7 +10,7 @@ from typing import NamedTuple
 from memnotify.engine.observer import NEVER_S
 from memnotify.engine.table import Fingerprint, ObserverState, ObserverTable
 
-# So many hold the interpreter's lock for 0.2 ms while described, 0.03 ms while compared; then the server rests.
+# Describing so many holds the interpreter's lock for 0.2 ms, comparing them for 0.03; then the server rests.
 _OBSERVERS_IN_PART = 100
 # For so long after a reply its parts are kept: 3 MB for 10,000 observers.
 _KEPT_S = 10.0

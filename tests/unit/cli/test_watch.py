@@ -197,7 +197,7 @@ def test_colours_say_how_many_thresholds_are_exceeded(thresholds: list[str], col
 @pytest.mark.parametrize("size", [(120, 40), (80, 24), (40, 10)])
 @pytest.mark.parametrize("keys", [False, True])
 def test_no_text_is_in_a_colour_that_is_pale_on_white(size: tuple[int, int], *, keys: bool) -> None:
-    """Letters and digits are in the terminal's own colour, or in red; green, yellow and cyan are for areas."""
+    """Letters and digits are in the terminal's own colour or red; green, yellow and cyan are for areas."""
     watch = _watch([40, 60, 100], "used 50%", "used 80% active 1%")
     watch.notes += [Note(WHEN_S, "up", "used reached 50 %"), Note(WHEN_S, "restored", "served again")]
     drawn = _drawn(watch, *size, machine=_machine(), keys=keys)
