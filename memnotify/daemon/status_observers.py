@@ -3,6 +3,7 @@
 
 import json
 import math
+import mmap
 import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -23,7 +24,7 @@ class _Part(NamedTuple):
     uid: int
     fingerprint: Fingerprint
     processes: dict[int, str]
-    text: bytes
+    text: mmap.mmap | None
     events_s: list[float]
 
 
@@ -60,9 +61,9 @@ class ShownObservers:
         for first in range(0, len(fhs), _OBSERVERS_IN_PART):
             self._due_s = time.monotonic() + _KEPT_S
             part = self._part(first, fhs[first : first + _OBSERVERS_IN_PART], uid, processes)
-            if part.text:
+            if part.text is not None:
                 now_s = time.monotonic()
-                yield separator + part.text % tuple([now_s - event_s for event_s in part.events_s])
+                yield separator + part.text[:] % tuple([now_s - event_s for event_s in part.events_s])
                 separator = b","
             else:
                 # The server rests after this too.
@@ -85,7 +86,7 @@ class ShownObservers:
             shown = {opener: _known(opener, processes) for _, opener, *_ in states}
             text = ",".join([_observer(state, shown[state[1]], self._names) for state in states])
             events_s = [event_s for *_, event_s, _ in states if event_s != NEVER_S]
-            part = self._parts[first] = _Part(uid, fingerprint, shown, text.encode(), events_s)
+            part = self._parts[first] = _Part(uid, fingerprint, shown, _in_own_pages(text.encode()), events_s)
         return part
 
 
@@ -104,6 +105,15 @@ def _observer(state: ObserverState, process: str, names: Sequence[str]) -> str:
         f'{{"id":{fh},{process},"pending":{_FALSE_TRUE[pending]},"events":{events},'
         f'"last_event_age":{age},"thresholds":[{",".join(shown)}]}}'
     )
+
+
+def _in_own_pages(text: bytes) -> mmap.mmap | None:
+    """Return a copy that the kernel gets back once it is forgotten, or None; the heap would keep 2 MB."""
+    if not text:
+        return None
+    pages = mmap.mmap(-1, len(text))
+    pages[:] = text
+    return pages
 
 
 def _known(opener: int, processes: dict[int, str]) -> str:
