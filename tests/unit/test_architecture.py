@@ -39,7 +39,16 @@ PURE = {
     "abi.thresholds": {"collections.abc", "math", "re", "typing"},
     "config.settings": {"re", "collections.abc", "typing"},
     "engine.observer": {"array", "heapq", "math", "collections.abc", "typing"},
-    "engine.table": {"errno", "math", "array", "collections.abc", "threading.Lock", "typing"},
+    "engine.table": {
+        "errno",
+        "math",
+        "array",
+        "collections.abc",
+        "itertools",
+        "operator",
+        "threading.Lock",
+        "typing",
+    },
     "engine.schedule": {"collections.abc", "math", "typing"},
 }
 MODULES = {
