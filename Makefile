@@ -12,6 +12,9 @@ share = $(DESTDIR)$(prefix)/share
 etc = $(DESTDIR)/etc
 # systemd and udev look below /usr/local; the bus does not.
 bus = $(if $(filter /usr,$(prefix)),$(share),$(etc))/dbus-1
+# zsh looks below /usr/local in another directory; fish looks there only if XDG_DATA_DIRS names it, as a desktop's does.
+zsh = $(share)/zsh/$(if $(filter /usr,$(prefix)),vendor-completions,site-functions)
+fish = $(if $(filter /usr,$(prefix)),$(share)/fish/vendor_completions.d,$(etc)/fish/completions)
 # Debian's Python installs below /usr/local unless this variable says that it is the system's own.
 layout = $(if $(filter /usr,$(prefix)),DEB_PYTHON_INSTALL_LAYOUT=deb)
 # install(1) sets modes and ignores the umask.
@@ -53,7 +56,7 @@ install-data:
 	$(put) docs/memnotify.toml -t $(share)/doc/memnotify/docs
 	$(put) README.md -t $(share)/doc/memnotify
 	$(put) examples/*.* -t $(share)/doc/memnotify/examples
-	$(PYTHON) tools/completions.py $(share) $(if $(filter /usr,$(prefix)),vendor-completions,site-functions)
+	$(PYTHON) tools/completions.py $(share)/bash-completion/completions $(zsh) $(fish)
 	install -d -m 755 $(etc)/memnotify/memnotify.toml.d
 
 # The files are those that an installation into an empty directory makes. The user memnotify stays, as with the package.

@@ -1,8 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
-"""Write the completions of the shells: tools/completions.py prefix/share vendor-completions.
+"""Write the completions of the shells: tools/completions.py BASH ZSH FISH, three directories.
 
-The second argument is the directory of zsh: Debian's packages have their own, beside site-functions.
 bash's and zsh's are made by shtab, fish's here: Debian's shtab (1.5, 1.7) has no fish.
 """
 
@@ -18,11 +17,7 @@ sys.dont_write_bytecode = True
 
 from memnotify.cli import COMMANDS, make_parser  # noqa: E402 - of this tree
 
-PATHS = {
-    "bash": "bash-completion/completions/memnotify",
-    "zsh": "zsh/{zsh}/_memnotify",
-    "fish": "fish/vendor_completions.d/memnotify.fish",
-}
+FILES = {"bash": "memnotify", "zsh": "_memnotify", "fish": "memnotify.fish"}
 # In shtab 1.5 (Debian 12) bash gets the first of the choices only, and would take several for one word.
 _CHOICES = (
     ('_var="${current_action}_choices"', '_var="${current_action}_choices[@]"'),
@@ -82,7 +77,7 @@ def fish(parser: argparse.ArgumentParser) -> Iterator[str]:
             yield " ".join(words)
 
 
-def main(directory: str, zsh: str) -> int:
+def main(*directories: str) -> int:
     """Write the files; return the exit code."""
     if importlib.util.find_spec("shtab") is None:
         print(f"no completions: {sys.executable} has no shtab (python3-shtab)", file=sys.stderr)
@@ -93,10 +88,9 @@ def main(directory: str, zsh: str) -> int:
             if _is_file(action):
                 action.complete = _FILES  # type: ignore[attr-defined] # as shtab wants it
     os.umask(0o022)  # readable by all, as what install(1) makes
-    for shell, path in PATHS.items():
-        file = os.path.join(directory, path.format(zsh=zsh))
-        os.makedirs(os.path.dirname(file), exist_ok=True)
-        with open(file, "w", encoding="utf-8") as written:
+    for directory, (shell, name) in zip(directories, FILES.items(), strict=True):
+        os.makedirs(directory, exist_ok=True)
+        with open(os.path.join(directory, name), "w", encoding="utf-8") as written:
             written.write(shell_text(shell, parser))
     return 0
 

@@ -38,7 +38,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the directory of the completions, made by Debian's Python."""
     directory = tmp_path_factory.mktemp("completions")
     environment = {**os.environ, "PATH": "/usr/bin:/bin"}
-    command = ["/usr/bin/python3", str(TOOL), str(directory), "vendor-completions"]
+    command = ["/usr/bin/python3", str(TOOL), *(str(directory / shell) for shell in ("bash", "zsh", "fish"))]
     done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True, check=True)
     if done.stderr:
         unavailable(f"{done.stderr.strip()}: apt-get install python3-shtab")
@@ -59,9 +59,9 @@ def _shell(name: str, *arguments: str | Path) -> str:
 def _completed(shell: str, made: Path, line: str, word: str) -> list[str]:
     """Return the candidates for the last word of a line."""
     if shell == "bash":
-        script = made / "bash-completion/completions/memnotify"
+        script = made / "bash/memnotify"
         return _shell("bash", "--norc", "-c", BASH, "bash", script, line, word).split()
-    script = made / "fish/vendor_completions.d/memnotify.fish"
+    script = made / "fish/memnotify.fish"
     code = f"source '{script}'; complete -C '{line} {word}'"
     return [candidate.split("\t")[0] for candidate in _shell("fish", "--no-config", "-c", code).splitlines()]
 
@@ -81,6 +81,26 @@ def test_a_file_is_completed(shell: str, made: Path, tmp_path: Path) -> None:
 
 
 def test_zsh_completes_a_subcommand_and_an_option(made: Path) -> None:
-    directory = made / "zsh/vendor-completions"
+    directory = made / "zsh"
     for line, word, whole in (("memnotify", "sta", "status"), ("memnotify status", "--so", "--socket")):
         assert whole in _shell("zsh", "-f", "-c", ZSH, "zsh", directory, line, word, whole)
+
+
+@pytest.mark.parametrize("prefix", ["/usr", "/usr/local"])
+def test_the_shells_look_where_make_puts_them(prefix: str, made: Path, tmp_path: Path) -> None:
+    """Without XDG_DATA_DIRS, as on a console. bash's loader has a list of its own: both prefixes' share."""
+    root, home = tmp_path / "root", tmp_path / "home"
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(home)}
+    make = ["make", "--silent", "install-data", f"prefix={prefix}", f"DESTDIR={root}"]
+    subprocess.run(make, cwd=TOOL.parents[1], env=environment, check=True)
+    looked: list[str] = [f"{prefix}/share/bash-completion/completions"]
+    for shell, paths in (("zsh", "$fpath"), ("fish", "$fish_complete_path")):
+        command = [shell, "-c", f"printf '%s\\n' {paths}"]
+        looked += subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=True
+        ).stdout.split()
+    for file in (made / "bash/memnotify", made / "zsh/_memnotify", made / "fish/memnotify.fish"):
+        same = [
+            path for path in root.rglob(file.name) if path.is_file() and path.read_text() == file.read_text()
+        ]
+        assert [f"/{path.parent.relative_to(root)}" in looked for path in same] == [True]
