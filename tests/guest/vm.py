@@ -63,13 +63,14 @@ def run(
     cpus: int = 2,
     system: Sequence[Path] = (),
     suite: str = "",
+    options: Sequence[str] = (),
 ) -> GuestResult:
     """Run a bash script in a guest of its own, which is up after 2 to 3 s, and return its results.
 
     `env` is added to the guest's own few variables; the rest of the host's environment is absent.
     `system` is the root to boot instead of the host's, with its systemd as process 1: a list of directories
     to overlay, the topmost first. The script runs when that system is up, after 8 s.
-    `suite` is the Debian whose kernel boots, by default that of kernel().
+    `suite` is the Debian whose kernel boots, by default that of kernel(). `options` are more of QEMU's.
     `timeout_s` counts from the start of the boot; emulated processors are about 10 times slower than real.
     Raises GuestLost, and GuestUnavailable if this host cannot run guests. No process outlives the call or the
     caller, even if the caller is killed.
@@ -83,7 +84,7 @@ def run(
         (shared / "environment").write_text(_environment(env or {}, cwd))
         (shared / "modules").write_text(f"{HOST if system else ''}{booted.modules}\n")
         initramfs.write_bytes(_initramfs(booted, Path(directory, "unpacked")))
-        command = _qemu(booted, initramfs, shared, system, memory=memory, cpus=cpus)
+        command = [*_qemu(booted, initramfs, shared, system, memory=memory, cpus=cpus), *options]
         why = _boot(command, console, timeout_s)
         status, output = (_text(shared / name) for name in ("status", "output"))
         if why or not status.endswith("\n"):
