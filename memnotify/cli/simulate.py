@@ -27,6 +27,9 @@ from memnotify.simulation.script import (
     read_script,
 )
 
+# In characters: a recording of 4 days at one sample a second. The device itself has no end.
+_SCRIPT_MAX = 2**24
+
 _DESCRIPTION = f"""\
 Run a command that sees a /dev/memnotify of its own, whose figures follow a script.
 
@@ -108,7 +111,9 @@ def _course(script: str) -> Course:
     if not script.startswith("@"):
         return read_script(script)
     with open(script[1:], encoding="utf-8") as file:
-        text = file.read()
+        text = file.read(_SCRIPT_MAX + 1)
+    if len(text) > _SCRIPT_MAX:
+        raise ScriptError(f"{script[1:]} has more than {_SCRIPT_MAX} characters: is this the right file?")
     return read_recording(text) if text.startswith("{") else read_script(text)
 
 

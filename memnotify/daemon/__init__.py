@@ -165,6 +165,10 @@ def _end(
             fds.insert(0, ("memnotify.socket", listener.socket.fileno()))
         if status_socket is not None and not status_socket.removes:
             fds.append((STATUS, status_socket.fileno()))
+        for each in sockets:
+            if each is not None and each.removes:
+                # The program makes its own, which may be at another path.
+                each.close()
         if cleaner is not None:
             fds.append((CLEANUP, cleaner.end))
         replace_process(fds)

@@ -79,6 +79,25 @@ def test_the_program_stays_if_a_new_one_could_not_start(memory: FakeMemory, tmp_
         assert clients.told()
 
 
+def test_a_program_that_serves_another_socket_removes_the_old_one(memory: FakeMemory, tmp_path: Path) -> None:
+    config = tmp_path / "memnotify.toml"
+
+    def settings(number: int) -> str:
+        return f'socket = "{tmp_path}/{number}"\nstatus_socket = "{tmp_path}/status{number}"'
+
+    def sockets() -> list[str]:
+        return sorted(each.name for each in tmp_path.iterdir() if each.is_socket())
+
+    config.write_text(settings(1))
+    with Daemon(*ARGUMENTS, name=NAME, program=memory.program, config=str(config)) as daemon:
+        assert sockets() == ["1", "status1"]
+        config.write_text(settings(2))
+        daemon.process.send_signal(signal.SIGUSR2)
+        eventually(lambda: daemon.log.count("ready: ") == 2, "it serves again")
+        assert sockets() == ["2", "status2"]
+    assert sockets() == []
+
+
 @pytest.mark.parametrize("used", [60, 70])
 def test_a_daemon_that_was_stopped_tells_what_is_crossed_then(memory: FakeMemory, used: int) -> None:
     """SIGSTOP: what was crossed and still is, is told once after SIGCONT."""

@@ -40,9 +40,9 @@ Elsewhere, and with --plain, it prints a line for each interval and for each eve
 ends, the command waits for it to come back.
 """
 _EPILOG = """\
-exit codes: 0 asked to end; 1 a new daemon does not understand the thresholds;
-            2 thresholds not understood, no device, or wrong arguments; 4 rich is missing;
-            130 Ctrl-C with --plain
+exit codes: 0 asked to end; 1 a new daemon does not understand the thresholds, or the
+            recording cannot be written; 2 thresholds not understood, no device, or wrong
+            arguments; 4 rich is missing; 130 Ctrl-C with --plain
 """
 
 
@@ -117,8 +117,8 @@ def run(options: argparse.Namespace) -> int:
         try:
             with output:
                 _follow(watch, reader, devices, output)
-        except ThresholdError as error:  # a new daemon lacks a figure of the old one
-            report("watch", explain(options.path, error))
+        except (ThresholdError, RecordingError) as error:  # a new daemon lacks a figure of the old one
+            report("watch", explain(options.path, error) if isinstance(error, OSError) else str(error))
             return 1
     return 0
 

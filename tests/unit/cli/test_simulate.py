@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from memnotify.cli import simulate
+from memnotify.cli import main, simulate
 
 NUMBERS = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP)
 
@@ -36,3 +36,12 @@ def test_a_signal_while_the_command_starts(monkeypatch: pytest.MonkeyPatch) -> N
     near, far = socket.socketpair()
     with near, far:
         assert simulate._run(["sleep", "10"], dict(os.environ), near) == 128 + signal.SIGTERM
+
+
+def test_a_file_without_an_end_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The device itself is one."""
+    monkeypatch.setattr(simulate, "_SCRIPT_MAX", 1000)
+    assert main(["simulate", "@/dev/zero", "--", "true"]) == 2
+    assert "/dev/zero has more than 1000 characters" in capsys.readouterr().err

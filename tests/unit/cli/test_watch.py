@@ -20,6 +20,7 @@ from rich.screen import Screen
 
 from memnotify.cli.watch.machine import Holder, Machine, Memory, Tick
 from memnotify.cli.watch.model import HISTORY, ZOOMS, Note, Watch
+from memnotify.cli.watch.recorder import Recorder, RecordingError
 from memnotify.cli.watch.view import Terminal, View
 from memnotify.client import PAGE_SIZE, Figures
 
@@ -315,3 +316,8 @@ def test_the_documented_pictures(tmp_path: Path) -> None:
         )
         assert drawn == documented
         assert "http" not in re.sub(r"http://www\.w3\.org/|<!--.*?-->", "", (PICTURES / name).read_text())
+
+
+def test_a_recording_that_cannot_be_written_names_its_file() -> None:
+    with pytest.raises(RecordingError, match=r"^/dev/full: "):
+        Recorder("/dev/full")
