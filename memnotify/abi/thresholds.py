@@ -53,7 +53,11 @@ class Level(NamedTuple):
             return numerator
         if not self.numerator:
             return 0
-        return min(max(1, (2 * numerator + denominator) // (2 * denominator)), VALUE_MAX)
+        pages = (2 * numerator + denominator) // (2 * denominator)
+        # Without min() and max(), which take 0.1 us each.
+        if pages > VALUE_MAX:
+            return VALUE_MAX
+        return pages or 1
 
 
 def parse(text: bytes, names: Sequence[str]) -> dict[int, Level]:

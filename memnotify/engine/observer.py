@@ -100,22 +100,23 @@ class Threshold:
     percentage: Level | None = None
 
     def __init__(self, observer: Observer, level: Level, total_pages: int) -> None:
+        numerator, denominator, of_total = level
         self.observer = observer
-        self.pages = level.pages(total_pages)
+        self.pages = numerator if denominator == 1 and not of_total else level.pages(total_pages)
         self.value = NO_EVENT
         self.key = NOT_ARMED
         self.previous: Threshold | None = None
         self.following: Threshold | None = None
 
-    def level(self, sign: int, granularity_pages: int) -> int:
-        """Return the level that fires next, upwards for a ``sign`` of 1, downwards for -1.
+    def key_in(self, sign: int, granularity_pages: int) -> int:
+        """Return the key of the level that fires next, upwards for a ``sign`` of 1, downwards for -1.
 
         Damped by d = min(g, T / 8) from the last event, so that a small threshold fires in both directions;
         not damped if the threshold has moved to the other side of that event, with total.
         """
         pages, value = self.pages, self.value
         if value == NO_EVENT or (value >= pages) == (sign > 0):
-            return pages
+            return pages if sign > 0 else 1 - pages
         damping_pages = pages // 8
         if granularity_pages < damping_pages:  # noqa: PLR1730 - min() takes 0.1 us for each that fires
             damping_pages = granularity_pages
@@ -123,7 +124,7 @@ class Threshold:
             level = value + damping_pages
             return level if level > pages else pages  # noqa: FURB136 - as above
         level = value + 1 - damping_pages
-        return level if level < pages else pages  # noqa: FURB136 - as above
+        return 1 - level if level < pages else 1 - pages
 
 
 # Most clients write one of few percentages. Belongs to the table's lock, as all observers do.
@@ -137,7 +138,7 @@ class PercentageThreshold(Threshold):
     __slots__ = ("percentage",)
 
     def __init__(self, observer: Observer, level: Level, total_pages: int) -> None:
-        super().__init__(observer, level, total_pages)
+        Threshold.__init__(self, observer, level, total_pages)  # super() takes 0.1 us
         if len(_shared_levels) == _SHARED_LEVELS_MAX:
             _shared_levels.clear()
         self.percentage = _shared_levels.setdefault(level, level)

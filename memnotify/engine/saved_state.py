@@ -13,7 +13,6 @@ thresholds is 0 meanwhile. The request is unanswered then, and the kernel sends 
 
 import json
 import logging
-import math
 import mmap
 import os
 import struct
@@ -31,6 +30,8 @@ NO_PLACE = 2
 
 _FH, _COUNT, _GROUP, _THRESHOLDS = -2, 1, 3, 4
 _THRESHOLD_WORDS = 3
+ARMED, EACH = _THRESHOLDS + 2, _THRESHOLD_WORDS
+"""Where the armed word of the first threshold is, and how far apart those of two are."""
 _FIRST_WORDS = _THRESHOLDS - _FH + _THRESHOLD_WORDS
 _HEADER = mmap.PAGESIZE
 _GROWTH = 16 * mmap.PAGESIZE
@@ -234,15 +235,10 @@ class SavedState:
             else:
                 words[at] = figure
                 words[at + 1] = pages if denominator == 1 else level.pages(0)
-            words[at + 2] = value + 1 << 1 | (sign > 0)
+            words[at + 2] = value + 1 << 1 | (sign > 0)  # armed_word(), without a call
             at += _THRESHOLD_WORDS
         words[place + _GROUP] = group
         words[place + _COUNT] = len(thresholds)
-
-    def arm(self, place: int, position: int, sign: int, value: int) -> None:
-        """Save the direction in which the threshold at ``position`` is armed, and its value."""
-        if place != NO_PLACE:
-            self.words[place + _THRESHOLDS + _THRESHOLD_WORDS * position + 2] = value + 1 << 1 | (sign > 0)
 
     def records(self) -> Iterator[Record]:
         """Return the saved observers."""
@@ -375,9 +371,8 @@ class SavedState:
 
 def _pack(figure: int, level: Level) -> tuple[int, int]:
     """Return a figure's level in percent in two words: a fraction of total, to 47 bits at least."""
+    # In lowest terms, as the grammar leaves it.
     numerator, denominator, _ = level
-    common = math.gcd(numerator, denominator)
-    numerator, denominator = numerator // common, denominator // common
     if denominator > _DENOMINATOR_MAX:
         # Not by fractions.Fraction: the user that root has become may not be able to import it.
         numerator = (2 * numerator * _DENOMINATOR_MAX + denominator) // (2 * denominator)
@@ -386,6 +381,11 @@ def _pack(figure: int, level: Level) -> tuple[int, int]:
         # It is beyond every total.
         numerator, denominator = VALUE_MAX, 1
     return figure | _OF_TOTAL | denominator << _DENOMINATOR_BIT, numerator
+
+
+def armed_word(sign: int, value: int) -> int:
+    """Return the word of the direction in which a threshold is armed, and of its value."""
+    return value + 1 << 1 | (sign > 0)
 
 
 def _armed(followed: tuple[int, Level], word: int) -> Armed:

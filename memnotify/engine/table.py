@@ -38,7 +38,17 @@ from memnotify.engine.observer import (
     UnsavedObserver,
     index_pair,
 )
-from memnotify.engine.saved_state import KH, NO_PLACE, OPENER, Armed, Record, SavedState
+from memnotify.engine.saved_state import (
+    ARMED,
+    EACH,
+    KH,
+    NO_PLACE,
+    OPENER,
+    Armed,
+    Record,
+    SavedState,
+    armed_word,
+)
 
 # Above every fh of an observer that is saved.
 _NOT_SAVED = 1 << 59
@@ -512,12 +522,23 @@ class ObserverTable:
                 self._total_pages = 0
             thresholds, saved = [], []
             for figure, level in levels.items():
-                threshold = self._arm_new(observer, figure, level, group, figures)
-                thresholds.append(threshold)
-                saved.append((figure, level, threshold.index.sign, NO_EVENT))
                 if figure == self.cgroup:
-                    self.group_of[fh] = group
+                    up, value, whole_pages = self._watch(fh, group, figures)
                     observer.news = True
+                else:
+                    up, value, whole_pages = self._up[figure], figures[figure], figures.total
+                threshold = (PercentageThreshold if level.of_total else Threshold)(
+                    observer, level, whole_pages
+                )
+                pages = threshold.pages
+                # Armed for the side on which the figure is not.
+                if value >= pages:
+                    up.opposite.arm(threshold, 1 - pages)
+                    saved.append((figure, level, -1, NO_EVENT))
+                else:
+                    up.arm(threshold, pages)
+                    saved.append((figure, level, 1, NO_EVENT))
+                thresholds.append(threshold)
             observer.thresholds = tuple(thresholds)
             self._thresholds += len(thresholds)
             self._saved.set_thresholds(observer.place, saved, 0 if group is None else group.key)
@@ -631,25 +652,34 @@ class ObserverTable:
         """Set the events of what fires at ``value``, and batch the handles; return True if any fires."""
         fired = events = 0
         words, own = self._saved.words, self._batches[0]
-        while (threshold := index.pop_reached(value)) is not None:
-            while threshold is not None:
-                fired += 1
-                following = threshold.following
-                threshold.key = NOT_ARMED
-                threshold.previous, threshold.following = None, self._fired
-                self._fired = threshold
-                observer = threshold.observer
-                if not observer.pending:
-                    events += 1
-                    observer.pending = observer.news = True
-                    observer.event_s = taken_s
-                    words[observer.place] = 1
-                    if observer.handle != NO_HANDLE:
-                        batch = observer.batch or own
-                        batch.handles[batch.count] = observer.handle
-                        batch.count += 1
-                        observer.handle = NO_HANDLE
+        handles, count = own.handles, own.count
+        while (first := index.pop_reached(value)) is not None:
+            following: Threshold | None = first
+            while following is not None:
                 threshold = following
+                following = threshold.following
+                fired += 1
+                threshold.key = NOT_ARMED
+                observer = threshold.observer
+                if observer.pending:
+                    continue
+                events += 1
+                observer.pending = observer.news = True
+                observer.event_s = taken_s
+                words[observer.place] = 1
+                handle = observer.handle
+                if handle:
+                    observer.handle = NO_HANDLE
+                    batch = observer.batch
+                    if batch is None:
+                        handles[count] = handle
+                        count += 1
+                    else:
+                        batch.handles[batch.count] = handle
+                        batch.count += 1
+            # All at one level, in front of those of the levels before.
+            threshold.following, self._fired = self._fired, first
+        own.count = count
         if fired:
             index.armed -= fired
             self.fired += fired
@@ -686,25 +716,31 @@ class ObserverTable:
     def _rearm_fired(self, sample: Sample) -> bool:
         """Arm some of the thresholds that fired; return whether any are left."""
         threshold, figures, left = self._fired, sample.figures, _REARMED_AT_ONCE
-        saved = self._saved
-        before, pages = None, -1
+        words = self._saved.words
+        last, index, last_pages = None, self._up[USED], -1
+        value = granularity_pages = key = word = 0
         while threshold is not None and left:
             left -= 1
-            # Otherwise each threshold would keep those that fired before it in memory.
-            following, threshold.following = threshold.following, None
+            following = threshold.following
+            # Otherwise each threshold would keep its neighbours in memory.
+            threshold.previous = threshold.following = None
             observer = threshold.observer
-            if threshold in observer.thresholds:
-                if threshold.index is not before:
-                    before, pages = threshold.index, -1
-                    index, group = before.opposite, before.group
-                    value = figures[index.figure] if group is None else group.value_pages
-                threshold.value = value
-                # Many have the same level, which then is not computed again: 0.3 of 1.1 us.
-                if threshold.pages != pages:
-                    pages, key = threshold.pages, self._key(threshold, index)
+            thresholds = observer.thresholds
+            if threshold in thresholds:
                 # It cannot fire again at once: the level down is at most the value, the level up is above it.
+                # Computed once for all that fired in one direction, and for all that are at one level.
+                if threshold.index is not last:
+                    last, last_pages = threshold.index, -1
+                    index, group = last.opposite, last.group
+                    value = figures[last.figure] if group is None else group.value_pages
+                    granularity_pages = self._granularity_pages if group is None else group.granularity_pages
+                    word = armed_word(index.sign, value)
+                threshold.value = value
+                if threshold.pages != last_pages:
+                    last_pages = threshold.pages
+                    key = threshold.key_in(index.sign, granularity_pages)
                 index.arm(threshold, key)
-                saved.arm(observer.place, observer.thresholds.index(threshold), index.sign, value)
+                words[observer.place + ARMED + EACH * thresholds.index(threshold)] = word
             threshold = following
         self._fired = threshold
         return threshold is not None
@@ -716,14 +752,9 @@ class ObserverTable:
 
     def _arm(self, threshold: Threshold, index: ThresholdIndex) -> None:
         """Arm a threshold that is armed nowhere at its level in this direction."""
-        index.arm(threshold, self._key(threshold, index))
-
-    def _key(self, threshold: Threshold, index: ThresholdIndex) -> int:
-        """Return the key of a threshold's level in this direction."""
-        group, sign = index.group, index.sign
+        group = index.group
         granularity_pages = self._granularity_pages if group is None else group.granularity_pages
-        level = threshold.level(sign, granularity_pages)
-        return level if sign > 0 else 1 - level
+        index.arm(threshold, threshold.key_in(index.sign, granularity_pages))
 
     def _bind_all(self, observer: Observer, sample: Sample) -> bool:
         """Bind each threshold by the line that a read returns; return True if any armed level changes."""
@@ -750,31 +781,19 @@ class ObserverTable:
             index.group.fresh = True
         return True
 
-    def _arm_new(
-        self, observer: Observer, figure: int, level: Level, group: Group | None, figures: Figures
-    ) -> Threshold:
-        """Return a new threshold, armed for the side on which the figure is not."""
-        total = figures.total
-        if figure != self.cgroup:
-            up, value = self._up[figure], figures[figure]
-        elif group is None:
-            up, value = self._up[USED], figures.used
-        else:
-            up, value, total = group.up, group.value_pages, group.limit_pages
-            group.uses += 1
-            group.fresh = True
-        threshold = _threshold(observer, level, total)
-        pages = threshold.pages
-        if value >= pages:
-            up.opposite.arm(threshold, 1 - pages)
-        else:
-            up.arm(threshold, pages)
-        return threshold
+    def _watch(self, fh: int, group: Group | None, figures: Figures) -> tuple[ThresholdIndex, int, int]:
+        """Note an observer's cgroup; return its index upwards, its value and its limit."""
+        self.group_of[fh] = group
+        if group is None:
+            return self._up[USED], figures.used, figures.total
+        group.uses += 1
+        group.fresh = True
+        return group.up, group.value_pages, group.limit_pages
 
     def _save(self, threshold: Threshold) -> None:
         observer = threshold.observer
-        position = observer.thresholds.index(threshold)
-        self._saved.arm(observer.place, position, threshold.index.sign, threshold.value)
+        place = observer.place + ARMED + EACH * observer.thresholds.index(threshold)
+        self._saved.words[place] = armed_word(threshold.index.sign, threshold.value)
 
     def _opener_of(self, observer: Observer) -> int:
         return self._saved.opener(observer.place) if observer.opener is None else observer.opener

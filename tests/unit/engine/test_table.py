@@ -75,8 +75,6 @@ class TableMachine(RuleBasedStateMachine):
         self.kept: set[int] = set()
         self.kh: dict[int, int] = {}
         self.shown: tuple[Fingerprint, list[ObserverState]] | None = None
-        self.patch = pytest.MonkeyPatch()
-        self.patch.setattr("memnotify.engine.table._REARMED_AT_ONCE", 1)
 
     def sample(self, figures: Figures) -> Sample:
         """Return a sample newer than all before."""
@@ -264,7 +262,9 @@ class TableMachine(RuleBasedStateMachine):
                 return
 
         self.table._next = Turns(self.table, serve)  # type: ignore[assignment]  # stands for the lock
-        self.count(self.sample(figures))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("memnotify.engine.table._REARMED_AT_ONCE", 1)
+            self.count(self.sample(figures))
         self.table._next = threading.Lock()
 
     @invariant()
@@ -295,7 +295,6 @@ class TableMachine(RuleBasedStateMachine):
         """Close all."""
         for fh in self.model:
             self.table.close(fh)
-        self.patch.undo()
         assert len(self.table) == 0
         assert not self.table.watching
         os.close(self.saved.fd)
