@@ -133,7 +133,8 @@ def test_a_handler_is_told() -> None:
     )
     assert done.returncode == 0, done.stderr
     used = [int(line.split()[3]) / int(line.split()[1]) for line in done.stdout.splitlines()]
-    assert 0.8 <= used[0] <= 0.95
+    # 95 % of 1,024 pages is 973 of them: 95.02 %.
+    assert 0.8 <= used[0] < 0.951
     assert used[1] == pytest.approx(0.3, abs=0.01)
 
 
