@@ -14,7 +14,7 @@ from memnotify.abi.figures import CGROUP
 from memnotify.abi.paths import DEFAULT_PATH, user_path
 from memnotify.abi.thresholds import VALUE_MAX
 from memnotify.client._device_file import DeviceFile
-from memnotify.client._epoll import new_epoll, wait_ready
+from memnotify.client._epoll import end_of, new_epoll, wait_ready
 from memnotify.client._errors import DeviceLostError, NotADeviceError, ThresholdError, device_error
 from memnotify.client._figures import Figures, Pages
 from memnotify.client._source import Source
@@ -219,7 +219,7 @@ class Memnotify(Source[Event]):
         daemon does not understand the thresholds.
         """
         watched = self._watched()
-        end_s = None if timeout is None else time.monotonic() + timeout
+        end_s = end_of(timeout)
         while True:
             ready = wait_ready(watched, None if end_s is None else end_s - time.monotonic())
             event = self._take_event(dict(ready)) if ready else None

@@ -2,8 +2,10 @@
 """An epoll, also in a program whose select module has lost it."""
 
 import errno
+import math
 import select
 import sys
+import time
 
 from memnotify.client._errors import MemnotifyError
 
@@ -26,6 +28,18 @@ def new_epoll() -> "select.epoll":
         reason = "select.epoll is missing: a library has removed it, and only gevent keeps a copy of it"
         raise MemnotifyError(errno.ENOSYS, reason)
     return made
+
+
+def end_of(timeout_s: float | None) -> float | None:
+    """Return when a wait of ``timeout_s`` seconds ends, by time.monotonic(). Raises ValueError for NaN.
+
+    No time is after NaN: the wait would go on without an end, and without sleep.
+    """
+    if timeout_s is None:
+        return None
+    if math.isnan(timeout_s):
+        raise ValueError("timeout must not be NaN")
+    return time.monotonic() + timeout_s
 
 
 def wait_ready(epoll: "select.epoll", timeout_s: float | None) -> list[tuple[int, int]]:

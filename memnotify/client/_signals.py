@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from memnotify.client._control import Definition, load, settings
 from memnotify.client._device import Crossed, Memnotify, Restored, ThresholdWarning
-from memnotify.client._epoll import new_epoll, wait_ready
+from memnotify.client._epoll import end_of, new_epoll, wait_ready
 from memnotify.client._figures import Figures
 from memnotify.client._source import Source
 
@@ -148,7 +148,7 @@ class Signals(Source[Signal]):
         """Return the next change, or None if there is none within ``timeout`` seconds."""
         self._check_open()
         self._open_own_files()
-        end_s = None if timeout is None else time.monotonic() + timeout
+        end_s = end_of(timeout)
         while True:
             left_s = None if end_s is None else end_s - time.monotonic()
             ready = wait_ready(self._epoll, 0 if self._changes else left_s)

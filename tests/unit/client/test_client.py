@@ -286,6 +286,8 @@ def test_wait_for_a_time_only(daemon: FakeDaemon, device: Memnotify) -> None:
     assert device.wait(-1) is None
     daemon.use(300)
     assert device.wait(1e9) is not None  # more than epoll takes
+    with pytest.raises(ValueError, match="NaN"):
+        device.wait(float("nan"))  # it would never end, nor sleep
 
 
 # The daemon's end
