@@ -83,9 +83,9 @@ class ShownObservers:
             or any(_known(opener, processes) != text for opener, text in part.processes.items())
         ):
             states = self._table.describe(fhs, uid)
-            shown = {opener: _known(opener, processes) for _, opener, *_ in states}
+            shown = {opener: _known(opener, processes) for opener in {state[1] for state in states}}
             text = ",".join([_observer(state, shown[state[1]], self._names) for state in states])
-            events_s = [event_s for *_, event_s, _ in states if event_s != NEVER_S]
+            events_s = [state[4] for state in states if state[4] != NEVER_S]
             part = self._parts[first] = _Part(uid, fingerprint, shown, _in_own_pages(text.encode()), events_s)
         return part
 

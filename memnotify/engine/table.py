@@ -112,8 +112,9 @@ Fingerprint = tuple[list[object], ...]
 """Values of which one at least changes when the state of an observer does."""
 
 _thresholds_of = attrgetter("thresholds")
-_OBSERVER_VALUES = (*map(attrgetter, ("acknowledged", "pending", "event_s")), _thresholds_of)
-_THRESHOLD_VALUES = tuple(map(attrgetter, ("key", "pages", "index")))
+_OBSERVER_VALUES = tuple(map(attrgetter, ("acknowledged", "pending", "event_s")))
+# A key tells the direction as well: it is at least 1 upwards, and at most 0 downwards, or 1 for 0 pages.
+_THRESHOLD_VALUES = tuple(map(attrgetter, ("key", "pages")))
 
 
 class ThresholdCount(NamedTuple):
@@ -381,12 +382,14 @@ class ObserverTable:
         """Return another value than before if ``describe`` of these has another result. Any thread.
 
         Without the lock, so that no notification waits: a state that is described after this is as new, or
-        newer, and then has another fingerprint. No bytecode runs for each observer: 0.2 us instead of 1.5.
+        newer, and then has another fingerprint. No bytecode runs for each observer.
         """
         observers = list(filter(None, map(self._observers.get, fhs)))
-        thresholds = list(chain.from_iterable(map(_thresholds_of, observers)))
+        sets = list(map(_thresholds_of, observers))
+        thresholds = list(chain.from_iterable(sets))
         return (
             list(fhs),
+            sets,
             *(list(map(value, observers)) for value in _OBSERVER_VALUES),
             *(list(map(value, thresholds)) for value in _THRESHOLD_VALUES),
         )
