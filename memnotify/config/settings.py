@@ -147,7 +147,7 @@ def _all_match(pattern: str, value: object) -> bool:
 def _refuse_long_path(path: str) -> None:
     size = len(path.encode(errors="surrogateescape"))
     if size > _SOCKET_BYTES:
-        raise ValueError(f"it has {size} bytes, and the path of a socket at most {_SOCKET_BYTES}")
+        raise ValueError(f"it is too long: {size} bytes, and a socket can have {_SOCKET_BYTES}")
 
 
 _ROWS = (

@@ -141,7 +141,7 @@ def test_within_bounds(values: dict[str, object]) -> None:
         ({"transport": ""}, 'file:1: transport is "": it must be one of auto, cuse, fuse'),
         (
             {"socket": "/" + "\u00e9" * 54},
-            "file:1: socket: it has 109 bytes, and the path of a socket at most 107",
+            "file:1: socket: it is too long: 109 bytes, and a socket can have 107",
         ),
         (
             {"path": "a\0"},
