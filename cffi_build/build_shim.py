@@ -46,7 +46,6 @@ require_compiler()
 ffibuilder = FFI()
 ffibuilder.cdef(declarations("shim.h"))
 ffibuilder.cdef(declarations("system.h"))
-ffibuilder.cdef(f'extern "Python+C" {{ {declarations("callbacks.h")} }}')
 ffibuilder.set_source(
     "memnotify._shim",
     '#include "shim.h"\n#include "system.h"',

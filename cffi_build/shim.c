@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * A narrow interface between libfuse3 and Python: its structs, bit fields and two operation tables (CUSE device, FUSE
- * file) become six callbacks on plain integers and bytes. The function that received a request replies to it, exactly
- * once, with the value that the callback returned.
+ * file) become six kinds of request on plain integers and bytes. Python gets one request at a time from shim_next, and
+ * passes the answer with the call for the next one: so each gets exactly one reply.
  */
 #define FUSE_USE_VERSION 314
 
@@ -29,9 +29,6 @@
 #include <linux/fuse.h>
 
 #include "shim.h"
-#include "system.h"
-
-#include "callbacks.h"
 
 /* It ends a blocking read in the serving thread. */
 #define INTERRUPT_SIGNAL SIGUSR1
@@ -63,21 +60,30 @@ struct waiting {
 
 struct shim {
 	struct fuse_session *fuse;
-	int session;
 	struct fuse_buf request;
 	const struct fuse_in_header *served; /* the request in hand */
-	struct waiting waiting[WAITING_MAX];
+	/* What Python was asked, and libfuse's side of it, until the answer comes; `kind` is 0 in between. */
+	enum shim_kind kind;
+	struct shim_request asked;
+	fuse_req_t unanswered;
+	size_t room;                /* of a read */
+	struct fuse_file_info file; /* of an open */
+	struct shim_kept *kept;
+	bool is_cuse;
+	bool initialised;
+	bool in_turns; /* several requests wait, and each user has its turn */
+	bool crowded;  /* several waited the last time */
+	int unlooked;  /* requests since the last look for another one that waits */
+	atomic_bool interrupted;
+	atomic_int thread; /* the serving thread, or 0 */
+	uid_t owner; /* the user that mounted */
+	struct stat attributes; /* of the file; the attributes of a device node are devtmpfs's */
+	struct shim_kept own; /* `kept` until shim_keep */
 	size_t waiting_count;
 	uint64_t turn, number; /* of the request that was served last; of the one that came last */
 	char (*frames)[FRAME_KEPT];
-	bool is_cuse;
-	bool initialised;
-	uid_t owner; /* the user that mounted */
-	atomic_bool interrupted;
-	atomic_int thread; /* the serving thread, or 0 */
-	struct stat attributes; /* of the file; the attributes of a device node are devtmpfs's */
-	struct shim_kept *kept;
-	struct shim_kept own; /* `kept` until shim_keep */
+	struct waiting next; /* whose turn it was: its frame is in use until the answer */
+	struct waiting waiting[WAITING_MAX];
 	char reply[SHIM_REPLY_MAX];
 };
 
@@ -92,132 +98,143 @@ static void on_init(void *userdata, struct fuse_conn_info *connection)
 	((struct shim *)userdata)->initialised = true;
 }
 
-/* Never go on after a callback that could not run: the request may have been half done. */
-static int64_t checked(int64_t answer)
-{
-	if (answer == SHIM_FAILED)
-		system_end_without_memory();
-	return answer;
-}
-
-static void answer_open(fuse_req_t request, struct fuse_file_info *file)
-{
-	struct shim *shim = shim_of(request);
-	const struct fuse_ctx *client = fuse_req_ctx(request);
-	int64_t fh =
-		checked(shim_on_open(shim->session, (int64_t)client->pid << 32 | (uint32_t)client->uid));
-
-	if (fh < 0) {
-		fuse_reply_err(request, (int)-fh);
-		return;
-	}
-	file->fh = (uint64_t)fh;
-	/* Otherwise the kernel cuts reads at the file's size, which is 0. */
-	file->direct_io = !shim->is_cuse;
-	/* ENOENT: the client was killed while it waited, and the kernel will send no release. */
-	if (fuse_reply_open(request, file) == -ENOENT)
-		checked(shim_on_release(shim->session, file->fh));
-}
-
 static size_t least(size_t one, size_t other)
 {
 	return one < other ? one : other;
 }
 
-/* The client was killed (ENOENT), or the kernel could not copy the reply and told the client EIO
- * (fs/fuse/dev.c:fuse_dev_do_write): either way no client has seen the event. */
-static void reply_failed(struct shim *shim, uint64_t fh)
+/* Let shim_next return a request of this kind about an open file; the caller sets what else it says. */
+static void ask(struct shim *shim, enum shim_kind kind, fuse_req_t request, uint64_t fh)
 {
-	int64_t handle = checked(shim_on_give_back(shim->session, fh));
-
-	if (handle > 0) {
-		uint64_t one = (uint64_t)handle;
-
-		shim_notify(shim, &one, 1);
-	}
+	shim->kind = kind;
+	shim->unanswered = request;
+	shim->asked.fh = fh;
 }
 
-static void answer_read(fuse_req_t request, size_t size, struct fuse_file_info *file)
+static void ask_open(fuse_req_t request, const struct fuse_file_info *file)
 {
 	struct shim *shim = shim_of(request);
-	int64_t count = checked(shim_on_read(shim->session, file->fh));
+	const struct fuse_ctx *client = fuse_req_ctx(request);
 
-	if (count < 0)
-		fuse_reply_err(request, (int)-count);
-	else if (fuse_reply_buf(request, shim->reply, least((size_t)count, least(size, SHIM_REPLY_MAX))) != 0)
-		reply_failed(shim, file->fh);
+	ask(shim, SHIM_OPEN, request, 0);
+	shim->asked.opener = (int64_t)client->pid << 32 | (uint32_t)client->uid;
+	shim->file = *file;
 }
 
-static void answer_write(fuse_req_t request, const char *data, size_t size, struct fuse_file_info *file)
+static void ask_read(fuse_req_t request, size_t size, const struct fuse_file_info *file)
 {
-	pid_t pid = fuse_req_ctx(request)->pid;
-	int64_t count =
-		checked(shim_on_write(shim_of(request)->session, file->fh, data, size, pid));
+	struct shim *shim = shim_of(request);
 
-	if (count < 0)
-		fuse_reply_err(request, (int)-count);
-	else
-		fuse_reply_write(request, (size_t)count);
+	ask(shim, SHIM_READ, request, file->fh);
+	shim->room = least(size, SHIM_REPLY_MAX);
 }
 
-static void answer_poll(fuse_req_t request, struct fuse_file_info *file, struct fuse_pollhandle *handle)
+static void ask_write(fuse_req_t request, const char *data, size_t size, const struct fuse_file_info *file)
+{
+	struct shim *shim = shim_of(request);
+
+	ask(shim, SHIM_WRITE, request, file->fh);
+	shim->asked.data = data;
+	shim->asked.size = size;
+	shim->asked.pid = fuse_req_ctx(request)->pid;
+}
+
+static void ask_poll(fuse_req_t request, const struct fuse_file_info *file, struct fuse_pollhandle *handle)
 {
 	struct shim *shim = shim_of(request);
 	const struct fuse_poll_in *poll = (const struct fuse_poll_in *)(shim->served + 1);
-	/* libfuse hides the file's kh in the handle, and another process could not notify by that. */
-	uint64_t kh = handle == NULL ? 0 : poll->kh;
-	int64_t answer = checked(shim_on_poll(shim->session, file->fh, file->poll_events, kh));
 
+	ask(shim, SHIM_POLL, request, file->fh);
+	shim->asked.events = file->poll_events;
+	/* libfuse hides the file's kh in the handle, and another process could not notify by that. */
+	shim->asked.handle = handle == NULL ? 0 : poll->kh;
 	if (handle != NULL)
 		fuse_pollhandle_destroy(handle);
-	if (answer < 0)
-		fuse_reply_err(request, (int)-answer);
-	else if (fuse_reply_poll(request, (unsigned)(answer & UINT32_MAX)) != 0)
-		reply_failed(shim, file->fh);
 }
 
-static void answer_release(fuse_req_t request, struct fuse_file_info *file)
+static void ask_release(fuse_req_t request, const struct fuse_file_info *file)
 {
-	struct shim *shim = shim_of(request);
-	uint64_t fh = file->fh;
-
+	ask(shim_of(request), SHIM_RELEASE, NULL, file->fh);
 	/* Reply first: on CUSE the client's close() waits for it (fs/fuse/file.c:fuse_sync_release). */
 	fuse_reply_err(request, 0);
-	checked(shim_on_release(shim->session, fh));
+}
+
+/* Send the answer to what was asked last. Afterwards another kind may be asked about the same file. */
+static void answer(struct shim *shim, int64_t result)
+{
+	enum shim_kind kind = shim->kind;
+	fuse_req_t request = shim->unanswered;
+	bool failed = false;
+
+	shim->kind = 0;
+	shim->unanswered = NULL;
+	if (request != NULL && result < 0) {
+		fuse_reply_err(request, (int)-result);
+		return;
+	}
+	switch (kind) {
+	case SHIM_OPEN:
+		shim->file.fh = (uint64_t)result;
+		/* Otherwise the kernel cuts reads at the file's size, which is 0. */
+		shim->file.direct_io = !shim->is_cuse;
+		/* ENOENT: the client was killed while it waited, and the kernel will send no release. */
+		if (fuse_reply_open(request, &shim->file) == -ENOENT)
+			ask(shim, SHIM_RELEASE, NULL, (uint64_t)result);
+		break;
+	case SHIM_READ:
+		failed = fuse_reply_buf(request, shim->reply, least((size_t)result, shim->room)) != 0;
+		break;
+	case SHIM_WRITE:
+		fuse_reply_write(request, (size_t)result);
+		break;
+	case SHIM_POLL:
+		failed = fuse_reply_poll(request, (unsigned)(result & UINT32_MAX)) != 0;
+		break;
+	case SHIM_GIVE_BACK:
+		if (result > 0)
+			shim_notify(shim, &(uint64_t){ (uint64_t)result }, 1);
+		break;
+	case SHIM_RELEASE:
+		break;
+	}
+	/* The client was killed (ENOENT), or the kernel could not copy the reply and told the client EIO
+	 * (fs/fuse/dev.c:fuse_dev_do_write): either way no client has seen the event. */
+	if (failed)
+		ask(shim, SHIM_GIVE_BACK, NULL, shim->asked.fh);
 }
 
 static void device_open(fuse_req_t request, struct fuse_file_info *file)
 {
-	answer_open(request, file);
+	ask_open(request, file);
 }
 
 static void device_read(fuse_req_t request, size_t size, off_t offset, struct fuse_file_info *file)
 {
 	(void)offset;
-	answer_read(request, size, file);
+	ask_read(request, size, file);
 }
 
 static void device_write(fuse_req_t request, const char *data, size_t size, off_t offset,
 			 struct fuse_file_info *file)
 {
 	(void)offset;
-	answer_write(request, data, size, file);
+	ask_write(request, data, size, file);
 }
 
 static void device_poll(fuse_req_t request, struct fuse_file_info *file, struct fuse_pollhandle *handle)
 {
-	answer_poll(request, file, handle);
+	ask_poll(request, file, handle);
 }
 
 static void device_release(fuse_req_t request, struct fuse_file_info *file)
 {
-	answer_release(request, file);
+	ask_release(request, file);
 }
 
 static void file_open(fuse_req_t request, fuse_ino_t inode, struct fuse_file_info *file)
 {
 	(void)inode;
-	answer_open(request, file);
+	ask_open(request, file);
 }
 
 static void file_read(fuse_req_t request, fuse_ino_t inode, size_t size, off_t offset,
@@ -225,7 +242,7 @@ static void file_read(fuse_req_t request, fuse_ino_t inode, size_t size, off_t o
 {
 	(void)inode;
 	(void)offset;
-	answer_read(request, size, file);
+	ask_read(request, size, file);
 }
 
 static void file_write(fuse_req_t request, fuse_ino_t inode, const char *data, size_t size, off_t offset,
@@ -233,20 +250,20 @@ static void file_write(fuse_req_t request, fuse_ino_t inode, const char *data, s
 {
 	(void)inode;
 	(void)offset;
-	answer_write(request, data, size, file);
+	ask_write(request, data, size, file);
 }
 
 static void file_poll(fuse_req_t request, fuse_ino_t inode, struct fuse_file_info *file,
 		      struct fuse_pollhandle *handle)
 {
 	(void)inode;
-	answer_poll(request, file, handle);
+	ask_poll(request, file, handle);
 }
 
 static void file_release(fuse_req_t request, fuse_ino_t inode, struct fuse_file_info *file)
 {
 	(void)inode;
-	answer_release(request, file);
+	ask_release(request, file);
 }
 
 static void file_getattr(fuse_req_t request, fuse_ino_t inode, struct fuse_file_info *file)
@@ -299,7 +316,7 @@ static const struct fuse_lowlevel_ops file_operations = {
 	.release = file_release,
 };
 
-static struct shim *new_shim(int session, bool is_cuse)
+static struct shim *new_shim(bool is_cuse)
 {
 	struct shim *shim = calloc(1, sizeof(*shim));
 
@@ -308,7 +325,6 @@ static struct shim *new_shim(int session, bool is_cuse)
 		shim->frames = mmap(NULL, FRAMES_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 		for (size_t i = 0; i < WAITING_MAX; i++)
 			shim->waiting[i].slot = (uint32_t)i;
-		shim->session = session;
 		shim->is_cuse = is_cuse;
 		shim->kept = &shim->own;
 	}
@@ -332,9 +348,9 @@ static struct shim *if_in_session(struct shim *shim)
 	return NULL;
 }
 
-struct shim *shim_new_cuse(const char *name, int session)
+struct shim *shim_new_cuse(const char *name)
 {
-	struct shim *shim = new_shim(session, true);
+	struct shim *shim = new_shim(true);
 	char device_name[256];
 	const char *info[] = { device_name };
 	char *argv[] = { "cuse", NULL };
@@ -349,9 +365,9 @@ struct shim *shim_new_cuse(const char *name, int session)
 	return if_in_session(shim);
 }
 
-struct shim *shim_new_file(const char *mount_options, unsigned int mode, int session)
+struct shim *shim_new_file(const char *mount_options, unsigned int mode)
 {
-	struct shim *shim = new_shim(session, false);
+	struct shim *shim = new_shim(false);
 	char *argv[] = { "fuse", "-o", (char *)mount_options, NULL };
 	struct fuse_args args = FUSE_ARGS_INIT(3, argv);
 	struct timespec now;
@@ -373,6 +389,11 @@ struct shim *shim_new_file(const char *mount_options, unsigned int mode, int ses
 char *shim_reply(struct shim *shim)
 {
 	return shim->reply;
+}
+
+const struct shim_request *shim_asked(const struct shim *shim)
+{
+	return &shim->asked;
 }
 
 int shim_attach(struct shim *shim, const char *where)
@@ -463,7 +484,7 @@ static void process(struct shim *shim, const struct fuse_buf *request)
 		refuse(shim, request->mem);
 }
 
-/* Return what a failed receipt means for shim_serve: 1 to go on. */
+/* Return what a failed receipt means for shim_next: 1 to go on. */
 static int outcome(const struct shim *shim, int received)
 {
 	switch (received) {
@@ -477,9 +498,9 @@ static int outcome(const struct shim *shim, int received)
 	}
 }
 
-/* Wait for a request and serve it. Set `*crowded`, unless it is NULL, if another waits meanwhile. Return 1 if one was
-   served or a frame that is no request was dropped, else as shim_serve. */
-static int serve_one(struct shim *shim, bool *crowded)
+/* Wait for a request and process it; with `look`, see whether another waits meanwhile. Return 1 if one came or a frame
+   that is no request was dropped, else as shim_next. */
+static int take_one(struct shim *shim, bool look)
 {
 	int received;
 
@@ -491,10 +512,11 @@ static int serve_one(struct shim *shim, bool *crowded)
 	shim->kept->in_request = 1;
 	/* Before the reply: after it, a single client on this core may have sent its next request. Turns for that
 	 * cost 5 % (Linux 6.18, FUSE). */
-	if (crowded != NULL)
-		*crowded = (pending_on(shim) & POLLIN) != 0;
+	if (look && pending_on(shim) & POLLIN) {
+		shim->in_turns = true;
+		set_blocking(shim, false);
+	}
 	process(shim, &shim->request);
-	shim->kept->in_request = 0;
 	return 1;
 }
 
@@ -532,22 +554,23 @@ static bool put_aside(struct shim *shim)
 	return true;
 }
 
-/* Serve the request whose turn it is. */
-static void serve_waiting(struct shim *shim)
+/* Process the request whose turn it is. */
+static void take_waiting(struct shim *shim)
 {
-	struct waiting *next = shim->waiting, *last = &shim->waiting[shim->waiting_count - 1], served;
+	struct waiting *next = shim->waiting, *last = &shim->waiting[shim->waiting_count - 1];
 	struct fuse_buf request;
 
 	for (struct waiting *other = next + 1; other <= last; other++)
 		if (other->turn < next->turn || (other->turn == next->turn && other->number < next->number))
 			next = other;
-	served = *next;
+	/* Its slot is not used again before its answer: only what is received then takes one. */
+	shim->next = *next;
 	*next = *last;
-	*last = served;
-	request = (struct fuse_buf){ .size = served.size, .mem = frame_of(shim, &served) };
-	process(shim, &request);
-	shim->turn = served.turn;
+	*last = shim->next;
+	shim->turn = shim->next.turn;
 	shim->waiting_count--;
+	request = (struct fuse_buf){ .size = shim->next.size, .mem = frame_of(shim, &shim->next) };
+	process(shim, &request);
 }
 
 static bool is_interrupt(const struct fuse_buf *request)
@@ -555,13 +578,14 @@ static bool is_interrupt(const struct fuse_buf *request)
 	return ((const struct fuse_in_header *)request->mem)->opcode == FUSE_INTERRUPT && well_formed(request);
 }
 
-/* Receive all requests that wait, and serve one. Return 1, -EAGAIN if none waits, else as shim_serve. */
-static int serve_turn(struct shim *shim)
+/* Receive all requests that wait, and process the one whose turn it is: a user that sends many delays its own. Return as
+   take_one. */
+static int take_in_turns(struct shim *shim)
 {
-	int received = -EINTR;
+	int received = -EINTR, result = 1;
 
 	/* What was received is answered before an end. */
-	while (!shim->interrupted && shim->waiting_count < WAITING_MAX) {
+	while (!shim->interrupted && shim->waiting_count < WAITING_MAX && shim->kind == 0) {
 		received = fuse_session_receive_buf(shim->fuse, &shim->request);
 		if (received <= 0)
 			break;
@@ -570,36 +594,24 @@ static int serve_turn(struct shim *shim)
 		if (!is_interrupt(&shim->request) && !put_aside(shim))
 			process(shim, &shim->request);
 	}
+	if (shim->kind == 0 && shim->waiting_count > 0)
+		take_waiting(shim);
+	else if (shim->kind == 0)
+		result = shim->interrupted || received == -EAGAIN ? received : outcome(shim, received);
 	if (shim->waiting_count > 0)
-		serve_waiting(shim);
-	else if (received <= 0)
-		return shim->interrupted || received == -EAGAIN ? received : outcome(shim, received);
-	shim->kept->in_request = shim->waiting_count > 0;
-	return 1;
-}
-
-/* Serve while several requests wait, in turns by user: a user that sends many delays its own. Set `*crowded` if several
-   waited; return as serve_turn. */
-static int serve_in_turns(struct shim *shim, bool *crowded)
-{
-	int result;
-
-	*crowded = false;
-	set_blocking(shim, false);
-	do {
-		result = serve_turn(shim);
-		*crowded |= shim->waiting_count > 0;
-	} while (result > 0 && shim->waiting_count > 0);
-	shim->kept->in_request = 0;
-	/* In this order, since an interruption must make the next read return EAGAIN: see serve_one. */
-	set_blocking(shim, true);
+		shim->crowded = true;
+	else {
+		shim->in_turns = false;
+		/* In this order, since an interruption must make the next read return EAGAIN: see take_one. */
+		set_blocking(shim, true);
+	}
 	return result == -EAGAIN ? 1 : result;
 }
 
 int shim_handshake(struct shim *shim)
 {
 	while (!shim->initialised) {
-		int result = serve_one(shim, NULL);
+		int result = take_one(shim, false);
 
 		if (result <= 0)
 			return result == 0 ? -ENODEV : result;
@@ -642,34 +654,47 @@ static void do_nothing(int signal_number)
 	(void)signal_number;
 }
 
-int shim_serve(struct shim *shim)
+void shim_begin(struct shim *shim)
 {
 	/* Without SA_RESTART, so that the signal ends a read. */
 	struct sigaction action = { .sa_handler = do_nothing };
 	sigset_t signals;
-	bool crowded = false, look;
-	int result, served = 0;
 
 	sigaction(INTERRUPT_SIGNAL, &action, NULL);
 	sigemptyset(&signals);
 	sigaddset(&signals, INTERRUPT_SIGNAL);
 	pthread_sigmask(SIG_UNBLOCK, &signals, NULL);
 	shim->thread = (int)syscall(SYS_gettid);
-	do {
-		/* Where several waited the last time, look at once. */
-		look = crowded || ++served >= LOOK_EACH;
-		crowded = false;
-		result = serve_one(shim, look ? &crowded : NULL);
-		if (look)
-			served = 0;
-		if (result > 0 && crowded)
-			result = serve_in_turns(shim, &crowded);
-	} while (result > 0);
+}
+
+/* As take_one; where several waited the last time, it looks at once. */
+static int take_next(struct shim *shim)
+{
+	bool look = shim->crowded || ++shim->unlooked >= LOOK_EACH;
+
+	if (look)
+		shim->unlooked = 0;
+	shim->crowded = false;
+	return take_one(shim, look);
+}
+
+int shim_next(struct shim *shim, int64_t result)
+{
+	int taken = 1;
+
+	if (shim->kind != 0)
+		answer(shim, result);
+	while (shim->kind == 0 && taken > 0) {
+		shim->kept->in_request = shim->waiting_count > 0;
+		taken = shim->in_turns ? take_in_turns(shim) : take_next(shim);
+	}
+	if (shim->kind != 0)
+		return (int)shim->kind;
 	shim->thread = 0;
 	/* In this order, because an interruption in between must make the next read return EAGAIN. */
 	set_blocking(shim, true);
 	shim->interrupted = false;
-	return result;
+	return taken;
 }
 
 /* A signal alone is not enough: just before the read blocks, it would interrupt nothing. */

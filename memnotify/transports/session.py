@@ -9,9 +9,6 @@ import errno
 import logging
 import os
 from array import array
-from collections.abc import Callable
-from itertools import count
-from types import TracebackType
 from typing import Any, Protocol, Self
 
 from memnotify._shim import ffi, lib
@@ -19,6 +16,10 @@ from memnotify.kernel.syscalls import end_without_memory
 from memnotify.logs import LIMITED
 
 log = logging.getLogger(__name__)
+
+# An attribute of `lib` costs more than a global.
+_OPEN, _READ, _WRITE = lib.SHIM_OPEN, lib.SHIM_READ, lib.SHIM_WRITE
+_POLL, _RELEASE, _GIVE_BACK = lib.SHIM_POLL, lib.SHIM_RELEASE, lib.SHIM_GIVE_BACK
 
 
 class Operations(Protocol):
@@ -64,31 +65,29 @@ class Session:
     and ``interrupt`` may be called from any thread until ``close``; of the others one runs at a time.
     """
 
-    def __init__(self, operations: Operations, new_shim: Callable[[int], Any]) -> None:
-        """Serve ``operations``; the two constructors below say how."""
-        self.operations = operations
-        self._number = next(_numbers)
-        self._shim = new_shim(self._number)
-        if self._shim == ffi.NULL:
+    def __init__(self, operations: Operations, shim: Any) -> None:
+        """Serve ``operations`` by a shim; the two constructors below make one."""
+        if shim == ffi.NULL:
             raise OSError(errno.EINVAL, "libfuse3 refused the session, see its message above")
-        _sessions[self._number] = self
+        self._operations = operations
+        self._shim = shim
         self._kept: Any = None
-        self._reply = lib.shim_reply(self._shim)
-        self.replied: bytes | None = None
-        """The content of the shim's reply buffer: the same bytes again need not be copied."""
+        self._asked = lib.shim_asked(shim)
+        self._reply = lib.shim_reply(shim)
+        # What is in that buffer: the same bytes again need not be copied.
+        self._replied: bytes | None = None
         self.unmounts = True
         """False if ``close`` must not unmount: the mount is gone, and another one may be in its place."""
 
     @classmethod
     def cuse(cls, name: str, operations: Operations) -> Self:
         """Return a session that will register the character device ``name`` (at most 240 bytes)."""
-        return cls(operations, lambda number: lib.shim_new_cuse(os.fsencode(name), number))
+        return cls(operations, lib.shim_new_cuse(os.fsencode(name)))
 
     @classmethod
     def file(cls, operations: Operations, *, mode: int, mount_options: str) -> Self:
         """Return a session for a mount whose root is one regular file with the permissions ``mode``."""
-        options = os.fsencode(mount_options)
-        return cls(operations, lambda number: lib.shim_new_file(options, mode, number))
+        return cls(operations, lib.shim_new_file(os.fsencode(mount_options), mode))
 
     def attach(self, where: str) -> None:
         """Mount at ``where``, or take over an open descriptor given as ``/dev/fd/N``.
@@ -133,10 +132,44 @@ class Session:
 
         Raises OSError if the descriptor fails.
         """
-        result = lib.shim_serve(self._shim)
-        if result != -errno.EINTR:
-            self._check(result)
-        return bool(result)
+        lib.shim_begin(self._shim)
+        try:
+            kind = self._serve()
+        except MemoryError:
+            # Even to refuse, or to log.
+            end_without_memory()
+        if kind != -errno.EINTR:
+            self._check(kind)
+        return bool(kind)
+
+    def _serve(self) -> int:
+        """Answer requests until the shim ends; return how it did."""
+        shim, asked, operations = self._shim, self._asked, self._operations
+        answer = 0
+        while True:
+            try:
+                # If the answer is no number for C, this raises and has sent nothing.
+                kind = lib.shim_next(shim, answer)
+                if kind == _READ:
+                    data = operations.read(asked.fh)
+                    if data is not self._replied:
+                        ffi.memmove(self._reply, data, min(len(data), lib.SHIM_REPLY_MAX))
+                        self._replied = data
+                    answer = len(data)
+                elif kind == _POLL:
+                    answer = operations.poll(asked.fh, asked.events, asked.handle)
+                elif kind == _WRITE:
+                    answer = operations.write(asked.fh, ffi.unpack(asked.data, asked.size), asked.pid)
+                elif kind == _OPEN:
+                    answer = operations.open(asked.opener)
+                elif kind == _RELEASE:
+                    answer = operations.release(asked.fh)
+                elif kind == _GIVE_BACK:
+                    answer = operations.give_back(asked.fh)
+                else:
+                    return kind  # type: ignore[no-any-return]  # cffi's
+            except BaseException as error:  # noqa: BLE001 - as Operations says
+                answer = _refusal(error)
 
     def interrupt(self) -> None:
         """Let ``serve`` return, or its next call if none is running. Any thread, until ``close``."""
@@ -151,14 +184,8 @@ class Session:
         if self._shim != ffi.NULL:
             lib.shim_destroy(self._shim, self.unmounts)
             self._shim = ffi.NULL
-            del _sessions[self._number]
             # Now: Python 3.11 may crash where its collector clears a memoryview that is exported (gh-77894).
             self._kept = None
-
-    def reply(self, data: bytes) -> None:
-        """Copy the reply to a read into the shim's buffer."""
-        ffi.memmove(self._reply, data, min(len(data), lib.SHIM_REPLY_MAX))
-        self.replied = data
 
     @staticmethod
     def _check(result: int) -> None:
@@ -166,56 +193,11 @@ class Session:
             raise OSError(-result, os.strerror(-result))
 
 
-# By the number that C has instead of a pointer: for that, cffi would make an object at each request.
-_sessions: dict[int, Session] = {}
-_numbers = count()
-
-
-def _refusal(_type: type[BaseException], error: BaseException, trace: TracebackType) -> int:
-    """Turn a callback's exception into its answer."""
+def _refusal(error: BaseException) -> int:
+    """Turn what an operation raised into its answer."""
     if isinstance(error, MemoryError):
         end_without_memory()
     if isinstance(error, OSError) and error.errno and error.errno != errno.ENOSYS:
         return -error.errno
-    log.error("a request failed", exc_info=(type(error), error, trace), extra=LIMITED)
+    log.error("a request failed", exc_info=error, extra=LIMITED)
     return -errno.EIO
-
-
-def _callback(function: Callable[..., int]) -> Callable[..., int]:
-    """Make ``_on_read`` the shim's callback ``shim_on_read``. No exception leaves it."""
-    name = f"shim{function.__name__}"
-    return ffi.def_extern(name=name, error=lib.SHIM_FAILED, onerror=_refusal)(function)  # type: ignore[no-any-return]  # cffi's
-
-
-@_callback
-def _on_open(session: int, opener: int) -> int:
-    return _sessions[session].operations.open(opener)
-
-
-@_callback
-def _on_read(session: int, fh: int) -> int:
-    self = _sessions[session]
-    data = self.operations.read(fh)
-    if data is not self.replied:
-        self.reply(data)
-    return len(data)
-
-
-@_callback
-def _on_write(session: int, fh: int, data: Any, size: int, pid: int) -> int:
-    return _sessions[session].operations.write(fh, ffi.unpack(data, size), pid)
-
-
-@_callback
-def _on_poll(session: int, fh: int, events: int, handle: int) -> int:
-    return _sessions[session].operations.poll(fh, events, handle)
-
-
-@_callback
-def _on_give_back(session: int, fh: int) -> int:
-    return _sessions[session].operations.give_back(fh)
-
-
-@_callback
-def _on_release(session: int, fh: int) -> int:
-    return _sessions[session].operations.release(fh)

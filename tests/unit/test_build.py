@@ -85,7 +85,7 @@ def test_setup_does_only_what_is_missing(tmp_path: Path) -> None:
     (dev,) = checkout.setup("dev")
     assert " install --editable .[dev] " in dev
     assert checkout.setup("run") == checkout.setup("test") == checkout.setup("dev") == []
-    for name in ("pyproject.toml", "setup.py", "cffi_build/shim.c", "cffi_build/callbacks.h"):
+    for name in ("pyproject.toml", "setup.py", "cffi_build/shim.c", "cffi_build/shim.h"):
         with (tmp_path / name).open("a") as file:
             file.write("\n")
         assert len(checkout.setup("test")) == 1

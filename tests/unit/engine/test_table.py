@@ -592,6 +592,16 @@ def test_the_sampler_does_not_overtake(ask: Callable[[ObserverTable, int], objec
     assert not table._next.locked()
 
 
+def test_a_poll_that_does_not_wait_takes_no_lock() -> None:
+    table = ObserverTable()
+    fh = table.open()
+    with table._lock:
+        asked = threading.Thread(target=table.poll, args=(fh, NO_HANDLE), daemon=True)
+        asked.start()
+        asked.join(DEADLINE_S)
+        assert not asked.is_alive()
+
+
 def between(table: ObserverTable, fh: int, then: Callable[[], Any]) -> Distances:
     """Let the observer's threshold of 10 fire at 20, and call a function before it is armed again."""
     sample = Sample(1.0, Figures(0, 20, 0), exact=True)
