@@ -56,6 +56,8 @@ class Interval(NamedTuple):
     """The highest rate seen lately."""
     soonest_s: float = math.inf
     """No sample follows sooner, unless memory stalls or thresholds change."""
+    expected_s: float = 0.0
+    """A page counter that fires sooner fires early: memory moves faster than was seen, or comes and goes."""
 
     def __str__(self) -> str:
         """Return the interval and why it is as long as it is."""
@@ -65,6 +67,15 @@ class Interval(NamedTuple):
             f" a page counter causes a sample after {self.counter_s * 1000:.0f} ms,"
             f" memory moves at {self.rate_pages_s:.0f} pages/s"
         )
+
+
+class Firing(NamedTuple):
+    """How a page counter caused a sample."""
+
+    early: bool = False
+    """It fired before ``Interval.expected_s``, for the first time."""
+    gapless: bool = False
+    """Page counters that have counted since before the reading announce every level."""
 
 
 class _Reading(NamedTuple):
@@ -100,8 +111,8 @@ class SamplingSchedule:
     first sample after a quiet time cannot know how fast memory moves. If a page counter caused that sample,
     the next one follows after ``Interval.soonest_s``, to measure the rate; if counters that have not paused
     announce every level, it follows only once one of them fires again. A counter that fires before
-    ``Interval.counter_s`` for the first time causes a sample after ``Interval.soonest_s`` as well; one that
-    does so again rests (``PageCounter.rest``).
+    ``Interval.expected_s`` for the first time causes two such samples as well; one that does so again rests
+    (``PageCounter.rest``).
 
     So a crossing is noticed at most one floor after it happened, if figures move no faster than the rate: a
     sample at distance d is followed by another before the level can be reached, or, if d / rate is less than
@@ -143,8 +154,7 @@ class SamplingSchedule:
         *,
         unannounced_pages: float | None = None,
         pcp_pages: int | None = 0,
-        counter_fired: bool = False,
-        gapless: bool = False,
+        firing: Firing | None = None,
         moved_pages_s: float = 0.0,
     ) -> Interval:
         """Return the interval that follows a sample.
@@ -152,16 +162,13 @@ class SamplingSchedule:
         ``taken_s`` is the clock's. ``nearest_pages`` is the distance of the nearest level, infinite if there
         is none; ``unannounced_pages`` that of the nearest level that no page counter announces, by default
         the same. ``pcp_pages`` were on the per-CPU lists and are taken out of ``figures``; None if they were
-        not counted. ``counter_fired`` is true if a page counter caused the sample; ``gapless`` if page
-        counters that have counted since before the reading announce every level. ``moved_pages_s`` is how
-        fast anything moved that is not among the figures.
+        not counted. ``firing`` is that of the page counter that caused the sample, if one did.
+        ``moved_pages_s`` is how fast anything moved that is not among the figures.
         """
         parameters = self.parameters
         quiet_s, self._last_s = taken_s - self._last_s, taken_s
         reading = _reading(taken_s, figures, pcp_pages)
         faster = self._update_rate(reading, quiet_s, moved_pages_s)
-        # A burst that began since the last sample is faster than it looks.
-        learning = counter_fired and (faster or quiet_s >= parameters.update_period_s)
         self._update_back_off(reading, granularity_pages)
         near = self._seen_rate_pages_s * parameters.update_period_s >= nearest_pages
         soonest_s = self._pace(taken_s)
@@ -172,13 +179,14 @@ class SamplingSchedule:
         reason = "in reach of a threshold" if reach_s < self._back_off_s else "backing off"
         if timer_s == floor_s > min(self._back_off_s, reach_s):
             reason = "near a threshold" if near else "update_period"
-        if learning and gapless:
-            # No level is reached before a counter fires again: 6 of an idle machine's 10 samples less.
-            counter_s = soonest_s
-        elif learning:
-            timer_s, reason = soonest_s, "measuring how fast memory moves"
         seen_pages_s = self._seen_rate_pages_s
-        return Interval(timer_s, counter_s, reason, self._back_off_s, reach_s, seen_pages_s, soonest_s)
+        interval = Interval(
+            timer_s, counter_s, reason, self._back_off_s, reach_s, seen_pages_s, soonest_s, counter_s
+        )
+        # A burst that began since the last sample is faster than it looks.
+        if firing is None or not (faster or firing.early or quiet_s >= parameters.update_period_s):
+            return interval
+        return _measuring(interval, firing, faster=faster)
 
     def _pace(self, taken_s: float) -> float:
         """Count a sample; return after how long the next one may follow.
@@ -216,6 +224,16 @@ class SamplingSchedule:
         elif reading.taken_s - self._still_since_s >= 0.75 * self._back_off_s:
             self._back_off_s = min(2 * self._back_off_s, self.parameters.max_update_period_s)
             self._still_since_s = reading.taken_s
+
+
+def _measuring(interval: Interval, firing: Firing, *, faster: bool) -> Interval:
+    """Return the interval after which a second sample measures how fast memory moves."""
+    if not firing.gapless:
+        return interval._replace(timer_s=interval.soonest_s, reason="measuring how fast memory moves")
+    # No level is reached before a counter fires again: 6 of an idle machine's 10 samples less. If one fires
+    # early twice while no figure moves, pages come and go, and it rests.
+    expected_s = interval.counter_s if firing.early and not faster else interval.soonest_s
+    return interval._replace(counter_s=interval.soonest_s, expected_s=expected_s)
 
 
 def _reading(taken_s: float, figures: Sequence[int], pcp_pages: int | None) -> _Reading:

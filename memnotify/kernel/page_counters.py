@@ -108,7 +108,8 @@ class PageCounter:
         self._armed_pages = 0
         self._armed_every = False
         self._rest = self._to_rest = 0
-        self._fired_early = False
+        self.fired_early = False
+        """Whether it has fired too early since it was armed, and did not the time before."""
         # When to open counters again if that has failed; infinite once it is refused.
         self._retry_s = -math.inf
         # Whether it fired since it was armed or left armed; whether it is left armed for far too few pages.
@@ -159,9 +160,9 @@ class PageCounter:
         """
         self.opening = False
         if self._armed_pages:
-            if not self._fired_early:
+            if not self.fired_early:
                 self._rest = 0
-            self._fired_early = False
+            self.fired_early = False
         elif self._to_rest:
             self._to_rest -= 1
             return 0
@@ -199,7 +200,7 @@ class PageCounter:
         if self._low:
             return False
         if not self._rest:
-            self._rest, self._fired_early = 1, True
+            self._rest, self.fired_early = 1, True
             return False
         self._to_rest = self._rest
         self._rest = min(2 * self._rest, _LONGEST_REST)

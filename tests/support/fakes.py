@@ -123,8 +123,8 @@ class FakePageCounter(PageCounter):
         self.to_open = 0
         """By how many calls of ``arm`` its counters are still to be opened."""
         self.opening = False
-        self.patient = False
-        """Whether it goes on once if it fires too early."""
+        self.patient = self.fired_early = False
+        """Whether it goes on once if it fires too early, and whether it did."""
         self._ready = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
     @property
@@ -165,7 +165,7 @@ class FakePageCounter(PageCounter):
         """Disarm it, and record the rest, unless it is the first one since the last sample."""
         self.rests += 1
         if self.patient:
-            self.patient = False
+            self.patient, self.fired_early = False, True
             return False
         self.disarm()
         return True

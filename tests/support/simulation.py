@@ -87,15 +87,15 @@ class CurveCounter(FakePageCounter):
         self.share = share
         self.due_s = math.inf
         self._rest = self._lag_pages = self._armed_pages = 0
-        self._fired_early = self._armed_every = self._fired = self._low = False
+        self.fired_early = self._armed_every = self._fired = self._low = False
         self._counted_pages = 0.0
 
     def arm(self, pages: float, moved_pages: float = 0.0, every_pages: float = 0.0) -> int:
         """Arm it, unless it goes on or rests."""
         if self._armed_pages:
-            if not self._fired_early:
+            if not self.fired_early:
                 self._rest = 0
-            self._fired_early = False
+            self.fired_early = False
         elif self._to_rest:
             self._to_rest -= 1
             return 0

@@ -446,6 +446,24 @@ def test_the_second_sample_waits_for_page_counters(least_pages: int, used: int, 
     bench.sampler.stop()
 
 
+@pytest.mark.parametrize("early", [False, True])
+def test_a_second_sample_where_a_counter_fired_early(*, early: bool) -> None:
+    """Not long after the last sample, with little movement since, that alone says that memory may move."""
+    counters = FakePageCounter(), FakePageCounter()
+    bench = Bench(FakeReader(), sampling(), sources=WakeSources(page_counters=counters))
+    bench.reader.pcp_limit_pages = 0
+    bench.table.subscribe(bench.table.open(), levels({USED: 500}), bench.sampler.refresh())
+    for _ in range(2):
+        bench.clock.tick(10)
+        bench.sampler.sample()
+    bench.clock.tick(0.1)
+    counters[0].fired_early = early
+    bench.sampler.sample(counter_fired=True)
+    interval = bench.sampler.interval
+    assert (interval.counter_s == interval.soonest_s) is early
+    bench.sampler.stop()
+
+
 @pytest.mark.parametrize(("threshold", "intervals"), [(500, [1, 2, 4, 8, 16]), (200, [1, 2, 4, 4, 4])])
 def test_the_distance_bounds_the_interval(threshold: int, intervals: list[int]) -> None:
     """A level 400 pages away is reached in 4 s at 100 pages/s, one 100 pages away in 1 s."""

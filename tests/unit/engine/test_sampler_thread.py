@@ -415,7 +415,7 @@ def test_a_page_counter_causes_a_sample_at_once(
     bench = counted.bench
     counter: FakePageCounter = getattr(counted, which)
     assert counter.armed_pages == pages
-    bench.sampler._interval = bench.sampler._interval._replace(counter_s=0.0)
+    bench.sampler._interval = bench.sampler._interval._replace(counter_s=0.0, expected_s=0.0)
     bench.reader.use(used)
     counter.count(pages - 1)
     assert bench.notified == []
@@ -442,7 +442,7 @@ def test_a_page_counter_that_fires_too_early_waits(counted: Counted) -> None:
     """Before the threshold can be in reach a page counter does not cause a sample; it wakes once."""
     bench, counter, _ = counted
     # Less than the slack of the sleep that it ends, which is no reason for a sample either.
-    bench.sampler._interval = bench.sampler._interval._replace(counter_s=3.5)
+    bench.sampler._interval = bench.sampler._interval._replace(counter_s=3.5, expected_s=3.5)
     reads, sleeps = bench.reader.plain_reads, len(bench.sleeps)
     counter.count(400)
     eventually(lambda: len(bench.sleeps) > sleeps, "the sampler sleeps until then")
@@ -456,11 +456,21 @@ def test_a_page_counter_that_fires_too_early_waits(counted: Counted) -> None:
 def test_a_page_counter_that_fires_too_early_for_the_first_time(counted: Counted) -> None:
     """Memory may move faster than it was seen to: a sample follows after ``min_update_period``."""
     bench, counter, _ = counted
-    bench.sampler._interval = bench.sampler._interval._replace(counter_s=3000.0)
+    bench.sampler._interval = bench.sampler._interval._replace(counter_s=3000.0, expected_s=3000.0)
     counter.patient = True
     bench.reader.use(500)
     counter.count(400)
     eventually(lambda: bench.notified == [9], "the waiter is woken")
+
+
+def test_a_page_counter_that_fires_early_again_rests(counted: Counted) -> None:
+    """It does so although the sample that is to measure how fast memory moves is due."""
+    bench, counter, _ = counted
+    bench.sampler._interval = bench.sampler._interval._replace(counter_s=0.0, expected_s=3000.0)
+    bench.reader.use(500)
+    counter.count(400)
+    eventually(lambda: bench.notified == [9], "the waiter is woken")
+    assert counter.rests == 1
 
 
 def test_nothing_is_counted_without_thresholds(counted: Counted) -> None:

@@ -14,7 +14,7 @@ from support.simulation import STEP_S, Curve, Simulation
 from support.strategies import WIDE
 
 from memnotify.abi.figures import USED, Figures
-from memnotify.engine.schedule import SamplingSchedule
+from memnotify.engine.schedule import Firing, SamplingSchedule
 
 UPDATE_S = 0.25
 MAX_S = 15.0
@@ -170,7 +170,7 @@ def test_a_sample_by_a_page_counter_is_followed_by_a_second_one() -> None:
     schedule = SamplingSchedule(PARAMETERS)
     interval = schedule.update(0.0, Figures(TOTAL_PAGES, 0, 0), 1, 90_000, unannounced_pages=math.inf)
     interval = schedule.update(
-        10.0, Figures(TOTAL_PAGES, 10, 0), 1, 89_990, unannounced_pages=math.inf, counter_fired=True
+        10.0, Figures(TOTAL_PAGES, 10, 0), 1, 89_990, unannounced_pages=math.inf, firing=Firing()
     )
     assert interval.timer_s == EARLY_S
     # 90 times as fast as expected
@@ -178,7 +178,7 @@ def test_a_sample_by_a_page_counter_is_followed_by_a_second_one() -> None:
     assert math.isclose(interval.counter_s, 88_190 / 90_000 / 2)
     # It is known now.
     interval = schedule.update(
-        10.2, Figures(TOTAL_PAGES, 1810, 0), 1, 88_190, unannounced_pages=math.inf, counter_fired=True
+        10.2, Figures(TOTAL_PAGES, 1810, 0), 1, 88_190, unannounced_pages=math.inf, firing=Firing()
     )
     assert interval.timer_s >= UPDATE_S
 
@@ -210,8 +210,7 @@ def test_a_second_one_waits_for_counters_without_a_gap() -> None:
         1,
         89_990,
         unannounced_pages=math.inf,
-        counter_fired=True,
-        gapless=True,
+        firing=Firing(gapless=True),
     )
     assert (interval.timer_s, interval.counter_s) == (UPDATE_S, interval.soonest_s)
 
@@ -255,12 +254,26 @@ def test_a_burst_after_a_quiet_time_is_noticed_within_the_shortest_period(
         assert noticed_s[0] <= crossed * STEP_S + PARAMETERS.min_update_period_s + 2 * STEP_S
 
 
+@pytest.mark.parametrize("gapless", [False, True])
+def test_a_counter_that_fires_early_is_followed_by_a_second_sample(*, gapless: bool) -> None:
+    """A step may have begun just before, though little moved yet and the last sample was not long ago."""
+    schedule = SamplingSchedule(PARAMETERS)
+    for taken_s, used in [(0.0, 0), (1.0, 20_000), (4.0, 20_000)]:
+        schedule.update(taken_s, Figures(TOTAL_PAGES, used, 0), 1, 90_000, unannounced_pages=math.inf)
+    there = Figures(TOTAL_PAGES, 20_010, 0)
+    firing = Firing(early=True, gapless=gapless)
+    interval = schedule.update(4.1, there, 1, 89_990, unannounced_pages=math.inf, firing=firing)
+    assert (interval.counter_s if gapless else interval.timer_s) == interval.soonest_s
+    # It fires early again if it does so before the level can be near at the rate that is known.
+    assert interval.expected_s > UPDATE_S
+
+
 def test_a_burst_soon_after_a_sample_is_measured_too() -> None:
     """It began since, so it is faster than it looks: 900 pages in 0.2 s, perhaps in much less."""
     schedule = SamplingSchedule(PARAMETERS)
     schedule.update(0.0, Figures(TOTAL_PAGES, 0, 0), 1, 90_000, unannounced_pages=math.inf)
     interval = schedule.update(
-        0.2, Figures(TOTAL_PAGES, 900, 0), 1, 89_100, unannounced_pages=math.inf, counter_fired=True
+        0.2, Figures(TOTAL_PAGES, 900, 0), 1, 89_100, unannounced_pages=math.inf, firing=Firing()
     )
     assert interval.timer_s == EARLY_S
 
