@@ -22,17 +22,29 @@ from unittest.mock import patch
 HERE = Path(__file__).resolve()
 sys.path.insert(0, str(HERE.parent.parent / "tests"))
 
-from support.zoneinfo import zoneinfo  # noqa: E402 - the tests' directory is not on the path
+from support.bench import sampling  # noqa: E402 - the tests' directory is not on the path
+from support.levels import levels  # noqa: E402 - the same
+from support.simulation import STEP_S, Curve, Simulation  # noqa: E402 - the same
+from support.zoneinfo import zoneinfo  # noqa: E402 - the same
 
-from memnotify.abi.figures import PAGE_SIZE  # noqa: E402
+from memnotify.abi.figures import PAGE_SIZE, USED  # noqa: E402
 from memnotify.kernel import page_counters  # noqa: E402
 from memnotify.kernel.meminfo import MemInfoReader  # noqa: E402
 from memnotify.kernel.page_counters import ALLOCATED, EVERY_ALLOCATION, FREED, PageCounter  # noqa: E402
 from memnotify.kernel.syscalls import TracepointCounter, tracepoint  # noqa: E402
 
-_MACHINES = ((2, 1), (16, 1), (64, 2), (256, 8))
+# The nodes of a machine, by its CPUs.
+_MACHINES = {2: 1, 16: 1, 64: 2, 256: 8}
 _COUNTERS = 200
 _SAMPLES = 20
+# An idle machine, for the wake-ups: the pages of each node, those on the per-CPU lists of each CPU, and those
+# that come and go in a second, all on one CPU.
+_NODE_PAGES = 1 << 26
+_LISTS_PAGES = 12_800
+_CHURN_PAGES_S = 1000
+# Where `used` is between two thresholds, in parts of the way.
+_PLACES = 10
+_MINUTE_S = 60
 
 
 class Costs(NamedTuple):
@@ -73,6 +85,9 @@ def main() -> int:
     parser.add_argument(
         "--close-ms", type=float, help="let closing a counter take this long (default: as measured here)"
     )
+    parser.add_argument(
+        "--cpus", type=int, nargs="+", choices=_MACHINES, default=list(_MACHINES), help="(default: all)"
+    )
     options = parser.parse_args()
     try:
         costs = measure_costs(_COUNTERS)
@@ -87,11 +102,16 @@ def main() -> int:
         f" close {closed_us:.1f} us; below, times are CPU times"
     )
     print(
-        "CPUs nodes  counters  open, ms  arm, ms  one CPU more, ms  resume, ms  least, MiB  exact sample, us"
+        f"wake-ups: in a minute, thresholds every 1 % of memory, {_CHURN_PAGES_S} pages/s come and go;"
+        f" median (min to max) of {_PLACES} places between two"
     )
-    for cpus, nodes in _MACHINES:
+    print(
+        "CPUs nodes  counters  open, ms  arm, ms  one CPU more, ms  resume, ms  least, MiB  exact sample, us"
+        "  wake-ups"
+    )
+    for cpus in options.cpus:
         with tempfile.TemporaryDirectory() as directory:
-            print(_row(cpus, nodes, costs, Path(directory)), flush=True)
+            print(_row(cpus, _MACHINES[cpus], costs, Path(directory)), flush=True)
     return 0
 
 
@@ -150,7 +170,38 @@ def _row(cpus: int, nodes: int, costs: Costs, directory: Path) -> str:
     return (
         f"{cpus:4} {nodes:5}  {opened:8}  {open_s * 1e3:8.1f}  {arm_s * 1e3:7.2f}  {more_s * 1e3:16.1f}"
         f"  {resume_s * 1e3:10.1f}  {least_pages * PAGE_SIZE / (1 << 20):10.0f}  {sample_s * 1e6:16.0f}"
+        f"  {_wakeups(cpus, nodes, least_pages)}"
     )
+
+
+def _wakeups(cpus: int, nodes: int, least_pages: int) -> str:
+    """Return how often the sampler wakes in the second minute, by the tests' simulation of a memory."""
+    apart_pages = nodes * _NODE_PAGES // 100
+    counts = []
+    for place in range(_PLACES):
+        used = nodes * _NODE_PAGES // 2 + apart_pages * (2 * place + 1) // (2 * _PLACES)
+        first, both = (_simulated(cpus, nodes, least_pages, used, minutes) for minutes in (1, 2))
+        counts.append(both - first)
+    return f"{statistics.median(counts):.0f} ({min(counts)} to {max(counts)})"
+
+
+def _simulated(cpus: int, nodes: int, least_pages: int, used: int, minutes: int) -> int:
+    """Return the wake-ups of so many minutes, in which ``used`` stays."""
+    curve = Curve(
+        used,
+        [(0.0, round(minutes * _MINUTE_S / STEP_S))],
+        churn=_CHURN_PAGES_S * STEP_S,
+        lists_pages=cpus * _LISTS_PAGES,
+    )
+    # A CPU's counter of single pages has half of its share.
+    counter = {"least_pages": least_pages, "share": 0.5 / cpus}
+    simulation = Simulation(curve, sampling(), lambda _: None, total=nodes * _NODE_PAGES, counter=counter)
+    for percent in range(1, 100):
+        sample = simulation.sampler.refresh()
+        pages = nodes * _NODE_PAGES * percent // 100
+        simulation.table.subscribe(simulation.table.open(), levels({USED: pages}), sample)
+    simulation.run()
+    return simulation.sampler.wakeups
 
 
 def _spend(duration_s: float) -> None:

@@ -316,8 +316,8 @@ class Sampler:
         """Take one sample and notify the observers that crossed. Raises MemInfoError."""
         with self._sampling_lock:
             self._finish(serving=False)
-            armed_anew = self._armed_anew
-            early = any(map(_FIRED_EARLY, self._page_counters))
+            armed_anew = self._armed_anew if counter_fired else -1
+            early = counter_fired and any(map(_FIRED_EARLY, self._page_counters))
             sample = self._read_plain()
             groups = self._due_groups(sample.taken_s, counter_fired=counter_fired)
             if self._needs_exact(sample, groups):

@@ -13,6 +13,9 @@ import programs
 import pytest
 import soak
 from common import BenchmarkError, build
+from support.require import unavailable
+
+from memnotify.kernel.page_counters import open_page_counters
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 QUICK = ("--rounds", "2", "--idle", "0.3")
@@ -42,6 +45,17 @@ def test_compare() -> None:
         "wake all: server CPU per client, us",
     ):
         assert min(numbers(output, row)) > 0
+
+
+def test_simulated_cpus() -> None:
+    for counter in open_page_counters() or unavailable(
+        "pages cannot be counted here: run as root, on a kernel with kmem tracepoints"
+    ):
+        counter.close()
+    output = benchmark("simulated_cpus.py", "--cpus", "16")
+    *_, (cpus, nodes, counters, *costs) = (line.split() for line in output.splitlines())
+    assert (cpus, nodes, counters) == ("16", "1", "208")
+    assert all(float(cost) > 0 for cost in costs[:6])
 
 
 def test_abuse() -> None:

@@ -165,6 +165,7 @@ class Simulation(Bench[CurveReader]):
         on_notify: Callable[[list[int]], None],
         *,
         figure: str = "used",
+        total: int = 1 << 30,
         counter: Mapping[str, float],
     ) -> None:
         """``counter`` has CurveCounter's ``least_pages`` and ``share``, or nothing: no page counters then."""
@@ -176,7 +177,7 @@ class Simulation(Bench[CurveReader]):
             if counter
         ]
         super().__init__(
-            CurveReader(curve, clock, total=1 << 30, figure=figure),
+            CurveReader(curve, clock, total=total, figure=figure),
             parameters,
             table=ObserverTable(len(WIDE._fields)),
             notify=lambda handles, count: on_notify(list(handles[:count])),
