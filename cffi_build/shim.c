@@ -598,7 +598,8 @@ static int take_in_turns(struct shim *shim)
 		take_waiting(shim);
 	else if (shim->kind == 0)
 		result = shim->interrupted || received == -EAGAIN ? received : outcome(shim, received);
-	if (shim->waiting_count > 0)
+	/* More may wait if the loop ended because of a request that Python must answer first. */
+	if (shim->waiting_count > 0 || received > 0)
 		shim->crowded = true;
 	else {
 		shim->in_turns = false;
@@ -616,6 +617,7 @@ int shim_handshake(struct shim *shim)
 		if (result <= 0)
 			return result == 0 ? -ENODEV : result;
 	}
+	shim->kept->in_request = 0;
 	/* libfuse does not notice a refusal: the kernel aborts the connection before libfuse's write of the reply
 	 * returns (fs/fuse/cuse.c:cuse_process_init_reply, fs/fuse/dev.c:fuse_dev_poll). */
 	return pending_on(shim) & POLLERR ? -ECONNREFUSED : 0;
@@ -690,6 +692,7 @@ int shim_next(struct shim *shim, int64_t result)
 	}
 	if (shim->kind != 0)
 		return (int)shim->kind;
+	shim->kept->in_request = 0;
 	shim->thread = 0;
 	/* In this order, because an interruption in between must make the next read return EAGAIN. */
 	set_blocking(shim, true);

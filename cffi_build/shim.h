@@ -4,7 +4,7 @@
 /* The longest reply to a read; a client's buffer may be larger. */
 #define SHIM_REPLY_MAX 4096
 
-/* What a client asks for, and what Python answers: a number, or a negative errno. */
+/* What Python is asked, and what it answers: a number, or a negative errno. */
 enum shim_kind {
 	SHIM_OPEN = 1,  /* the new open file's number, fh */
 	SHIM_READ,      /* the number of bytes in shim_reply's buffer; no more than the client asked for are sent */
@@ -31,7 +31,7 @@ struct shim;
 
 /* What outlives the process, in memory that another one may take over. */
 struct shim_kept {
-	uint64_t in_request; /* 1 while a request was read and may not be answered */
+	uint64_t in_request; /* 1 while a request was read whose answer may be outstanding */
 	uint64_t mode, uid, gid; /* of the file; mode is 0 if they are not kept yet */
 };
 

@@ -147,6 +147,11 @@ class SavedState:
         self._header[0] = _MAGIC
         self._header[_LENGTH] = len(text)
 
+    @property
+    def slots(self) -> int:
+        """How many slots are kept, the free ones included. Any thread."""
+        return self._slots
+
     def converted(self, figures: Sequence[int]) -> Self:
         """Return a copy for other figures: each is given by its index here, or is -1 if it is new.
 

@@ -111,8 +111,8 @@ class SamplingSchedule:
     first sample after a quiet time cannot know how fast memory moves. If a page counter caused that sample,
     the next one follows after ``Interval.soonest_s``, to measure the rate; if counters that have not paused
     announce every level, it follows only once one of them fires again. A counter that fires before
-    ``Interval.expected_s`` for the first time causes two such samples as well; one that does so again rests
-    (``PageCounter.rest``).
+    ``Interval.expected_s`` for the first time causes a sample after ``Interval.soonest_s`` as well, which is
+    followed by a second one in the same way; one that does so again rests (``PageCounter.rest``).
 
     So a crossing is noticed at most one floor after it happened, if figures move no faster than the rate: a
     sample at distance d is followed by another before the level can be reached, or, if d / rate is less than

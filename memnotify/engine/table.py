@@ -6,7 +6,8 @@ read, poll and close; the sampler advances. One lock guards the table. Under it 
 or notification is sent.
 
 So no wake-up is lost or doubled: a poll stores its handle, then reads ``pending``; a crossing sets
-``pending``, then takes the handle. Both hold the lock, so the second sees what the first did.
+``pending``, then takes the handle. Both hold the lock, so the second sees what the first did. A poll that
+does not wait stores nothing, and takes no lock.
 
 What has fired is armed for the other direction some at a time, and the lock is free in between. A threshold
 that has fired and is not armed yet fires at nothing and is bound by no read. So no wake-up is lost or
@@ -203,7 +204,9 @@ class ObserverTable:
     @property
     def sparse(self) -> bool:
         """Whether most of the observers that memory is kept for are gone. Any thread, without the lock."""
-        return self._most > _SPARSE_FROM and len(self._observers) * 4 < self._most
+        few = len(self._observers) * 4 < self._most
+        # The last ones before a compaction may have been those with the highest slots, which then all stay.
+        return few and max(self._most, self._saved.slots) > _SPARSE_FROM
 
     def compact(self) -> None:
         """Let go of the memory of observers that are gone, which a release does not."""

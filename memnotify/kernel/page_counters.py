@@ -59,6 +59,9 @@ _OPENING_S = 0.005
 # 12 ms.
 _PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _RETRY_S = 15.0
+# An early firing is remembered at the sample that it causes, and at the one that measures how fast memory
+# moves: otherwise each early firing of a counter that goes on would be the first, and it would never rest.
+_REMEMBERED = 2
 # The most samples that a counter rests for if it fires too early again and again: 16 s at 4 samples a second.
 _LONGEST_REST = 64
 
@@ -109,7 +112,9 @@ class PageCounter:
         self._armed_every = False
         self._rest = self._to_rest = 0
         self.fired_early = False
-        """Whether it has fired too early since it was armed, and did not the time before."""
+        """Whether it has fired too early since the last sample, and not lately before."""
+        # By how many more samples an early firing is remembered.
+        self._remembered = 0
         # When to open counters again if that has failed; infinite once it is refused.
         self._retry_s = -math.inf
         # Whether it fired since it was armed or left armed; whether it is left armed for far too few pages.
@@ -160,10 +165,12 @@ class PageCounter:
         """
         self.opening = False
         if self._armed_pages:
-            if not self.fired_early:
+            if self._remembered:
+                self._remembered -= 1
+            else:
                 self._rest = 0
-            self.fired_early = False
-        elif self._to_rest:
+        self.fired_early = False
+        if not self._armed_pages and self._to_rest:
             self._to_rest -= 1
             return 0
         if pages == math.inf or time.monotonic() < self._retry_s:
@@ -200,9 +207,9 @@ class PageCounter:
         if self._low:
             return False
         if not self._rest:
-            self._rest, self.fired_early = 1, True
+            self._rest, self.fired_early, self._remembered = 1, True, _REMEMBERED
             return False
-        self._to_rest = self._rest
+        self._to_rest, self._remembered = self._rest, 0
         self._rest = min(2 * self._rest, _LONGEST_REST)
         self.disarm()
         return True

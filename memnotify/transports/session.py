@@ -197,7 +197,8 @@ def _refusal(error: BaseException) -> int:
     """Turn what an operation raised into its answer."""
     if isinstance(error, MemoryError):
         end_without_memory()
-    if isinstance(error, OSError) and error.errno and error.errno != errno.ENOSYS:
-        return -error.errno
+    number = error.errno if isinstance(error, OSError) else None
+    if isinstance(number, int) and number not in (0, errno.ENOSYS):
+        return -number
     log.error("a request failed", exc_info=error, extra=LIMITED)
     return -errno.EIO

@@ -234,6 +234,7 @@ def test_a_refusal(caplog: pytest.LogCaptureFixture, operation: str, refusal: in
         RuntimeError("a defect"),
         OSError("without an errno"),
         OSError(errno.ENOSYS, "would switch poll off"),
+        OSError("no number", "an errno that is text"),
         KeyboardInterrupt(),
     ],
 )
@@ -528,6 +529,24 @@ def test_users_are_served_in_turns() -> None:
     assert replies.index(one) <= 16 + 3
     assert replies.index(few[-1]) <= 16 + 3 * 3
     assert [unique for unique in replies if unique in many] == many, "of one user, in their order"
+
+
+def test_nothing_is_in_request_after_the_handshake_and_at_the_end() -> None:
+    """The next process takes it that the kernel waits for an answer to what this one has read."""
+    with FakeKernel() as kernel:
+        session = Session.cuse("fake", Scripted())
+        session.attach(f"/dev/fd/{kernel.fd}")
+        kept = array("Q", bytes(32))
+        session.keep(memoryview(kept))
+        kernel.hello()
+        session.handshake()
+        assert kept[0] == 0
+        sent = [kernel.send(WRITE, write_body(1, b"used 1"), HOSTILE) for _ in range(16)]
+        kernel.send(INTERRUPT, sent[0].to_bytes(8, "little"), HOSTILE)
+        kernel.close()
+        assert not session.serve()
+        assert kept[0] == 0
+        session.close()
 
 
 @pytest.mark.parametrize("at", [3, 16, 17, 18, 30, 40])

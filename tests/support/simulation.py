@@ -86,17 +86,19 @@ class CurveCounter(FakePageCounter):
         self.clock = clock
         self.share = share
         self.due_s = math.inf
-        self._rest = self._lag_pages = self._armed_pages = 0
+        self._rest = self._remembered = self._lag_pages = self._armed_pages = 0
         self.fired_early = self._armed_every = self._fired = self._low = False
         self._counted_pages = 0.0
 
     def arm(self, pages: float, moved_pages: float = 0.0, every_pages: float = 0.0) -> int:
         """Arm it, unless it goes on or rests."""
         if self._armed_pages:
-            if not self.fired_early:
+            if self._remembered:
+                self._remembered -= 1
+            else:
                 self._rest = 0
-            self.fired_early = False
-        elif self._to_rest:
+        self.fired_early = False
+        if not self._armed_pages and self._to_rest:
             self._to_rest -= 1
             return 0
         every = pages < max(1, self._least_pages)

@@ -268,6 +268,18 @@ def test_a_counter_that_fires_early_is_followed_by_a_second_sample(*, gapless: b
     assert interval.expected_s > UPDATE_S
 
 
+@pytest.mark.parametrize("churn_pages_s", [25_000, 50_000, 100_000])
+def test_pages_that_come_and_go_let_a_counter_rest(churn_pages_s: int) -> None:
+    """Though a first early firing causes two samples, there are few more than at the base interval."""
+    curve = Curve(10_000, [(0.0, round(60 / STEP_S))], churn=churn_pages_s * STEP_S)
+    simulation = Simulation(curve, sampling(), lambda _: None, counter={"least_pages": 1, "share": 0.25})
+    # The second level is one that no counter announces, so the second sample does not wait for a firing.
+    wanted = levels({USED: 10_000 + (1 << 14) + 10, USED + 1: 1 << 19})
+    simulation.table.subscribe(simulation.table.open(), wanted, simulation.sampler.refresh())
+    simulation.run()
+    assert simulation.samples <= 1.1 * 60 / UPDATE_S
+
+
 def test_a_burst_soon_after_a_sample_is_measured_too() -> None:
     """It began since, so it is faster than it looks: 900 pages in 0.2 s, perhaps in much less."""
     schedule = SamplingSchedule(PARAMETERS)

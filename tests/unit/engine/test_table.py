@@ -735,6 +735,23 @@ def test_a_release_allocates_nothing_and_what_it_leaves_is_let_go_of() -> None:
     assert closed - before <= (opened - before) // 10
 
 
+def test_what_the_last_observers_keep_is_let_go_of() -> None:
+    """Few are left at a compaction, but in the last slots, so the saved state stays as large as before."""
+    table = ObserverTable()
+    fhs = [table.open() for _ in range(6_000)]
+    for fh in fhs[:5_500]:
+        table.close(fh)
+    table.compact()
+    kept = len(table._saved.words)
+    assert not table.sparse
+    for fh in fhs[5_500:]:
+        table.close(fh)
+    assert table.sparse
+    table.compact()
+    assert len(table._saved.words) <= kept / 4
+    assert not table.sparse
+
+
 @given(
     st.lists(small_thresholds, min_size=1, max_size=3),
     small_figures,
