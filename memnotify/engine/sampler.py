@@ -124,8 +124,6 @@ class Sampler:
     # Whether a serving thread samples, and the batch that it has left to the sampler thread.
     _serving = False
     _left: HandleBatch | None = None
-    # Whether a page counter has fired, and thresholds have changed, since the last sample.
-    _counter_fired = _fresh = False
 
     def __init__(
         self,
@@ -142,7 +140,6 @@ class Sampler:
         self._reader = reader
         self._notify = notify
         self._parameters = parameters
-        self._update_period_s = parameters.update_period_s
         self._schedule = SamplingSchedule(parameters)
         self._sampling_lock = Lock()
         self._clock, self._wait = timing
@@ -159,6 +156,8 @@ class Sampler:
         self._slack_s = 0.0
         # When the next sample is due, and what serving threads see of it: infinite while parked.
         self._due_s = self._published_due_s = math.inf
+        self._counter_fired = False
+        self._fresh = False
         # Made with the first threshold on a cgroup: most daemons have none.
         self._groups: GroupSampler | None = None
         # Polled for writes to the limits of cgroups, until one is seen: the next sample reads them.
@@ -219,8 +218,8 @@ class Sampler:
     def cached(self) -> Sample | None:
         """Return the newest sample if it is exact and at most ``update_period`` old, else None."""
         latest = self._table.latest
-        # An attribute of a named tuple takes 25 ns more.
-        if latest is self._table.latest_exact and self._clock() - latest.taken_s <= self._update_period_s:
+        exact = latest is self._table.latest_exact  # an attribute of a named tuple takes 25 ns more
+        if exact and self._clock() - latest.taken_s <= self._parameters.update_period_s:
             return latest
         return None
 
@@ -309,7 +308,6 @@ class Sampler:
     def set_parameters(self, parameters: SamplingParameters) -> None:
         """Give new parameters to the sampler thread, without waiting for it. The last ones count."""
         self._parameters = parameters
-        self._update_period_s = parameters.update_period_s
         self.worker.wake()
 
     def sample(self, *, counter_fired: bool = False) -> None:

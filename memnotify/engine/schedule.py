@@ -230,8 +230,8 @@ def _measuring(interval: Interval, firing: Firing, *, faster: bool) -> Interval:
     """Return the interval after which a second sample measures how fast memory moves."""
     if not firing.gapless:
         return interval._replace(timer_s=interval.soonest_s, reason="measuring how fast memory moves")
-    # No level is reached before a counter fires again: 6 of an idle machine's 10 samples less. If one fires
-    # early twice while no figure moves, pages come and go, and it rests.
+    # No level is reached before a counter fires again: 6 of an idle machine's 10 samples less. If a
+    # counter fires early twice while no figure moves, pages come and go, and it rests.
     expected_s = interval.counter_s if firing.early and not faster else interval.soonest_s
     return interval._replace(counter_s=interval.soonest_s, expected_s=expected_s)
 

@@ -164,14 +164,7 @@ class PageCounter:
         tries again.
         """
         self.opening = False
-        if self._armed_pages:
-            if self._remembered:
-                self._remembered -= 1
-            else:
-                self._rest = 0
-        self.fired_early = False
-        if not self._armed_pages and self._to_rest:
-            self._to_rest -= 1
+        if self._rests_now():
             return 0
         if pages == math.inf or time.monotonic() < self._retry_s:
             self.disarm()
@@ -213,6 +206,19 @@ class PageCounter:
         self._rest = min(2 * self._rest, _LONGEST_REST)
         self.disarm()
         return True
+
+    def _rests_now(self) -> bool:
+        """Count a sample, and return whether the counter rests at it."""
+        self.fired_early = False
+        if self._armed_pages:
+            if self._remembered:
+                self._remembered -= 1
+            else:
+                self._rest = 0
+            return False
+        rests = self._to_rest > 0
+        self._to_rest -= rests
+        return rests
 
     def disarm(self) -> None:
         """Count nothing."""

@@ -136,7 +136,7 @@ class Session:
         try:
             kind = self._serve()
         except MemoryError:
-            # Even to refuse, or to log.
+            # There is none even to refuse a request, or to log.
             end_without_memory()
         if kind != -errno.EINTR:
             self._check(kind)

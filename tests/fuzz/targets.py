@@ -19,11 +19,11 @@ from typing import Any
 
 from support.bench import Bench
 from support.fake_kernel import POLL, READ, RELEASE, WRITE, FakeKernel
-from support.fakes import FakeReader
+from support.fakes import WIDE, FakeReader
 from support.levels import in_pages
 from support.model import understood_pages
 from support.sender import Sender
-from support.strategies import WIDE, Frame
+from support.strategies import Frame
 from support.zoneinfo import zoneinfo
 
 from memnotify.abi.figures import Figures

@@ -25,9 +25,9 @@ from hypothesis.stateful import (
 from support import fake_kernel
 from support.bench import Bench, sampling
 from support.fake_kernel import FakeKernel, serving, write_body
-from support.fakes import FakeReader
+from support.fakes import WIDE, FakeReader
 from support.model import ModelObserver, granularity_of, understood
-from support.strategies import WIDE, granularities, small_figures, small_pages, small_writes
+from support.strategies import granularities, small_figures, small_pages, small_writes
 
 from memnotify.abi.figures import NAMES, PAGE_SIZE, Figures
 from memnotify.engine.table import ObserverTable, Sample

@@ -12,6 +12,9 @@ from memnotify.abi.figures import Figures, figures_with
 from memnotify.kernel.meminfo import MemInfoError, MemInfoReader
 from memnotify.kernel.page_counters import PageCounter
 
+WIDE = figures_with(("available",))
+"""Figures with an extra one: what holds for them must hold for any."""
+
 
 class FakeClock:
     """A clock that only ``tick`` moves."""

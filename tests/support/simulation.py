@@ -10,8 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from support.bench import Bench
-from support.fakes import FakeClock, FakePageCounter, FakeReader
-from support.strategies import WIDE
+from support.fakes import WIDE, FakeClock, FakePageCounter, FakeReader
 
 from memnotify.abi.figures import NAMES, Figures
 from memnotify.engine.sampler import Timing, WakeSources
@@ -92,14 +91,7 @@ class CurveCounter(FakePageCounter):
 
     def arm(self, pages: float, moved_pages: float = 0.0, every_pages: float = 0.0) -> int:
         """Arm it, unless it goes on or rests."""
-        if self._armed_pages:
-            if self._remembered:
-                self._remembered -= 1
-            else:
-                self._rest = 0
-        self.fired_early = False
-        if not self._armed_pages and self._to_rest:
-            self._to_rest -= 1
+        if self._rests_now():
             return 0
         every = pages < max(1, self._least_pages)
         wanted_pages = every_pages if every else pages

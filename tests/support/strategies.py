@@ -7,13 +7,12 @@ from typing import NamedTuple
 
 from hypothesis import strategies as st
 from support import fake_kernel as kernel
+from support.fakes import WIDE
 
-from memnotify.abi.figures import PAGE_SIZE, Figures, figures_with
+from memnotify.abi.figures import PAGE_SIZE, Figures
 
 PAGES_MAX = 2**63 - 1
 
-WIDE = figures_with(("available",))
-"""Figures with an extra one: what holds for them must hold for any."""
 _INDEXES = st.integers(0, len(WIDE._fields) - 1)
 
 # A memory of few pages, so that figures meet thresholds, levels and each other: of those drawn from

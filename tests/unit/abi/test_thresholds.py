@@ -7,10 +7,10 @@ from fractions import Fraction
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from support.fakes import WIDE
 from support.levels import in_pages
 from support.model import nearest, understood_pages
 from support.strategies import (
-    WIDE,
     Measure,
     damaged_thresholds,
     figures,

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from support import strategies
 from support.fake_cgroups import FakeCgroup
 from support.fake_device import GRANULARITY_PAGES, FakeDaemon
+from support.fakes import WIDE
 from support.waiting import DEADLINE_S
 
 from memnotify.abi.figures import figures_with
@@ -94,9 +95,9 @@ def test_what_is_no_line_is_refused(line: bytes) -> None:
 @given(strategies.spelled_thresholds())
 def test_levels_by_name(spelled: tuple[bytes, dict[int, int]]) -> None:
     text, meant = spelled
-    levels = parse(text, strategies.WIDE._fields)
+    levels = parse(text, WIDE._fields)
     assert {name: level.pages(0) for name, level in levels.items()} == {
-        strategies.WIDE._fields[index]: pages for index, pages in meant.items()
+        WIDE._fields[index]: pages for index, pages in meant.items()
     }
 
 

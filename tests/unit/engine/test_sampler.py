@@ -425,18 +425,25 @@ def test_each_sample_counts_for_the_interval(bench: SamplerBench) -> None:
     assert seen == [1, 2, 4, 8, 1, 2]
 
 
+def quiet(*counters: FakePageCounter) -> Bench[FakeReader]:
+    """Return a bench with a level 400 pages above ``used``, after two samples of a memory that is still."""
+    allocated, freed = counters
+    bench = Bench(FakeReader(), sampling(), sources=WakeSources(page_counters=(allocated, freed)))
+    bench.reader.pcp_limit_pages = 0
+    bench.table.subscribe(bench.table.open(), levels({USED: 500}), bench.sampler.refresh())
+    for _ in range(2):
+        bench.clock.tick(10)
+        bench.sampler.sample()
+    return bench
+
+
 @pytest.mark.parametrize(
     ("least_pages", "used", "waits"), [(0, 100, True), (0, 101, False), (500, 100, False)]
 )
 def test_the_second_sample_waits_for_page_counters(least_pages: int, used: int, *, waits: bool) -> None:
     """Not if a counter was armed again, which loses what passes meanwhile, nor if one cannot be armed."""
     counters = FakePageCounter(least_pages), FakePageCounter(least_pages)
-    bench = Bench(FakeReader(), sampling(), sources=WakeSources(page_counters=counters))
-    bench.reader.pcp_limit_pages = 0
-    bench.table.subscribe(bench.table.open(), levels({USED: 500}), bench.sampler.refresh())
-    for _ in range(2):
-        bench.clock.tick(10)
-        bench.sampler.sample()
+    bench = quiet(*counters)
     bench.reader.use(used)
     bench.clock.tick(10)
     bench.sampler.sample(counter_fired=True)
@@ -450,12 +457,7 @@ def test_the_second_sample_waits_for_page_counters(least_pages: int, used: int, 
 def test_a_second_sample_where_a_counter_fired_early(*, early: bool) -> None:
     """Not long after the last sample, with little movement since, that alone says that memory may move."""
     counters = FakePageCounter(), FakePageCounter()
-    bench = Bench(FakeReader(), sampling(), sources=WakeSources(page_counters=counters))
-    bench.reader.pcp_limit_pages = 0
-    bench.table.subscribe(bench.table.open(), levels({USED: 500}), bench.sampler.refresh())
-    for _ in range(2):
-        bench.clock.tick(10)
-        bench.sampler.sample()
+    bench = quiet(*counters)
     bench.clock.tick(0.1)
     counters[0].fired_early = early
     bench.sampler.sample(counter_fired=True)

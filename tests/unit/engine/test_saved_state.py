@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.strategies import WIDE, granularities, small_figures, small_writes
+from support.fakes import WIDE
+from support.strategies import granularities, small_figures, small_writes
 
 from memnotify.abi.figures import Figures
 from memnotify.abi.thresholds import Level, parse

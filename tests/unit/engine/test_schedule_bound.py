@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.bench import sampling
+from support.fakes import WIDE
 from support.levels import levels
 from support.simulation import STEP_S, Curve, Simulation
-from support.strategies import WIDE
 
 from memnotify.abi.figures import USED, Figures
 from memnotify.engine.schedule import Firing, SamplingSchedule

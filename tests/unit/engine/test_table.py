@@ -23,10 +23,10 @@ from hypothesis.stateful import (
     precondition,
     rule,
 )
-from support.fakes import FakeClock
+from support.fakes import WIDE, FakeClock
 from support.levels import levels
 from support.model import ModelObserver, understood
-from support.strategies import WIDE, granularities, small_figures, small_thresholds, small_writes
+from support.strategies import granularities, small_figures, small_thresholds, small_writes
 from support.waiting import DEADLINE_S, eventually
 
 from memnotify.abi.figures import Figures

@@ -11,9 +11,9 @@ import random
 
 import pytest
 from support.bench import sampling
+from support.fakes import WIDE
 from support.levels import levels
 from support.simulation import STEP_S, Curve, Simulation
-from support.strategies import WIDE
 
 WALKS = int(os.environ.get("MEMNOTIFY_WALKS", "10"))
 THRESHOLDS = 1000
